@@ -1,0 +1,1 @@
+"""Stubs generated from the .proto files in this folder by `make generate`."""
