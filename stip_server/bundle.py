@@ -1,0 +1,75 @@
+"""Reads a server bundle: its manifest, and its files once their digests are checked.
+
+Knows nothing about MLX.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from stip.v1.manifest_pb2 import BundleFile, BundleKind, Manifest
+from stip_server.errors import BundleError
+
+FORMAT_VERSION = 1
+READ_BYTES = 4 * 1024 * 1024
+
+
+class ServerBundle:
+    """A folder with manifest.json and the files it lists. Raises BundleError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = _read_manifest(folder / "manifest.json")
+        if self.manifest.kind != BundleKind.BUNDLE_KIND_SERVER:
+            kind = BundleKind.Name(self.manifest.kind)
+            raise BundleError(
+                f"{folder} is not a server bundle: its kind is {kind}",
+                hint="the server takes OUT/server; OUT/client is private to clients",
+            )
+        for file in self.manifest.files:
+            if not (folder / file.name).is_file() or Path(file.name).name != file.name:
+                raise BundleError(f"{folder / file.name} is missing")
+
+    def checked_files(self) -> Iterator[Path]:
+        """Each file, after its size and SHA-256 have been compared with the manifest's."""
+        for file in self.manifest.files:
+            path = self.folder / file.name
+            _check(path, file)
+            yield path
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        manifest = json_format.Parse(path.read_bytes(), Manifest())
+    except OSError as error:
+        raise BundleError(
+            f"cannot read {path}: {error.strerror}",
+            hint="--model takes the server folder that stip-keys convert wrote",
+        ) from error
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not a manifest: {error}") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: format_version {manifest.format_version} is not supported "
+            f"(known: {FORMAT_VERSION})"
+        )
+    return manifest
+
+
+def _check(path: Path, expected: BundleFile) -> None:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(READ_BYTES):
+                digest.update(block)
+            size = file.tell()
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    if size != expected.size:
+        raise BundleError(f"{path} has {size} bytes, the manifest says {expected.size}: truncated?")
+    if digest.hexdigest() != expected.sha256:
+        raise BundleError(f"{path} is altered: its SHA-256 differs from the manifest's")
