@@ -1,0 +1,42 @@
+"""The client: embeds a prompt, permutes it, streams it to a server and reads logits back.
+
+Runs where MLX does not: it needs gRPC, NumPy, safetensors and tokenizers only.
+"""
+
+from stip_client.aio import AsyncClient, AsyncSession
+from stip_client.client import Client, Session
+from stip_client.errors import (
+    BundleError,
+    ClientError,
+    ConnectionLostError,
+    ContextOverflowError,
+    RequestError,
+    ServerBusyError,
+    ServerError,
+    SessionLostError,
+    WrongKeyError,
+)
+from stip_client.generation import Piece
+from stip_client.profile import StepProfile
+from stip_client.sampling import SamplingParameters
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncClient",
+    "AsyncSession",
+    "BundleError",
+    "Client",
+    "ClientError",
+    "ConnectionLostError",
+    "ContextOverflowError",
+    "Piece",
+    "RequestError",
+    "SamplingParameters",
+    "ServerBusyError",
+    "ServerError",
+    "Session",
+    "SessionLostError",
+    "StepProfile",
+    "WrongKeyError",
+]

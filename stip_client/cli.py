@@ -1,0 +1,71 @@
+"""stip-client: the client's command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from stip_client.commands import demo, generate
+from stip_client.errors import ClientError
+from stip_keys.errors import KeyFilePermissionWarning
+
+PROGRAM = "stip-client"
+EPILOG = """\
+examples:
+  stip-client demo
+  stip-client generate --server localhost:50051 --bundle stip_model/client --prompt "Hello!"
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    arguments = _parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", KeyFilePermissionWarning)
+        warnings.showwarning = _show_warning
+        try:
+            status: int = arguments.run(arguments)
+            return status
+        except ClientError as error:
+            _say(f"error: {error}")
+            if error.hint:
+                _say(f"hint: {error.hint}")
+            return 1
+        except KeyboardInterrupt:
+            _say("interrupted")
+            return 130
+        except BrokenPipeError:
+            # the reader of our output has gone; nothing is left to say, nor anyone to say it to
+            sys.stderr.close()
+            return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Use a permuted model without sending it text.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    connection = argparse.ArgumentParser(add_help=False)
+    connection.add_argument(
+        "--server", default="localhost:50051", metavar="HOST:PORT", help="(%(default)s)"
+    )
+    connection.add_argument(
+        "--bundle", type=Path, required=True, metavar="DIR", help="client bundle (OUT/client)"
+    )
+    generate.add_parser(commands, connection)
+    demo.add_parser(commands)
+    return parser
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _say(f"warning: {message}")
+
+
+def _say(text: str) -> None:
+    print(f"{PROGRAM}: {text}", file=sys.stderr)

@@ -1,0 +1,260 @@
+"""The synchronous client. Its twin is aio.py; all that is not I/O lives in the core they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Timer
+from types import TracebackType
+from typing import Any, cast
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from stip.v1.inference_pb2 import (
+    GetModelInfoRequest,
+    GetModelInfoResponse,
+    InferRequest,
+    InferResponse,
+)
+from stip.v1.inference_pb2_grpc import InferenceServiceStub
+from stip_client.bundle import ClientBundle
+from stip_client.channel import CHANNEL_OPTIONS, CONNECT_TIMEOUT, connect_timed_out
+from stip_client.errors import ClientError, ConnectionLostError, from_rpc_error
+from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
+from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
+from stip_client.sampling import SamplingParameters
+
+
+class Client:
+    """A connection to one server with one client bundle.
+
+    >>> with Client("localhost:50051", bundle="stip_model/client") as client:
+    ...     for piece in client.generate("Hello, how are you?", max_new_tokens=32):
+    ...         print(piece.text, end="")
+
+    `dtype` is the type of hidden states on the wire: "float16" (default), "bfloat16" or "float32".
+    Raises BundleError for a damaged bundle; connecting happens with the first call.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        bundle: str | Path,
+        *,
+        dtype: str = "float16",
+        connect_timeout: float = CONNECT_TIMEOUT,
+    ) -> None:
+        self.bundle = ClientBundle(Path(bundle))
+        self.target = target
+        self._dtype = dtype
+        self._connect_timeout = connect_timeout
+        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def model_info(self) -> GetModelInfoResponse:
+        """What the server serves, and within which limits."""
+        try:
+            response = self._stub.GetModelInfo(GetModelInfoRequest(), timeout=self._connect_timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self.target) from error
+        return cast(GetModelInfoResponse, response)
+
+    def session(self, *, max_length: int = 0) -> Session:
+        """Open a session that may hold max_length tokens (0: as many as the server allows)."""
+        core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
+        session = Session(core, self._stub, self.target, self._connect_timeout)
+        session.open()
+        return session
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+        raw: bool = False,
+        echo: bool = False,
+    ) -> Iterator[Piece]:
+        """Generate a reply in a session of its own, piece by piece.
+
+        A text prompt becomes the user's message in the model's chat template, if the bundle has
+        one and `raw` is false. `echo` asks the server for the first ten floats it received.
+        """
+        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        parameters = GenerationParameters(max_new_tokens, sampling, stop, ignore_eos)
+        token_ids = encode_prompt(self.bundle, prompt, raw=raw)
+        with self.session() as session:
+            yield from session.generate(token_ids, parameters, echo=echo)
+
+    def close(self) -> None:
+        """Close the connection; open sessions are parked until their time to live is over."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Session:
+    """One session: the raw layer under `generate`. Use it as a context manager.
+
+    After an error it stands where it stood before the call, unless the error is SessionLostError;
+    the next call resumes it on a new stream.
+    """
+
+    def __init__(
+        self, core: SessionCore, stub: InferenceServiceStub, target: str, connect_timeout: float
+    ) -> None:
+        self._core = core
+        self._stub = stub
+        self._target = target
+        self._connect_timeout = connect_timeout
+        self._stream: _Stream | None = None
+
+    @property
+    def position(self) -> int:
+        """The number of tokens that precede the next forward call."""
+        return self._core.position
+
+    @property
+    def max_length(self) -> int:
+        """The number of tokens the session may hold."""
+        return self._core.max_length
+
+    def open(self) -> None:
+        """Open the session, or resume it after a broken stream; nothing if it is open."""
+        if self._stream is not None:
+            return
+        stream = _Stream(self._stub, self._target)
+        try:
+            stream.send(self._core.open_request())
+            self._core.take_opened(stream.receive(timeout=self._connect_timeout))
+        except BaseException:
+            stream.cancel()
+            raise
+        self._stream = stream
+
+    def forward(self, token_ids: Sequence[int], *, rows: RowsName = "all") -> NDArray[np.float32]:
+        """Add tokens to the session; their logits in vocabulary order, float32 [rows, vocab_size].
+
+        rows: "all" gives one row a token, "last" the last token's, "none" none ([0, vocab_size]).
+        """
+        reply = self.step(token_ids, LogitsWanted(rows))
+        if reply.logits is None:
+            return np.empty((0, self._core.vocab_size), np.float32)
+        return reply.logits.values
+
+    def rollback(self, position: int) -> None:
+        """Forget the tokens from `position` on; the next forward call continues from there."""
+        self._core.rollback(position)
+
+    def step(self, token_ids: Sequence[int], wanted: LogitsWanted, *, echo: bool = False) -> Reply:
+        """Add tokens to the session and ask for some form of logits."""
+        self.open()
+        stream = cast(_Stream, self._stream)
+        forward = self._core.forward(token_ids, wanted, echo=echo)
+        try:
+            requests = forward.requests()
+            in_flight = 0
+            for request in islice(requests, self._core.steps_in_flight):
+                stream.send(request)
+                in_flight += 1
+            while in_flight:
+                forward.take(stream.receive())
+                in_flight -= 1
+                for request in islice(requests, 1):
+                    stream.send(request)
+                    in_flight += 1
+            return forward.finish()
+        except BaseException:
+            # whatever it was, the stream no longer stands where the core believes it stands
+            self._stream = None
+            stream.cancel()
+            raise
+
+    def generate(
+        self, prompt: Sequence[int], parameters: GenerationParameters, *, echo: bool = False
+    ) -> Iterator[Piece]:
+        """Generate a reply to some more tokens, in this session."""
+        room = self.max_length - self.position
+        generation = Generation(self._core.bundle, prompt, parameters, max_length=room)
+        while (tokens := generation.next_tokens()) is not None:
+            yield generation.take(self.step(tokens, generation.wanted, echo=echo))
+
+    def close(self) -> None:
+        """End the session; the server frees what it holds."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            stream.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Stream:
+    """One Infer call."""
+
+    def __init__(self, stub: InferenceServiceStub, target: str) -> None:
+        self._target = target
+        self._requests: SimpleQueue[InferRequest | None] = SimpleQueue()
+        self._call: Any = stub.Infer(iter(self._requests.get, None))
+
+    def send(self, request: InferRequest) -> None:
+        self._requests.put(request)
+
+    def receive(self, timeout: float | None = None) -> InferResponse:
+        timer = Timer(timeout, self._call.cancel) if timeout is not None else None
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            return cast(InferResponse, next(self._call))
+        except StopIteration:
+            raise ConnectionLostError(f"{self._target} ended the stream") from None
+        except grpc.RpcError as error:
+            if timer is not None and not timer.is_alive():
+                raise connect_timed_out(self._target, cast(float, timeout)) from error
+            raise from_rpc_error(error, self._target) from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def close(self) -> None:
+        """Close our side, which ends the session, and wait for the server to close its own."""
+        self._requests.put(None)
+        try:
+            self.receive(timeout=CONNECT_TIMEOUT)
+        except ClientError:
+            pass
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        self._requests.put(None)
+        self._call.cancel()

@@ -1,0 +1,141 @@
+"""stip-client demo: the three parties as three processes, on a fresh key, and the comparison.
+
+Everything is done through the parties' own command lines in a temporary folder that is removed
+afterwards; the server's process gets the server bundle and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import resources
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from stip_client.errors import ClientError
+
+DEFAULT_PROMPT = "Hello, how are you?"
+STOP_SECONDS = 10
+
+
+class DemoError(ClientError):
+    """One of the three parties failed."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("demo", help="run all three parties on this machine")
+    parser.add_argument("prompt", nargs="?", default=DEFAULT_PROMPT, metavar="PROMPT")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="checkpoint (default: the demo model)"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        stack.enter_context(_terminate_raises())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stip-demo-")))
+        checkpoint = arguments.model or stack.enter_context(
+            resources.as_file(resources.files("stip_client") / "demo_model")
+        )
+
+        print("developer  makes a key and permutes the model")
+        _tool("stip_keys", "new", "-o", folder / "master.key")
+        permuted, plain = folder / "permuted", folder / "plain"
+        key = ("--key", folder / "master.key")
+        converted = _tool("stip_keys", "convert", checkpoint, "-o", permuted, *key)
+        print("           " + converted.splitlines()[-1])
+        _tool("stip_keys", "convert", checkpoint, "-o", plain, "--scheme", "none")
+
+        print(f"client     prompt: {arguments.prompt}")
+        masked = _ask(stack, permuted, arguments)
+        original = _ask(stack, plain, arguments)
+
+    print(f"server     received: {_floats(masked['received'])} ...")
+    print(f"           unmasked: {_floats(original['received'])} ...")
+    print(f"client     reply: {masked['text']}")
+    speed = masked["prompt_tokens"], len(masked["token_ids"])
+    if masked["token_ids"] != original["token_ids"]:
+        print(f"           the unpermuted model's reply DIFFERS: {original['text']}")
+        return 1
+    print(
+        f"           {speed[0]} prompt tokens and {speed[1]} reply tokens; the reply equals the "
+        "unpermuted model's, token for token"
+    )
+    return 0
+
+
+def _ask(stack: ExitStack, output: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Serve a conversion's server bundle and ask with its client bundle; the client's JSON."""
+    address = stack.enter_context(_server(output / "server"))
+    answer = _tool(
+        "stip_client",
+        "generate",
+        *("--server", address),
+        *("--bundle", output / "client"),
+        *("--prompt", arguments.prompt),
+        *("--max-new-tokens", arguments.max_new_tokens),
+        "--echo",
+        "--json",
+    )
+    return dict(json.loads(answer))
+
+
+def _tool(module: str, *arguments: object) -> str:
+    """Run a command line to its end; its standard output. Raises DemoError."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DemoError(f"{module} failed with status {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+@contextmanager
+def _server(bundle: Path) -> Iterator[str]:
+    """A server process, as its address; it is stopped afterwards."""
+    command = [sys.executable, "-m", "stip_server", "--model", str(bundle)]
+    command += ["--port", "0", "--allow-echo"]
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line.startswith("listening on "):
+                process.wait()
+                log.seek(0)
+                raise DemoError(f"the server did not start: {log.read().strip()}")
+            yield line.removeprefix("listening on ").strip()
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _floats(values: list[float]) -> str:
+    return " ".join(f"{value:+.4f}" for value in values)
+
+
+@contextmanager
+def _terminate_raises() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that nothing is left behind."""
+
+    def unwind(signum: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    previous = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

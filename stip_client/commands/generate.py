@@ -1,0 +1,155 @@
+"""stip-client generate: one reply, streamed to standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TextIO
+
+from stip_client.client import Client
+from stip_client.errors import RequestError
+from stip_client.generation import Piece
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    connection: argparse.ArgumentParser,
+) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "generate", parents=[connection], help="generate a reply to a prompt"
+    )
+    parser.add_argument(
+        "--prompt", required=True, metavar="TEXT", help="- reads it from standard input"
+    )
+    parser.add_argument("--raw", action="store_true", help="do not apply the chat template")
+    parser.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="(%(default)s)")
+    sampling = parser.add_argument_group("sampling (greedy unless --temperature is above 0)")
+    sampling.add_argument("--temperature", type=float, default=0.0, metavar="T")
+    sampling.add_argument("--top-k", type=int, default=0, metavar="K")
+    sampling.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    sampling.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    sampling.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
+    sampling.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end at this text; repeatable"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--quiet", action="store_true", help="print the reply and nothing else")
+    output.add_argument(
+        "--profile", action="store_true", help="print where the time of every step went"
+    )
+    output.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    output.add_argument(
+        "--echo",
+        action="store_true",
+        help="ask the server for the first ten floats it received (stip-server --allow-echo)",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    if not prompt:
+        raise RequestError("the prompt is empty")
+    streamed = not arguments.json
+    pieces: list[Piece] = []
+    started = perf_counter()
+    first_token_at = started
+    with Client(arguments.server, arguments.bundle) as client:
+        if client.bundle.hides_nothing:
+            _note("stip-client: warning: scheme none hides nothing: this prompt is not masked")
+        for piece in client.generate(
+            prompt,
+            max_new_tokens=arguments.max_new_tokens,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            min_p=arguments.min_p,
+            repetition_penalty=arguments.repetition_penalty,
+            seed=arguments.seed,
+            stop=arguments.stop,
+            raw=arguments.raw,
+            echo=arguments.echo,
+        ):
+            if not pieces:
+                first_token_at = perf_counter()
+            pieces.append(piece)
+            if streamed:
+                print(piece.text, end="", flush=True)
+    finished = perf_counter()
+    if streamed:
+        print()
+    if arguments.json:
+        print(json.dumps(_as_json(pieces, started, first_token_at, finished), ensure_ascii=False))
+    if arguments.echo and streamed:
+        _note(f"the server received: {_floats(pieces[0].received)} ...")
+    if arguments.profile:
+        _print_profile(pieces, sys.stderr)
+    if not arguments.quiet and streamed:
+        _note(_summary(pieces, started, first_token_at, finished))
+    return 0
+
+
+def _as_json(
+    pieces: Sequence[Piece], started: float, first_token_at: float, finished: float
+) -> dict[str, object]:
+    return {
+        "text": "".join(piece.text for piece in pieces),
+        "token_ids": [piece.token_id for piece in pieces],
+        "logprobs": [round(piece.logprob, 6) for piece in pieces],
+        "finish_reason": pieces[-1].finish_reason,
+        "prompt_tokens": pieces[0].profile.rows,
+        "seconds_to_first_token": round(first_token_at - started, 6),
+        "seconds": round(finished - started, 6),
+        "received": list(pieces[0].received),
+        "steps": [
+            {
+                "rows": piece.profile.rows,
+                "client_seconds": round(piece.profile.client, 6),
+                "wire_seconds": round(piece.profile.wire, 6),
+                "queue_seconds": round(piece.profile.queue, 6),
+                "compute_seconds": round(piece.profile.compute, 6),
+            }
+            for piece in pieces
+        ],
+    }
+
+
+def _print_profile(pieces: Sequence[Piece], file: TextIO) -> None:
+    print(
+        f"{'step':>5}{'rows':>6}{'client':>9}{'wire':>9}{'queue':>9}{'compute':>9}  ms", file=file
+    )
+    for number, piece in enumerate(pieces):
+        times = (
+            piece.profile.client,
+            piece.profile.wire,
+            piece.profile.queue,
+            piece.profile.compute,
+        )
+        columns = "".join(f"{seconds * 1e3:9.2f}" for seconds in times)
+        print(f"{number:>5}{piece.profile.rows:>6}{columns}", file=file)
+
+
+def _summary(
+    pieces: Sequence[Piece], started: float, first_token_at: float, finished: float
+) -> str:
+    text = (
+        f"{pieces[0].profile.rows} prompt tokens, first token after "
+        f"{(first_token_at - started) * 1e3:.0f} ms"
+    )
+    if len(pieces) > 1:
+        speed = (len(pieces) - 1) / max(finished - first_token_at, 1e-9)
+        text += f"; {len(pieces)} tokens, {speed:.1f} tokens/s"
+    return f"{text}; stopped by {pieces[-1].finish_reason}"
+
+
+def _floats(values: Sequence[float]) -> str:
+    return " ".join(f"{value:+.4f}" for value in values)
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)

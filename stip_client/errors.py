@@ -1,0 +1,110 @@
+"""What can go wrong for a client, and the one table from a gRPC status to it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+
+class ClientError(Exception):
+    """Base of every error of this package.
+
+    `hint`, where there is one, says what to do about it. `code` is the gRPC status of an error
+    that the server reported, `reason` its machine-readable name, `retry_after` the seconds after
+    which the server says it is worth trying again.
+    """
+
+    hint: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        code: grpc.StatusCode | None = None,
+        reason: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.hint = hint or type(self).hint
+        self.code = code
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class BundleError(ClientError):
+    """The client bundle is missing, damaged or of another kind."""
+
+
+class RequestError(ClientError):
+    """The server refuses the request as it is."""
+
+
+class WrongKeyError(RequestError):
+    """The client's key or bundle does not belong to the model that the server serves."""
+
+    hint = "use the client bundle that was converted together with the server's"
+
+
+class ContextOverflowError(RequestError):
+    """The tokens do not fit into the session."""
+
+
+class ServerBusyError(ClientError):
+    """The server has no room now; `retry_after` says when it may."""
+
+
+class SessionLostError(ClientError):
+    """The session no longer exists on the server: it was closed, or has expired."""
+
+
+class ConnectionLostError(ClientError):
+    """The server cannot be reached, or the connection broke."""
+
+    hint = "is the server running, and is the address right?"
+
+
+class ServerError(ClientError):
+    """The server failed."""
+
+
+_BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: RequestError,
+    grpc.StatusCode.OUT_OF_RANGE: RequestError,
+    grpc.StatusCode.FAILED_PRECONDITION: RequestError,
+    grpc.StatusCode.UNAUTHENTICATED: RequestError,
+    grpc.StatusCode.PERMISSION_DENIED: RequestError,
+    grpc.StatusCode.UNIMPLEMENTED: RequestError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusyError,
+    grpc.StatusCode.NOT_FOUND: SessionLostError,
+    grpc.StatusCode.ABORTED: SessionLostError,
+    grpc.StatusCode.UNAVAILABLE: ConnectionLostError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ConnectionLostError,
+    grpc.StatusCode.CANCELLED: ConnectionLostError,
+}
+_BY_REASON: dict[str, type[ClientError]] = {
+    "WRONG_KEY": WrongKeyError,
+    "WRONG_BUNDLE": WrongKeyError,
+    "CONTEXT_OVERFLOW": ContextOverflowError,
+}
+
+
+def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
+    """The ClientError that a call's status stands for; any other status is a ServerError."""
+    code: grpc.StatusCode = error.code()
+    reason, retry_after = "", None
+    status = rpc_status.from_call(cast(grpc.Call, error))
+    for detail in status.details if status is not None else ():
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason = info.reason
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ServerError)
+    message = error.details() or code.name
+    if kind is ConnectionLostError:
+        message = f"no connection to {target}: {message}"
+    return kind(message, code=code, reason=reason, retry_after=retry_after)

@@ -1,0 +1,256 @@
+"""One session's side of the protocol, without any I/O: both clients drive this same core.
+
+It makes requests and takes responses; it keeps the session's id, limits and position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+
+from stip.v1.inference_pb2 import (
+    InferRequest,
+    InferResponse,
+    Limits,
+    LogitsRequest,
+    LogitsRows,
+    OpenSession,
+    Step,
+    StepResult,
+)
+from stip_client.bundle import ClientBundle
+from stip_client.errors import ContextOverflowError, RequestError, ServerError, SessionLostError
+from stip_client.profile import StepProfile
+from stip_client.tensors import DTYPES, WIRE_TYPES, LogitsArrays, decode_logits, encode
+
+RowsName = Literal["all", "last", "none"]
+_ROWS = {
+    "all": LogitsRows.LOGITS_ROWS_ALL,
+    "last": LogitsRows.LOGITS_ROWS_LAST,
+    "none": LogitsRows.LOGITS_ROWS_NONE,
+}
+
+
+@dataclass(frozen=True)
+class LogitsWanted:
+    """Which logits a forward call asks for. top_k 0 is the whole vocabulary."""
+
+    rows: RowsName = "all"
+    dtype: Literal["float16", "float32"] = "float32"
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to one forward call: all its chunks put together."""
+
+    logits: LogitsArrays | None
+    profile: StepProfile
+    received: tuple[float, ...] = ()
+
+
+class SessionCore:
+    """Makes the requests of a session and takes its responses.
+
+    `position` is the number of tokens that precede the next forward call. After a failed call it
+    stands where it stood before, and the next call may resume the session on a new stream.
+    """
+
+    def __init__(
+        self, bundle: ClientBundle, *, dtype: str = "float16", max_length: int = 0
+    ) -> None:
+        if dtype not in WIRE_TYPES:
+            raise ValueError(f"dtype {dtype!r} is none of {', '.join(WIRE_TYPES)}")
+        self._bundle = bundle
+        self._wire_type = WIRE_TYPES[dtype]
+        self._requested_length = max_length
+        self._limits = Limits()
+        self.session_id = b""
+        self.position = 0
+        self.max_length = 0
+        self._last_receipt = perf_counter()
+
+    @property
+    def bundle(self) -> ClientBundle:
+        """The bundle that the session's tokens are embedded and masked with."""
+        return self._bundle
+
+    @property
+    def vocab_size(self) -> int:
+        """The width of a whole row of logits."""
+        size: int = self._bundle.manifest.model.vocab_size
+        return size
+
+    @property
+    def steps_in_flight(self) -> int:
+        """How many steps may be unanswered at once."""
+        return max(1, self._limits.max_steps_in_flight)
+
+    def open_request(self) -> InferRequest:
+        """The first request of a stream: opens the session, or resumes it after a broken stream."""
+        manifest = self._bundle.manifest
+        return InferRequest(
+            open=OpenSession(
+                key_id=manifest.key_id,
+                bundle_id=manifest.bundle_id,
+                max_length=self._requested_length,
+                resume_session_id=self.session_id,
+            )
+        )
+
+    def take_opened(self, response: InferResponse) -> None:
+        """Take the answer to open_request. Raises SessionLostError if tokens have been lost."""
+        if response.WhichOneof("response") != "opened":
+            raise ServerError("the server did not answer the open request")
+        opened = response.opened
+        if opened.length < self.position:
+            raise SessionLostError(
+                f"the server holds {opened.length} of the session's {self.position} tokens"
+            )
+        self.session_id = opened.session_id
+        self.max_length = opened.max_length
+        self._limits = opened.limits
+
+    def rollback(self, position: int) -> None:
+        """Continue from `position`; costs no round trip. Raises RequestError beyond the end."""
+        if not 0 <= position <= self.position:
+            raise RequestError(
+                f"cannot roll back to {position}: the session holds {self.position} tokens"
+            )
+        self.position = position
+
+    def forward(
+        self, token_ids: Sequence[int], wanted: LogitsWanted, *, echo: bool = False
+    ) -> Forward:
+        """Prepare the steps for some tokens. Raises RequestError or ContextOverflowError."""
+        if len(token_ids) == 0:
+            raise RequestError("no tokens to forward")
+        end = self.position + len(token_ids)
+        if end > self.max_length:
+            raise ContextOverflowError(
+                f"{end} tokens are beyond the session's maximum of {self.max_length}"
+            )
+        return Forward(self, token_ids, wanted, echo=echo)
+
+    def chunk_rows(self, wanted: LogitsWanted) -> int:
+        """How many rows a step may carry within the server's limits."""
+        model, limits = self._bundle.manifest.model, self._limits
+        row_bytes = model.hidden_size * DTYPES[self._wire_type].itemsize
+        rows = min(limits.max_step_rows, limits.max_step_bytes // row_bytes)
+        if wanted.rows == "all":
+            itemsize = 2 if wanted.dtype == "float16" else 4
+            width = 2 * wanted.top_k or model.vocab_size
+            rows = min(rows, limits.max_logits_bytes // (width * itemsize))
+        if rows < 1:
+            raise RequestError("not even one row fits into the server's limits")
+        return rows
+
+    def step(
+        self, token_ids: Sequence[int], position: int, wanted: LogitsWanted, *, echo: bool
+    ) -> InferRequest:
+        """The request that adds some tokens at a position."""
+        dtype = WIRE_TYPES[wanted.dtype]
+        hidden_states = encode(self._bundle.masked_embeddings(token_ids), self._wire_type)
+        logits = LogitsRequest(rows=_ROWS[wanted.rows], dtype=dtype, top_k=wanted.top_k)
+        return InferRequest(
+            step=Step(position=position, hidden_states=hidden_states, logits=logits, echo=echo)
+        )
+
+    def since_last_receipt(self) -> float:
+        """Seconds since the last response was taken."""
+        return perf_counter() - self._last_receipt
+
+    def mark_receipt(self) -> float:
+        """Remember now as the time of the last response; returns it."""
+        self._last_receipt = perf_counter()
+        return self._last_receipt
+
+
+class Forward:
+    """One forward call: yields its requests, takes their results, and puts the reply together.
+
+    When the last of several chunks is all that is asked for, earlier chunks ask for no logits.
+    """
+
+    def __init__(
+        self,
+        core: SessionCore,
+        token_ids: Sequence[int],
+        wanted: LogitsWanted,
+        *,
+        echo: bool,
+    ) -> None:
+        self._core = core
+        self._token_ids = token_ids
+        self._wanted = wanted
+        self._echo = echo
+        self._results: list[StepResult] = []
+        self._client_seconds = 0.0
+        self._sent_at: float | None = None
+
+    def requests(self) -> Iterator[InferRequest]:
+        """The requests in order; each is made when it is asked for."""
+        core, count = self._core, len(self._token_ids)
+        size = core.chunk_rows(self._wanted)
+        nothing = LogitsWanted("none")
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            partial = self._wanted.rows != "all" and stop < count
+            request = core.step(
+                self._token_ids[start:stop],
+                core.position + start,
+                nothing if partial else self._wanted,
+                echo=self._echo and start == 0,
+            )
+            if self._sent_at is None:
+                self._client_seconds = core.since_last_receipt()
+                self._sent_at = perf_counter()
+            yield request
+
+    def take(self, response: InferResponse) -> None:
+        """Take the response to the next request."""
+        if response.WhichOneof("response") != "result":
+            raise ServerError("the server did not answer a step with its result")
+        self._results.append(response.result)
+
+    def finish(self) -> Reply:
+        """The reply, once every request has its response; moves the session's position on."""
+        core, results = self._core, self._results
+        received_at = core.mark_receipt()
+        core.position += len(self._token_ids)
+        if results[-1].length != core.position:
+            raise ServerError(
+                f"the server holds {results[-1].length} tokens instead of {core.position}"
+            )
+        queue = results[0].timings.queue_nanos / 1e9
+        compute = sum(result.timings.compute_nanos for result in results) / 1e9
+        round_trip = received_at - (self._sent_at or received_at)
+        profile = StepProfile(
+            rows=len(self._token_ids),
+            client=self._client_seconds,
+            wire=max(0.0, round_trip - queue - compute),
+            queue=queue,
+            compute=compute,
+        )
+        return Reply(self._logits(), profile, tuple(results[0].received))
+
+    def _logits(self) -> LogitsArrays | None:
+        parts = [decode_logits(each.logits) for each in self._results if each.HasField("logits")]
+        if self._wanted.rows == "none":
+            return None
+        if not parts:
+            raise ServerError("the server sent no logits")
+        if len(parts) == 1:
+            return parts[0]
+        joined = LogitsArrays(np.concatenate([part.values for part in parts]))
+        if parts[0].indices is None or parts[0].log_sum_exp is None:
+            return joined
+        return LogitsArrays(
+            joined.values,
+            np.concatenate([part.indices for part in parts if part.indices is not None]),
+            np.concatenate([part.log_sum_exp for part in parts if part.log_sum_exp is not None]),
+        )

@@ -1,0 +1,65 @@
+"""NumPy arrays to and from the protocol's tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from stip.v1.inference_pb2 import Logits
+from stip.v1.tensor_pb2 import DataType, Tensor
+from stip_client.errors import RequestError, ServerError
+
+DTYPES: dict[int, np.dtype[Any]] = {
+    DataType.DATA_TYPE_FLOAT16: np.dtype("<f2"),
+    DataType.DATA_TYPE_BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    DataType.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    DataType.DATA_TYPE_INT32: np.dtype("<i4"),
+}
+WIRE_TYPES = {
+    "float16": DataType.DATA_TYPE_FLOAT16,
+    "bfloat16": DataType.DATA_TYPE_BFLOAT16,
+    "float32": DataType.DATA_TYPE_FLOAT32,
+}
+
+
+@dataclass(frozen=True)
+class LogitsArrays:
+    """Logits as arrays: values [rows, width] float32; with top k also indices [rows, k] and
+    log_sum_exp [rows]."""
+
+    values: NDArray[np.float32]
+    indices: NDArray[np.int32] | None = None
+    log_sum_exp: NDArray[np.float32] | None = None
+
+
+def encode(values: NDArray[Any], dtype: DataType) -> Tensor:
+    """A tensor of the values cast to a wire type. Raises RequestError where they overflow it."""
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(values, dtype=DTYPES[dtype])
+    if not np.isfinite(cast.astype(np.float32)).all():
+        raise RequestError(
+            f"an embedding does not fit into {DataType.Name(dtype)}",
+            hint="use dtype='bfloat16' or dtype='float32' for this model",
+        )
+    return Tensor(dtype=dtype, shape=cast.shape, data=cast.tobytes())
+
+
+def decode(tensor: Tensor) -> NDArray[Any]:
+    """The array that a tensor holds. Raises ServerError when its parts contradict each other."""
+    dtype = DTYPES.get(tensor.dtype)
+    if dtype is None or prod(tensor.shape) * dtype.itemsize != len(tensor.data):
+        raise ServerError("the server sent a malformed tensor")
+    return np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)
+
+
+def decode_logits(logits: Logits) -> LogitsArrays:
+    """The arrays of an answer."""
+    values = decode(logits.values).astype(np.float32)
+    if not logits.HasField("indices"):
+        return LogitsArrays(values)
+    return LogitsArrays(values, decode(logits.indices), decode(logits.log_sum_exp))
