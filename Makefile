@@ -1,0 +1,70 @@
+# Every target makes its own .venv where there is none; python3 >= 3.10 with pip is all it needs.
+# MLX=metal|cpu|cuda chooses the build of MLX; the default suits this machine.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ifeq ($(shell uname -s),Darwin)
+MLX ?= metal
+else ifneq ($(shell command -v nvidia-smi),)
+MLX ?= cuda
+else
+MLX ?= cpu
+endif
+# Asking for nothing but what the target needs keeps `make demo` quick.
+RUN_STAMP := $(VENV)/.run-$(MLX)
+DEV_STAMP := $(VENV)/.dev-$(MLX)
+PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto
+
+.PHONY: help demo test lint format generate bench convert-bench train-demo clean
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(RUN_STAMP) ## run all three parties on this machine with the demo model
+	@$(BIN)/stip-client demo
+
+test: $(DEV_STAMP) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(DEV_STAMP) ## check style, types, walls, the protocol and its generated stubs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python -m tests.check_stubs $(PROTOS)
+
+format: $(DEV_STAMP) ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+generate: $(DEV_STAMP) ## regenerate the stubs from the .proto files
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos $(PROTOS)
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --grpc_python_out=protos protos/stip/v1/inference.proto
+
+bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (tens of minutes)
+	$(BIN)/python -m tests.benchmark
+
+train-demo: $(DEV_STAMP) ## train the demo model afresh into build/demo_model (about an hour)
+	$(BIN)/python tests/demo_model/train.py --out build/demo_model
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) build bench-results *.egg-info
+
+# Debian's python3 has no ensurepip unless python3-venv is installed; virtualenv needs only pip.
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  rm -rf $(VENV) && $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv && \
+	  PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
+
+$(RUN_STAMP): $(VENV)/pyvenv.cfg pyproject.toml
+	@echo "installing into $(VENV) (MLX: $(MLX)) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MLX)]"
+	@touch $@
+
+$(DEV_STAMP): $(VENV)/pyvenv.cfg pyproject.toml
+	@echo "installing into $(VENV) with the development tools (MLX: $(MLX)) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MLX),dev]"
+	@touch $@ $(RUN_STAMP)

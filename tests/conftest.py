@@ -1,0 +1,39 @@
+"""Fixtures that several test modules share.
+
+A fast BLAS, where there is one, must be in place before anything imports MLX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stip_server.blas import load_blas
+
+load_blas()
+
+from tests.checkpoints import RandomCheckpoint  # noqa: E402
+from tests.parties import Server, make_model, server_process  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> RandomCheckpoint:
+    """A small Qwen2 with a tied head, biases and odd dimensions."""
+    return RandomCheckpoint()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundles(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: RandomCheckpoint
+) -> Path:
+    """The bundles of tiny_checkpoint: its folder holds server/ and client/."""
+    return make_model(tmp_path_factory.mktemp("tiny"), tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_bundles: Path) -> Iterator[Server]:
+    """A server of tiny_bundles, shared by the session: leave no session behind in it."""
+    with server_process(tiny_bundles / "server", "--allow-echo") as server:
+        yield server
