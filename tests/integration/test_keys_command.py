@@ -1,0 +1,137 @@
+"""stip-keys as its users see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import stat
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import RandomCheckpoint
+from tests.parties import run_tool
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tiny_checkpoint: RandomCheckpoint) -> Path:
+    return tiny_checkpoint.write(tmp_path / "checkpoint")
+
+
+def test_new_writes_the_secret_to_the_file_and_the_fingerprint_to_the_terminal(
+    tmp_path: Path,
+) -> None:
+    done = run_tool("stip_keys", "new", "-o", tmp_path / "master.key")
+    secret = json.loads((tmp_path / "master.key").read_text())["key"]
+    assert done.returncode == 0
+    assert "fingerprint" in done.stdout
+    assert secret not in done.stdout + done.stderr
+    assert stat.S_IMODE((tmp_path / "master.key").stat().st_mode) == 0o600
+
+
+def test_a_base_seed_makes_the_same_key_and_says_that_it_is_no_secret(tmp_path: Path) -> None:
+    made = [run_tool("stip_keys", "new", "-o", tmp_path / name, "--base-seed", 5) for name in "ab"]
+    assert made[0].stdout.splitlines()[1] == made[1].stdout.splitlines()[1]
+    assert all("is not a secret" in each.stderr for each in made)
+    assert json.loads((tmp_path / "a").read_text())["secret"] is False
+    random = run_tool("stip_keys", "new", "-o", tmp_path / "c")
+    assert "not a secret" not in random.stderr
+
+
+def test_convert_writes_two_bundles_and_only_the_clients_is_private(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    run_tool("stip_keys", "new", "-o", tmp_path / "master.key")
+    done = run_tool(
+        "stip_keys", "convert", checkpoint, "-o", tmp_path / "out", "--key", tmp_path / "master.key"
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["client", "server"]
+    assert stat.S_IMODE((tmp_path / "out" / "client" / "client.key").stat().st_mode) == 0o600
+    assert done.stderr == ""
+
+
+def test_convert_without_a_key_makes_one_and_keeps_it(tmp_path: Path, checkpoint: Path) -> None:
+    done = run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "master.key" in done.stdout
+    again = run_tool(
+        "stip_keys",
+        "convert",
+        checkpoint,
+        *("-o", tmp_path / "again", "--key", tmp_path / "out" / "master.key"),
+    )
+    assert again.returncode == 0, again.stderr
+    for name in ("server/manifest.json", "client/client.key"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_two_fresh_keys_give_different_bundles(tmp_path: Path, checkpoint: Path) -> None:
+    for name in "ab":
+        run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / name)
+    layers = [(tmp_path / name / "server/layer_00.safetensors").read_bytes() for name in "ab"]
+    assert layers[0] != layers[1]
+
+
+def test_dtype_casts_every_weight(tmp_path: Path, checkpoint: Path) -> None:
+    run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / "out", "--dtype", "bfloat16")
+    described = run_tool("stip_keys", "inspect", tmp_path / "out", "--json")
+    assert {each["dtype"] for each in json.loads(described.stdout)} == {"bfloat16"}
+
+
+def test_inspect_describes_keys_and_bundles_without_secrets(tiny_bundles: Path) -> None:
+    client_key = tiny_bundles / "client" / "client.key"
+    secrets = list(json.loads(client_key.read_text())["subkeys"].values())
+    for path in (tiny_bundles, tiny_bundles / "server", client_key, tiny_bundles / "master.key"):
+        done = run_tool("stip_keys", "inspect", path)
+        assert done.returncode == 0, done.stderr
+        assert "key_id" in done.stdout or "fingerprint" in done.stdout
+        assert not any(secret in done.stdout for secret in secrets)
+
+
+def test_inspect_finds_an_altered_file(tmp_path: Path, checkpoint: Path) -> None:
+    run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / "out")
+    table = tmp_path / "out" / "client" / "embeddings.safetensors"
+    content = bytearray(table.read_bytes())
+    content[-1] ^= 1
+    table.write_bytes(content)
+    done = run_tool("stip_keys", "inspect", tmp_path / "out")
+    assert done.returncode == 1
+    assert "embeddings.safetensors is altered" in done.stderr
+
+
+def test_scheme_none_says_loudly_that_it_hides_nothing(tmp_path: Path, checkpoint: Path) -> None:
+    done = run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / "out", "--scheme", "none")
+    assert done.returncode == 0, done.stderr
+    inspected = run_tool("stip_keys", "inspect", tmp_path / "out")
+    for each in (done, inspected):
+        assert "hides nothing" in each.stderr
+
+
+def test_a_progress_bar_on_a_terminal_and_none_in_a_pipe(tmp_path: Path, checkpoint: Path) -> None:
+    piped = run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / "piped")
+    assert "converting" not in piped.stdout + piped.stderr
+
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 100))
+    command = [sys.executable, "-m", "stip_keys", "convert", str(checkpoint)]
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "shown")], stdout=subprocess.DEVNULL, stderr=slave
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            block = os.read(master, 4096)
+        except OSError:  # Linux reports the closed terminal so
+            break
+        if not block:
+            break
+        shown += block
+    os.close(master)
+    assert process.wait(60) == 0
+    assert b"converting" in shown

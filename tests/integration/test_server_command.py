@@ -1,0 +1,87 @@
+"""stip-server as its operators see it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from stip.v1.inference_pb2 import GetModelInfoRequest
+from stip.v1.inference_pb2_grpc import InferenceServiceStub
+from stip.v1.manifest_pb2 import Scheme
+from stip.v1.tensor_pb2 import DataType
+from tests.checkpoints import RandomCheckpoint
+from tests.parties import Server, convert, server_process
+
+SERVICE = "stip.v1.InferenceService"
+
+
+def test_model_info_tells_what_is_served(
+    tiny_server: Server, tiny_checkpoint: RandomCheckpoint
+) -> None:
+    with grpc.insecure_channel(tiny_server.address) as channel:
+        info = InferenceServiceStub(channel).GetModelInfo(GetModelInfoRequest())
+    assert info.model.hidden_size == tiny_checkpoint.hidden_size
+    assert info.model.vocab_size == tiny_checkpoint.vocab_size
+    assert info.scheme == Scheme.SCHEME_PERMUTATION
+    assert info.compute_dtype == DataType.DATA_TYPE_FLOAT32  # auto, on a CPU
+    assert len(info.key_id) == 32
+    assert info.limits.max_length == tiny_checkpoint.max_position_embeddings
+    assert info.limits.echo_allowed
+
+
+def test_the_standard_health_service_answers(tiny_server: Server) -> None:
+    with grpc.insecure_channel(tiny_server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", SERVICE):
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_reflection_describes_the_service(tiny_server: Server) -> None:
+    with grpc.insecure_channel(tiny_server.address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert SERVICE in database.get_services()
+        assert database.FindFileContainingSymbol(SERVICE).name == "stip/v1/inference.proto"
+
+
+def test_the_server_says_which_blas_is_in_use_and_exits_0_on_sigterm(tiny_bundles: Path) -> None:
+    with server_process(tiny_bundles / "server") as server:
+        server.process.send_signal(signal.SIGTERM)
+        _, errors = server.process.communicate(timeout=20)
+    assert server.process.returncode == 0
+    assert "BLAS: " in errors
+    assert "float32 on cpu" in errors
+
+
+def test_without_a_fast_blas_the_server_says_how_to_install_one(tiny_bundles: Path) -> None:
+    with server_process(tiny_bundles / "server", "--blas", "bundled") as server:
+        server.process.send_signal(signal.SIGTERM)
+        _, errors = server.process.communicate(timeout=20)
+    assert "libblis4-pthread" in errors
+    assert "libopenblas0-pthread" in errors
+
+
+def test_scheme_none_is_announced_at_start(
+    tmp_path: Path, tiny_checkpoint: RandomCheckpoint
+) -> None:
+    checkpoint = tiny_checkpoint.write(tmp_path / "checkpoint")
+    bundles = convert(checkpoint, tmp_path / "bundles", "--scheme", "none")
+    with server_process(bundles / "server") as server:
+        server.process.send_signal(signal.SIGTERM)
+        _, errors = server.process.communicate(timeout=20)
+    assert "hides nothing" in errors
+
+
+def test_a_requested_dtype_is_used(tiny_bundles: Path) -> None:
+    with (
+        server_process(tiny_bundles / "server", "--dtype", "bfloat16") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        info = InferenceServiceStub(channel).GetModelInfo(GetModelInfoRequest())
+    assert info.compute_dtype == DataType.DATA_TYPE_BFLOAT16
