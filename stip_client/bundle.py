@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from tokenizers import Tokenizer
 from stip.v1.manifest_pb2 import BundleKind, Manifest, Scheme
 from stip_client.chat_template import ChatTemplate
 from stip_client.embeddings import EmbeddingTable
-from stip_client.errors import BundleError
+from stip_client.errors import BundleError, HidesNothingWarning
 from stip_keys.errors import KeyFileError
 from stip_keys.keyfile import read_client_key
 
@@ -49,11 +50,12 @@ class ClientBundle:
         self._input_permutation = key.input_permutation()
         if self.embeddings.hidden_size != len(self._input_permutation):
             raise BundleError("the embedding table and the key differ in hidden_size")
-
-    @property
-    def hides_nothing(self) -> bool:
-        """Whether the scheme is none, the identity."""
-        return bool(self.manifest.scheme == Scheme.SCHEME_NONE)
+        if self.manifest.scheme == Scheme.SCHEME_NONE:
+            warnings.warn(
+                "scheme none hides nothing: prompts are sent unmasked",
+                HidesNothingWarning,
+                stacklevel=2,
+            )
 
     @property
     def eos_token_ids(self) -> frozenset[int]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stip_client.commands import demo, generate
-from stip_client.errors import ClientError
+from stip_client.errors import ClientError, HidesNothingWarning
 from stip_keys.errors import KeyFilePermissionWarning
 
 PROGRAM = "stip-client"
@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = _parser().parse_args(argv)
     with warnings.catch_warnings():
-        warnings.simplefilter("always", KeyFilePermissionWarning)
+        for category in (KeyFilePermissionWarning, HidesNothingWarning):
+            warnings.simplefilter("always", category)
         warnings.showwarning = _show_warning
         try:
             status: int = arguments.run(arguments)

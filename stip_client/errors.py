@@ -61,6 +61,10 @@ class SessionLostError(ClientError):
     """The session no longer exists on the server: it was closed, or has expired."""
 
 
+class HidesNothingWarning(UserWarning):
+    """The bundle's scheme is none: what the client sends is not masked."""
+
+
 class ConnectionLostError(ClientError):
     """The server cannot be reached, or the connection broke."""
 
@@ -105,6 +109,6 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ServerError)
     message = error.details() or code.name
-    if kind is ConnectionLostError:
+    if kind is ConnectionLostError and not reason:  # not the server's own words
         message = f"no connection to {target}: {message}"
     return kind(message, code=code, reason=reason, retry_after=retry_after)

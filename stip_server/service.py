@@ -33,6 +33,7 @@ from stip_server.engine import Engine
 from stip_server.errors import (
     Aborted,
     FailedPrecondition,
+    Internal,
     OutOfRange,
     ServiceError,
     Unavailable,
@@ -156,9 +157,9 @@ class _Stream:
 
     def interrupt(self, error: ServiceError) -> None:
         """Read no further request; end with `error` once the steps sent so far are answered."""
+        self._answers.put_nowait(error)
         if self._reader is not None:
             self._reader.cancel()
-        self._answers.put_nowait(error)
 
     def taken_over(self, session: Session) -> None:
         """End, because another stream has resumed the session."""
@@ -203,13 +204,17 @@ class _Stream:
         return self._sessions.open(request.max_length or self._limits.max_length)
 
     async def _read(self, requests: AsyncIterator[InferRequest], session: Session) -> None:
+        # the writer must learn of the end however it comes about, or it would wait for ever
+        end: ServiceError | None = Internal("READER_FAILED", "reading the stream failed")
         try:
             async for request in requests:
                 await self._slots.acquire()
                 self._answers.put_nowait(self._submit(request, session))
-            self._answers.put_nowait(None)
+            end = None
         except ServiceError as error:
-            self._answers.put_nowait(error)
+            end = error
+        finally:
+            self._answers.put_nowait(end)
 
     def _submit(self, request: InferRequest, session: Session) -> _Pending:
         message = request.step

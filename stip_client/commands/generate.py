@@ -60,8 +60,6 @@ def _run(arguments: argparse.Namespace) -> int:
     started = perf_counter()
     first_token_at = started
     with Client(arguments.server, arguments.bundle) as client:
-        if client.bundle.hides_nothing:
-            _note("stip-client: warning: scheme none hides nothing: this prompt is not masked")
         for piece in client.generate(
             prompt,
             max_new_tokens=arguments.max_new_tokens,

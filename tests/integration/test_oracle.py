@@ -137,6 +137,7 @@ def test_four_concurrent_sessions_are_batched_and_answer_as_alone(served: Served
         assert tokens == continuation
 
 
+@pytest.mark.filterwarnings("ignore::stip_client.HidesNothingWarning")
 @pytest.mark.parametrize(
     "arguments",
     [("--blocks", 1), ("--blocks", 30), ("--blocks", 90), ("--scheme", "none")],

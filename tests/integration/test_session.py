@@ -10,9 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stip_client import AsyncClient, Client, ContextOverflowError, RequestError, SessionLostError
+from stip_client import (
+    AsyncClient,
+    Client,
+    ContextOverflowError,
+    HidesNothingWarning,
+    RequestError,
+    SessionLostError,
+)
 from stip_client.protocol import LogitsWanted
-from tests.parties import Server, server_process
+from tests.checkpoints import RandomCheckpoint
+from tests.parties import Server, make_model, run_tool, server_process
 
 PROMPT = [5, 3, 8, 9, 7, 9, 3, 2, 3, 8]
 
@@ -198,3 +206,17 @@ def test_cancelling_a_task_leaves_the_session_usable(
             await session.close()
 
     asyncio.run(ask())
+
+
+def test_the_client_says_loudly_that_scheme_none_hides_nothing(
+    tmp_path: Path, tiny_checkpoint: RandomCheckpoint
+) -> None:
+    bundles = make_model(tmp_path, tiny_checkpoint, "--scheme", "none")
+    with pytest.warns(HidesNothingWarning, match="hides nothing"):
+        Client("localhost:1", bundles / "client").close()
+    done = run_tool(
+        "stip_client",
+        "generate",
+        *("--server", "localhost:1", "--bundle", bundles / "client", "--prompt", "x"),
+    )
+    assert "hides nothing" in done.stderr
