@@ -48,30 +48,30 @@ def _run(arguments: argparse.Namespace) -> int:
             resources.as_file(resources.files("stip_client") / "demo_model")
         )
 
-        print("developer  makes a key and permutes the model")
+        _say("developer", "makes a fresh key and permutes the model with it")
         _tool("stip_keys", "new", "-o", folder / "master.key")
         permuted, plain = folder / "permuted", folder / "plain"
         key = ("--key", folder / "master.key")
-        converted = _tool("stip_keys", "convert", checkpoint, "-o", permuted, *key)
-        print("           " + converted.splitlines()[-1])
+        _tool("stip_keys", "convert", checkpoint, "-o", permuted, *key)
         _tool("stip_keys", "convert", checkpoint, "-o", plain, "--scheme", "none")
 
-        print(f"client     prompt: {arguments.prompt}")
+        _say("client", f"prompt    {arguments.prompt}")
         masked = _ask(stack, permuted, arguments)
         original = _ask(stack, plain, arguments)
 
-    print(f"server     received: {_floats(masked['received'])} ...")
-    print(f"           unmasked: {_floats(original['received'])} ...")
-    print(f"client     reply: {masked['text']}")
-    speed = masked["prompt_tokens"], len(masked["token_ids"])
+    _say("server", f"received  {_floats(masked['received'])} ...")
+    _say("", f"unmasked  {_floats(original['received'])} ...")
+    _say("client", f"reply     {masked['text']}")
+    tokens = len(masked["token_ids"])
     if masked["token_ids"] != original["token_ids"]:
-        print(f"           the unpermuted model's reply DIFFERS: {original['text']}")
+        _say("check", f"the reply DIFFERS from the unpermuted model's: {original['text']}")
         return 1
-    print(
-        f"           {speed[0]} prompt tokens and {speed[1]} reply tokens; the reply equals the "
-        "unpermuted model's, token for token"
-    )
+    _say("check", f"all {tokens} tokens equal the unpermuted model's reply")
     return 0
+
+
+def _say(party: str, text: str) -> None:
+    print(f"{party:<10} {text}", flush=True)
 
 
 def _ask(stack: ExitStack, output: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _server(bundle: Path) -> Iterator[str]:
 
 
 def _floats(values: list[float]) -> str:
-    return " ".join(f"{value:+.4f}" for value in values)
+    return " ".join(f"{value:+.3f}" for value in values)
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def _summary(
 
 
 def _floats(values: Sequence[float]) -> str:
-    return " ".join(f"{value:+.4f}" for value in values)
+    return " ".join(f"{value:+.3f}" for value in values)
 
 
 def _note(text: str) -> None:
