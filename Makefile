@@ -33,6 +33,7 @@ lint: $(DEV_STAMP) ## check style, types, walls, the protocol and its generated 
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against .git#ref=HEAD
 	$(BIN)/python -m tests.check_stubs $(PROTOS)
 
 format: $(DEV_STAMP) ## rewrite the code in the project's style

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
@@ -15,7 +17,9 @@ from stip.v1.inference_pb2 import GetModelInfoRequest
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip.v1.manifest_pb2 import Scheme
 from stip.v1.tensor_pb2 import DataType
+from stip_client import Client
 from tests.checkpoints import RandomCheckpoint
+from tests.oracle import Oracle, assert_equal_logits
 from tests.parties import Server, convert, server_process
 
 SERVICE = "stip.v1.InferenceService"
@@ -85,3 +89,21 @@ def test_a_requested_dtype_is_used(tiny_bundles: Path) -> None:
     ):
         info = InferenceServiceStub(channel).GetModelInfo(GetModelInfoRequest())
     assert info.compute_dtype == DataType.DATA_TYPE_BFLOAT16
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="mx.compile on a CPU needs a C++ compiler")
+def test_compiled_elementwise_operations_give_the_same_answers(
+    tmp_path: Path, tiny_bundles: Path, tiny_checkpoint: RandomCheckpoint
+) -> None:
+    prompt = list(range(20))
+    with (
+        server_process(tiny_bundles / "server", "--compile-decode") as server,
+        Client(server.address, tiny_bundles / "client") as client,
+        client.session() as session,
+    ):
+        rows = session.forward(prompt)
+        session.rollback(19)
+        last = session.forward(prompt[19:])
+    expected = Oracle(tiny_checkpoint.write(tmp_path / "checkpoint")).logits(prompt)
+    assert_equal_logits(rows, expected)
+    assert_equal_logits(last, expected[-1:])
