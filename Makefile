@@ -57,15 +57,15 @@ clean: ## remove what the other targets made
 # Debian's python3 has no ensurepip unless python3-venv is installed; virtualenv needs only pip.
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
-	  rm -rf $(VENV) && $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv && \
+	  rm -rf $(VENV) && $(PYTHON) -m pip install --quiet --quiet --target $(VENV)-bootstrap virtualenv && \
 	  PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
 
 $(RUN_STAMP): $(VENV)/pyvenv.cfg pyproject.toml
 	@echo "installing into $(VENV) (MLX: $(MLX)) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MLX)]"
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[$(MLX)]"
 	@touch $@
 
 $(DEV_STAMP): $(VENV)/pyvenv.cfg pyproject.toml
 	@echo "installing into $(VENV) with the development tools (MLX: $(MLX)) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(MLX),dev]"
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[$(MLX),dev]"
 	@touch $@ $(RUN_STAMP)

@@ -256,5 +256,6 @@ class _Stream:
             self.cancel()
 
     def cancel(self) -> None:
-        self._requests.put(None)
+        # In this order: None first would close our side, and that ends the session for good.
         self._call.cancel()
+        self._requests.put(None)

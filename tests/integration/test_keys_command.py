@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import stat
+import struct
 import subprocess
 import sys
 import termios
@@ -117,7 +119,7 @@ def test_a_progress_bar_on_a_terminal_and_none_in_a_pipe(tmp_path: Path, checkpo
     assert "converting" not in piped.stdout + piped.stderr
 
     master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (24, 100))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     command = [sys.executable, "-m", "stip_keys", "convert", str(checkpoint)]
     process = subprocess.Popen(
         [*command, "-o", str(tmp_path / "shown")], stdout=subprocess.DEVNULL, stderr=slave
