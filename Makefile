@@ -48,7 +48,8 @@ generate: $(DEV_STAMP) ## regenerate the stubs from the .proto files
 bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (tens of minutes)
 	$(BIN)/python -m tests.benchmark
 
-train-demo: $(DEV_STAMP) ## train the demo model afresh into build/demo_model (about an hour)
+train-demo: $(DEV_STAMP) ## train the demo model afresh into build/demo_model (half an hour or more)
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[train]"
 	$(BIN)/python tests/demo_model/train.py --out build/demo_model
 
 clean: ## remove what the other targets made
