@@ -1,0 +1,1 @@
+"""Measures speed and memory, against mlx-lm and against stated targets: `make bench`."""
