@@ -1,0 +1,147 @@
+"""What a user can get wrong on a command line: 2 for wrong usage, 1 for an error, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.parties import Server, run_tool
+from tests.robustness.command_line import assert_no_traceback, assert_refused
+
+KEYS, SERVER, CLIENT = "stip_keys", "stip_server", "stip_client"
+GENERATE = [CLIENT, "generate", "--server", "{server}", "--bundle", "{model}/client"]
+CONVERT = [KEYS, "convert", "{source}", "-o", "{out}"]
+SERVE = [SERVER, "--model", "{model}/server"]
+
+WRONG_USAGE = {
+    "no command": ([KEYS], "COMMAND"),
+    "no such command": ([KEYS, "burn"], "burn"),
+    "no output": ([KEYS, "convert", "{source}"], "-o"),
+    "no such dtype": ([*CONVERT, "--dtype", "int8"], "int8"),
+    "blocks as text": ([*CONVERT, "--blocks", "many"], "many"),
+    "blocks as a fraction": ([*CONVERT, "--blocks", "2.5"], "2.5"),
+    "no such scheme": ([*CONVERT, "--scheme", "rot13"], "rot13"),
+    "two keys": ([*CONVERT, "--key", "a.key", "--base-seed", "1"], "not allowed"),
+    "server without model": ([SERVER], "--model"),
+    "server dtype": ([*SERVE, "--dtype", "int4"], "int4"),
+    "port too large": ([*SERVE, "--port", "65536"], "65536"),
+    "port as text": ([*SERVE, "--port", "http"], "http"),
+    "no sessions": ([*SERVE, "--max-sessions", "0"], "'0' is not a positive number"),
+    "endless time to live": ([*SERVE, "--session-ttl", "inf"], "inf"),
+    "negative grace": ([*SERVE, "--grace", "-1"], "-1"),
+    "no such BLAS": ([*SERVE, "--blas", "mkl"], "mkl"),
+    "client without command": ([CLIENT], "COMMAND"),
+    "no prompt": (GENERATE, "--prompt"),
+    "tokens as text": ([*GENERATE, "--prompt", "w5", "--max-new-tokens", "few"], "few"),
+}
+ERRORS = {
+    "key for no scheme": ([*CONVERT, "--scheme", "none", "--base-seed", "1"], "takes no key"),
+    "inspect nothing": ([KEYS, "inspect", "{out}"], "neither a key file nor a bundle"),
+    "inspect a checkpoint": ([KEYS, "inspect", "{source}"], "neither a key file nor a bundle"),
+    "inspect JSON": ([KEYS, "inspect", "{source}/config.json"], "not a key file"),
+    "inspect weights": (
+        [KEYS, "inspect", "{source}/model-00001-of-00002.safetensors"],
+        "not a key file",
+    ),
+    "key in no folder": ([KEYS, "new", "-o", "{out}/a/b.key"], "b.key"),
+    "longer than the model": ([*SERVE, "--max-length", "100001"], "100001 is beyond the model"),
+    "serve nothing": ([SERVER, "--model", "{out}"], "cannot read"),
+    "serve a file": ([SERVER, "--model", "{source}/config.json"], "cannot read"),
+    "no tokens": ([*GENERATE, "--prompt", "w5", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+    "empty prompt": ([*GENERATE, "--prompt", ""], "prompt is empty"),
+    "prompt of no tokens": ([*GENERATE, "--prompt", "   "], "prompt is empty"),
+    "cold": ([*GENERATE, "--prompt", "w5", "--temperature", "-1"], "temperature is -1"),
+    "no temperature": ([*GENERATE, "--prompt", "w5", "--temperature", "nan"], "temperature is nan"),
+    "top_p": ([*GENERATE, "--prompt", "w5", "--top-p", "1.5"], "top_p is 1.5"),
+    "seed": ([*GENERATE, "--prompt", "w5", "--seed", "-1"], "seed is -1"),
+    "empty stop": ([*GENERATE, "--prompt", "w5", "--stop", ""], "stop string is empty"),
+    "echo where it is not allowed": ([*GENERATE, "--prompt", "w5", "--echo"], "does not echo"),
+    "no bundle": (
+        [CLIENT, "generate", "--bundle", "{out}", "--prompt", "w5"],
+        "cannot read",
+    ),
+    "no such port": (
+        [CLIENT, "generate", "--server", "localhost:99999", *GENERATE[4:], "--prompt", "w5"],
+        "localhost:99999",
+    ),
+    "no address": (
+        [CLIENT, "generate", "--server", "", *GENERATE[4:], "--prompt", "w5"],
+        "''",
+    ),
+    "demo of nothing": ([CLIENT, "demo", "--model", "{out}"], "not a folder"),
+}
+
+
+@pytest.fixture
+def places(model: Path, source: Path, strict_server: Server, tmp_path: Path) -> dict[str, object]:
+    return {
+        "model": model,
+        "source": source,
+        "server": strict_server.address,
+        "out": tmp_path / "out",
+    }
+
+
+@pytest.mark.parametrize("name", WRONG_USAGE)
+def test_wrong_usage_exits_with_2_and_the_usage(name: str, places: dict[str, object]) -> None:
+    command, says = WRONG_USAGE[name]
+    done = run_tool(*(part.format(**places) for part in command))
+    assert_refused(done, says, status=2)
+    assert done.stderr.startswith("usage: stip-")
+    assert "_port" not in done.stderr  # the names of our functions are not the user's
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_is_one_line_and_exits_with_1(name: str, places: dict[str, object]) -> None:
+    command, says = ERRORS[name]
+    done = run_tool(*(part.format(**places) for part in command))
+    assert_refused(done, says)
+    assert done.stdout == "" or name == "demo of nothing"
+
+
+def test_a_prompt_longer_than_the_context_is_refused(model: Path, strict_server: Server) -> None:
+    done = run_tool(
+        *(CLIENT, "generate", "--server", strict_server.address, "--bundle", model / "client"),
+        *("--prompt", "-"),
+        input="w5 " * 100_001,
+    )
+    assert_refused(done, "100001 tokens are beyond the session's maximum of 100000")
+
+
+@pytest.mark.parametrize("where", ["argument", "standard input"])
+def test_a_prompt_that_is_not_text_is_refused(
+    where: str, model: Path, strict_server: Server
+) -> None:
+    command = [sys.executable, "-m", CLIENT, "generate", "--server", strict_server.address]
+    command += ["--bundle", str(model / "client"), "--prompt"]
+    not_utf8 = b"w5 \xff\xfe"
+    done = subprocess.run(
+        [*command, not_utf8 if where == "argument" else "-"],
+        input=b"" if where == "argument" else not_utf8,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    stderr = done.stderr.decode()
+    assert_no_traceback(stderr)
+    assert done.returncode == 1
+    assert "stip-client: error: " in stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(model: Path, strict_server: Server) -> None:
+    command = [sys.executable, "-m", CLIENT, "generate", "--server", strict_server.address]
+    command += ["--bundle", str(model / "client"), "--prompt", "w5", "--max-new-tokens", "2000"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr is not None
+        stderr = process.stderr.read()
+    assert_no_traceback(stderr)
+    assert "error" not in stderr
+    assert process.returncode == 141
