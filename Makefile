@@ -16,7 +16,7 @@ RUN_STAMP := $(VENV)/.run-$(MLX)
 DEV_STAMP := $(VENV)/.dev-$(MLX)
 PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto
 
-.PHONY: help demo test lint format generate bench convert-bench train-demo clean
+.PHONY: help demo test lint format generate bench train-demo clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -45,7 +45,7 @@ generate: $(DEV_STAMP) ## regenerate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos $(PROTOS)
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --grpc_python_out=protos protos/stip/v1/inference.proto
 
-bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (tens of minutes)
+bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (about five minutes)
 	$(BIN)/python -m tests.benchmark
 
 train-demo: $(DEV_STAMP) ## train the demo model afresh into build/demo_model (half an hour or more)

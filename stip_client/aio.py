@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
+from weakref import WeakSet
 
 import grpc
 import numpy as np
@@ -21,7 +22,7 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
-from stip_client.channel import CHANNEL_OPTIONS, CONNECT_TIMEOUT, connect_timed_out
+from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, connect_timed_out
 from stip_client.errors import ClientError, ConnectionLostError, from_rpc_error
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
@@ -50,6 +51,7 @@ class AsyncClient:
         self._connect_timeout = connect_timeout
         self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._sessions: WeakSet[AsyncSession] = WeakSet()
 
     async def model_info(self) -> GetModelInfoResponse:
         """What the server serves, and within which limits."""
@@ -66,6 +68,7 @@ class AsyncClient:
         core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
         session = AsyncSession(core, self._stub, self.target, self._connect_timeout)
         await session.open()
+        self._sessions.add(session)
         return session
 
     async def generate(
@@ -93,7 +96,9 @@ class AsyncClient:
                 yield piece
 
     async def close(self) -> None:
-        """Close the connection; open sessions are parked until their time to live is over."""
+        """Close every session that is still open, and the connection."""
+        for session in list(self._sessions):
+            await session.close()
         await self._channel.close(None)
 
     async def __aenter__(self) -> AsyncClient:
@@ -119,6 +124,9 @@ class AsyncSession:
         self._target = target
         self._connect_timeout = connect_timeout
         self._stream: _Stream | None = None
+        # whether every request on the stream has been answered
+        self._settled = True
+        self._reachable = True
 
     @property
     def position(self) -> int:
@@ -132,16 +140,24 @@ class AsyncSession:
 
     async def open(self) -> None:
         """Open the session, or resume it after a broken stream; nothing if it is open."""
-        if self._stream is not None:
+        await self._open(self._connect_timeout)
+
+    async def _open(self, timeout: float) -> None:
+        if self._stream is not None and self._settled:
             return
+        self._drop_stream()
         stream = _Stream(self._stub, self._target)
         try:
-            await stream.send(self._core.open_request())
-            self._core.take_opened(await stream.receive(timeout=self._connect_timeout))
+            opened = stream.ask(self._core.open_request())
+            self._core.take_opened(await asyncio.wait_for(opened, timeout))
+        except asyncio.TimeoutError as error:
+            stream.cancel()
+            raise connect_timed_out(self._target, timeout) from error
         except BaseException:
             stream.cancel()
             raise
         self._stream = stream
+        self._reachable = True
 
     async def forward(
         self, token_ids: Sequence[int], *, rows: RowsName = "all"
@@ -163,6 +179,7 @@ class AsyncSession:
         await self.open()
         stream = cast(_Stream, self._stream)
         forward = self._core.forward(token_ids, wanted, echo=echo)
+        self._settled = False
         try:
             requests = forward.requests()
             in_flight = 0
@@ -175,12 +192,13 @@ class AsyncSession:
                 for request in islice(requests, 1):
                     await stream.send(request)
                     in_flight += 1
-            return forward.finish()
-        except BaseException:
-            # whatever it was, the stream no longer stands where the core believes it stands
-            self._stream = None
-            stream.cancel()
+            reply = forward.finish()
+        except ClientError as error:
+            self._reachable = not isinstance(error, ConnectionLostError)
+            self._drop_stream()
             raise
+        self._settled = True
+        return reply
 
     async def generate(
         self, prompt: Sequence[int], parameters: GenerationParameters, *, echo: bool = False
@@ -192,10 +210,28 @@ class AsyncSession:
             yield generation.take(await self.step(tokens, generation.wanted, echo=echo))
 
     async def close(self) -> None:
-        """End the session; the server frees what it holds."""
+        """End the session; the server frees what it holds.
+
+        Where the server cannot be reached it frees them when the time to live is over.
+        """
+        try:
+            if not self._settled:
+                self._drop_stream()
+            if self._stream is None and self._core.is_parked and self._reachable:
+                await self._open(CLOSE_TIMEOUT)
+            if self._stream is not None:
+                await self._stream.close(self._core.close_request())
+        except ClientError:
+            pass  # the connection or the session is gone, and with it all there was to close
+        finally:
+            self._core.forget()
+            self._drop_stream()
+
+    def _drop_stream(self) -> None:
         if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.close()
+            self._stream.cancel()
+            self._stream = None
+        self._settled = True
 
     async def __aenter__(self) -> AsyncSession:
         return self
@@ -225,26 +261,33 @@ class _Stream:
             # the call has ended; its status comes with the next receive
             await self.receive()
 
-    async def receive(self, timeout: float | None = None) -> InferResponse:
+    async def ask(self, request: InferRequest) -> InferResponse:
+        await self.send(request)
+        return await self.receive()
+
+    async def receive(self) -> InferResponse:
         try:
-            response = await asyncio.wait_for(self._call.read(), timeout)
-        except asyncio.TimeoutError as error:
-            raise connect_timed_out(self._target, cast(float, timeout)) from error
+            response = await self._call.read()
         except grpc.RpcError as error:
             raise from_rpc_error(error, self._target) from error
         if response is grpc.aio.EOF:  # type: ignore[attr-defined]  # absent from the stubs
             raise ConnectionLostError(f"{self._target} ended the stream")
         return cast(InferResponse, response)
 
-    async def close(self) -> None:
-        """Close our side, which ends the session, and wait for the server to close its own."""
+    async def close(self, request: InferRequest) -> None:
+        """Send the last request and wait for the server to end the stream."""
         try:
-            await self._call.done_writing()
-            await self.receive(timeout=CONNECT_TIMEOUT)
-        except (ClientError, grpc.RpcError, asyncio.InvalidStateError):
-            pass
-        finally:
-            self.cancel()
+            await asyncio.wait_for(self._finish(request), CLOSE_TIMEOUT)
+        except asyncio.TimeoutError as error:
+            raise connect_timed_out(self._target, CLOSE_TIMEOUT) from error
+
+    async def _finish(self, request: InferRequest) -> None:
+        await self.send(request)
+        try:
+            while await self._call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                pass  # answers that nobody has waited for
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, self._target) from error
 
     def cancel(self) -> None:
         self._call.cancel()

@@ -22,6 +22,8 @@ from stip_keys.errors import KeyFileError
 from stip_keys.keyfile import read_client_key
 
 FORMAT_VERSION = 1
+KEY = "client.key"
+EMBEDDINGS = "embeddings.safetensors"
 # Larger files, the embedding table of a real model, are checked by size only: reading all of it
 # would cost seconds at every start. `stip-keys inspect` checks every digest.
 DIGEST_MAX_BYTES = 64 * 1024 * 1024
@@ -39,14 +41,14 @@ class ClientBundle:
             )
         _check_files(folder, self.manifest)
         try:
-            key = read_client_key(folder / "client.key")
+            key = read_client_key(folder / KEY)
         except KeyFileError as error:
             raise BundleError(str(error), hint=error.hint) from error
         if key.key_id != self.manifest.key_id:
             raise BundleError(
                 f"client.key has key_id {key.key_id}, the manifest {self.manifest.key_id}"
             )
-        self.embeddings = EmbeddingTable(folder / "embeddings.safetensors")
+        self.embeddings = EmbeddingTable(folder / EMBEDDINGS)
         self._input_permutation = key.input_permutation()
         if self.embeddings.hidden_size != len(self._input_permutation):
             raise BundleError("the embedding table and the key differ in hidden_size")
@@ -104,6 +106,8 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
+    if missing := {KEY, EMBEDDINGS} - {file.name for file in manifest.files}:
+        raise BundleError(f"{folder}: the manifest does not list {min(missing)}")
     for expected in manifest.files:
         path = folder / expected.name
         try:

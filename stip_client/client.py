@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Timer
 from types import TracebackType
 from typing import Any, cast
+from weakref import WeakSet
 
 import grpc
 import numpy as np
@@ -22,7 +24,7 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
-from stip_client.channel import CHANNEL_OPTIONS, CONNECT_TIMEOUT, connect_timed_out
+from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, connect_timed_out
 from stip_client.errors import ClientError, ConnectionLostError, from_rpc_error
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
@@ -54,6 +56,7 @@ class Client:
         self._connect_timeout = connect_timeout
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._sessions: WeakSet[Session] = WeakSet()
 
     def model_info(self) -> GetModelInfoResponse:
         """What the server serves, and within which limits."""
@@ -68,6 +71,7 @@ class Client:
         core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
         session = Session(core, self._stub, self.target, self._connect_timeout)
         session.open()
+        self._sessions.add(session)
         return session
 
     def generate(
@@ -98,7 +102,9 @@ class Client:
             yield from session.generate(token_ids, parameters, echo=echo)
 
     def close(self) -> None:
-        """Close the connection; open sessions are parked until their time to live is over."""
+        """Close every session that is still open, and the connection."""
+        for session in list(self._sessions):
+            session.close()
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -128,6 +134,9 @@ class Session:
         self._target = target
         self._connect_timeout = connect_timeout
         self._stream: _Stream | None = None
+        # whether every request on the stream has been answered
+        self._settled = True
+        self._reachable = True
 
     @property
     def position(self) -> int:
@@ -141,16 +150,21 @@ class Session:
 
     def open(self) -> None:
         """Open the session, or resume it after a broken stream; nothing if it is open."""
-        if self._stream is not None:
+        self._open(self._connect_timeout)
+
+    def _open(self, timeout: float) -> None:
+        if self._stream is not None and self._settled:
             return
+        self._drop_stream()
         stream = _Stream(self._stub, self._target)
         try:
-            stream.send(self._core.open_request())
-            self._core.take_opened(stream.receive(timeout=self._connect_timeout))
+            opened = stream.ask(self._core.open_request(), timeout)
+            self._core.take_opened(opened)
         except BaseException:
             stream.cancel()
             raise
         self._stream = stream
+        self._reachable = True
 
     def forward(self, token_ids: Sequence[int], *, rows: RowsName = "all") -> NDArray[np.float32]:
         """Add tokens to the session; their logits in vocabulary order, float32 [rows, vocab_size].
@@ -171,6 +185,7 @@ class Session:
         self.open()
         stream = cast(_Stream, self._stream)
         forward = self._core.forward(token_ids, wanted, echo=echo)
+        self._settled = False
         try:
             requests = forward.requests()
             in_flight = 0
@@ -183,12 +198,13 @@ class Session:
                 for request in islice(requests, 1):
                     stream.send(request)
                     in_flight += 1
-            return forward.finish()
-        except BaseException:
-            # whatever it was, the stream no longer stands where the core believes it stands
-            self._stream = None
-            stream.cancel()
+            reply = forward.finish()
+        except ClientError as error:
+            self._reachable = not isinstance(error, ConnectionLostError)
+            self._drop_stream()
             raise
+        self._settled = True
+        return reply
 
     def generate(
         self, prompt: Sequence[int], parameters: GenerationParameters, *, echo: bool = False
@@ -200,10 +216,28 @@ class Session:
             yield generation.take(self.step(tokens, generation.wanted, echo=echo))
 
     def close(self) -> None:
-        """End the session; the server frees what it holds."""
+        """End the session; the server frees what it holds.
+
+        Where the server cannot be reached it frees them when the time to live is over.
+        """
+        try:
+            if not self._settled:
+                self._drop_stream()
+            if self._stream is None and self._core.is_parked and self._reachable:
+                self._open(CLOSE_TIMEOUT)
+            if self._stream is not None:
+                self._stream.close(self._core.close_request())
+        except ClientError:
+            pass  # the connection or the session is gone, and with it all there was to close
+        finally:
+            self._core.forget()
+            self._drop_stream()
+
+    def _drop_stream(self) -> None:
         if self._stream is not None:
-            stream, self._stream = self._stream, None
-            stream.close()
+            self._stream.cancel()
+            self._stream = None
+        self._settled = True
 
     def __enter__(self) -> Session:
         return self
@@ -228,34 +262,45 @@ class _Stream:
     def send(self, request: InferRequest) -> None:
         self._requests.put(request)
 
-    def receive(self, timeout: float | None = None) -> InferResponse:
-        timer = Timer(timeout, self._call.cancel) if timeout is not None else None
-        if timer is not None:
-            timer.daemon = True
-            timer.start()
+    def receive(self) -> InferResponse:
         try:
             return cast(InferResponse, next(self._call))
         except StopIteration:
             raise ConnectionLostError(f"{self._target} ended the stream") from None
         except grpc.RpcError as error:
-            if timer is not None and not timer.is_alive():
-                raise connect_timed_out(self._target, cast(float, timeout)) from error
             raise from_rpc_error(error, self._target) from error
-        finally:
-            if timer is not None:
-                timer.cancel()
 
-    def close(self) -> None:
-        """Close our side, which ends the session, and wait for the server to close its own."""
-        self._requests.put(None)
+    def ask(self, request: InferRequest, timeout: float) -> InferResponse:
+        """Send a request and wait for its response. Raises ConnectionLostError after `timeout`."""
+        with self._cancelled_after(timeout) as timer:
+            self.send(request)
+            try:
+                return self.receive()
+            except ConnectionLostError as error:
+                if timer.is_alive():
+                    raise
+                raise connect_timed_out(self._target, timeout) from error
+
+    def close(self, request: InferRequest) -> None:
+        """Send the last request and wait for the server to end the stream."""
+        with self._cancelled_after(CLOSE_TIMEOUT):
+            self.send(request)
+            try:
+                for _ in self._call:
+                    pass  # answers that nobody has waited for
+            except grpc.RpcError as error:
+                raise from_rpc_error(error, self._target) from error
+
+    @contextmanager
+    def _cancelled_after(self, timeout: float) -> Iterator[Timer]:
+        timer = Timer(timeout, self._call.cancel)
+        timer.daemon = True
+        timer.start()
         try:
-            self.receive(timeout=CONNECT_TIMEOUT)
-        except ClientError:
-            pass
+            yield timer
         finally:
-            self.cancel()
+            timer.cancel()
 
     def cancel(self) -> None:
-        # In this order: None first would close our side, and that ends the session for good.
         self._call.cancel()
         self._requests.put(None)

@@ -108,6 +108,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ServerError)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not reason:
+        kind = RequestError  # gRPC's own: the message is larger than the server takes
     message = error.details() or code.name
     if kind is ConnectionLostError and not reason:  # not the server's own words
         message = f"no connection to {target}: {message}"

@@ -61,6 +61,9 @@ def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) ->
     ids are taken as they are. Raises RequestError for an empty prompt.
     """
     if isinstance(prompt, str):
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            # how Python represents bytes that are not UTF-8; the tokenizer takes no such text
+            raise RequestError("the prompt is not valid UTF-8 text")
         if raw or bundle.chat_template is None:
             token_ids: list[int] = bundle.tokenizer.encode(prompt).ids
             return _not_empty(token_ids)

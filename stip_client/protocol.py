@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from stip.v1.inference_pb2 import (
+    CloseSession,
     InferRequest,
     InferResponse,
     Limits,
@@ -101,6 +102,20 @@ class SessionCore:
                 resume_session_id=self.session_id,
             )
         )
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the server holds the session, as far as this side knows."""
+        return bool(self.session_id)
+
+    def forget(self) -> None:
+        """The session is closed, or lost; what follows opens a new one."""
+        self.session_id = b""
+        self.position = 0
+
+    def close_request(self) -> InferRequest:
+        """The last request of a session: ends it."""
+        return InferRequest(close=CloseSession())
 
     def take_opened(self, response: InferResponse) -> None:
         """Take the answer to open_request. Raises SessionLostError if tokens have been lost."""

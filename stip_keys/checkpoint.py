@@ -7,6 +7,7 @@ large checkpoint never add up in this process's resident memory.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,11 @@ class StoredTensor:
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """A copy of rows start..stop of the first axis."""
-        with safe_open(self.file, framework="np") as file:
-            return np.array(file.get_slice(self.name)[start:stop])
+        try:
+            with safe_open(self.file, framework="np") as file:
+                return np.array(file.get_slice(self.name)[start:stop])
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.file} has become unreadable: {error}") from error
 
 
 class Checkpoint:
@@ -54,7 +58,7 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
             raise CheckpointError(
                 f"{folder} is not a folder",
                 hint="SRC is a Hugging Face checkpoint: config.json and *.safetensors",
@@ -95,6 +99,9 @@ class Checkpoint:
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, Mapping):
                 raise CheckpointError(f"{INDEX}: no weight_map")
+            for name in weight_map.values():
+                if not isinstance(name, str) or Path(name).name != name:
+                    raise CheckpointError(f"{INDEX}: {name!r} is not a file name")
             names = sorted(set(weight_map.values()))
         else:
             names = sorted(path.name for path in self.folder.glob("*.safetensors"))

@@ -28,10 +28,13 @@ def read_model_config(hf_config: Mapping[str, Any]) -> ModelConfig:
             )
     if (activation := hf_config.get("hidden_act", "silu")) not in ("silu", "swish"):
         raise CheckpointError(f"config.json: hidden_act {activation!r} is not supported (silu is)")
-    if float(hf_config.get("partial_rotary_factor") or 1.0) != 1.0:
+    if _number(hf_config, "partial_rotary_factor", 1.0) != 1.0:
         raise CheckpointError("config.json: partial_rotary_factor is not supported")
-    if "sliding_attention" in (hf_config.get("layer_types") or ()):
-        raise CheckpointError("config.json: layer_types: sliding_attention is not supported")
+    layer_types = hf_config.get("layer_types") or []
+    if not isinstance(layer_types, list) or set(map(str, layer_types)) - {"full_attention"}:
+        raise CheckpointError(
+            f"config.json: layer_types {layer_types!r} is not supported (full_attention is)"
+        )
 
     heads = _positive(hf_config, "num_attention_heads")
     hidden_size = _positive(hf_config, "hidden_size")

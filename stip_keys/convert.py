@@ -115,9 +115,9 @@ class Converter:
         Everything is written into a temporary folder beside `output`, which is renamed when it is
         complete and removed when anything fails. Raises BundleError.
         """
-        if output.exists():
-            raise BundleError(f"{output} already exists", hint="choose another folder with -o")
         with no_space_is_an_error(output):
+            if output.exists():
+                raise BundleError(f"{output} already exists", hint="choose another folder with -o")
             output.parent.mkdir(parents=True, exist_ok=True)
             with temporary_folder(output) as folder:
                 if master_key is not None:

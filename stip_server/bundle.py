@@ -11,10 +11,16 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from stip.v1.manifest_pb2 import BundleFile, BundleKind, Manifest
+from stip.v1.manifest_pb2 import BundleFile, BundleKind, Manifest, Scheme
+from stip.v1.tensor_pb2 import DataType
 from stip_server.errors import BundleError
 
 FORMAT_VERSION = 1
+WEIGHT_TYPES = (
+    DataType.DATA_TYPE_FLOAT16,
+    DataType.DATA_TYPE_BFLOAT16,
+    DataType.DATA_TYPE_FLOAT32,
+)
 READ_BYTES = 4 * 1024 * 1024
 
 
@@ -30,6 +36,10 @@ class ServerBundle:
                 f"{folder} is not a server bundle: its kind is {kind}",
                 hint="the server takes OUT/server; OUT/client is private to clients",
             )
+        if self.manifest.scheme == Scheme.SCHEME_UNSPECIFIED:
+            raise BundleError(f"{folder}: the manifest names no known scheme")
+        if self.manifest.dtype not in WEIGHT_TYPES:
+            raise BundleError(f"{folder}: the manifest names no known dtype")
         for file in self.manifest.files:
             if not (folder / file.name).is_file() or Path(file.name).name != file.name:
                 raise BundleError(f"{folder / file.name} is missing")

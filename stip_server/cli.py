@@ -8,11 +8,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stip.v1.manifest_pb2 import Scheme
 from stip_server import __version__, blas
 from stip_server.bundle import ServerBundle
 from stip_server.errors import StartError
+
+if TYPE_CHECKING:
+    from stip_server.engine import Engine
 
 PROGRAM = "stip-server"
 EPILOG = """\
@@ -143,14 +147,7 @@ def _run(arguments: argparse.Namespace) -> None:
             allow_echo=arguments.allow_echo,
         ),
     )
-    engine.start()
-    model = bundle.manifest.model
-    _say(
-        f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, "
-        f"{engine.dtype} on {engine.device}"
-    )
     asyncio.run(serve(engine, settings, announce=_announce))
-    engine.stop()
 
 
 def _load_blas(choice: str) -> None:
@@ -164,28 +161,34 @@ def _load_blas(choice: str) -> None:
         _say(f"hint: {blas.INSTALL_HINT}")
 
 
-def _announce(address: str) -> None:
+def _announce(engine: Engine, address: str) -> None:
+    model = engine.manifest.model
+    _say(
+        f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, "
+        f"{engine.dtype} on {engine.device}"
+    )
     print(f"listening on {address}", flush=True)
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port")
-    return value
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return value
 
 

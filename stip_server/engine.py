@@ -57,11 +57,14 @@ class Engine:
         self.dtype = ""
 
     def start(self) -> None:
-        """Load the weights; returns when the engine can serve. Raises what loading raised."""
+        """Begin to load the weights."""
         self._thread.start()
-        self._ready.wait()
+
+    def loaded(self) -> bool:
+        """Whether the engine can serve. Raises what loading raised."""
         if self._failure is not None:
             raise self._failure
+        return self._ready.is_set()
 
     def stop(self) -> None:
         """Finish the iteration under way and end the thread."""
@@ -69,11 +72,6 @@ class Engine:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the engine's thread runs."""
-        return self._thread.is_alive()
 
     @property
     def manifest(self) -> Manifest:
@@ -104,11 +102,10 @@ class Engine:
     def _run(self) -> None:
         try:
             model = self._load()
-        except BaseException as error:  # noqa: BLE001 - start() raises it in the caller's thread
+        except BaseException as error:  # noqa: BLE001 - loaded() raises it in the caller's thread
             self._failure = error
             return
-        finally:
-            self._ready.set()
+        self._ready.set()
         while (batch := self._next_batch()) is not None:
             self._run_batch(model, batch)
 

@@ -14,17 +14,18 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from stip.v1 import inference_pb2, inference_pb2_grpc
 from stip_server.engine import Engine
 from stip_server.errors import StartError
 from stip_server.limits import MAX_STEP_BYTES, MESSAGE_OVERHEAD, LimitSettings, limits
-from stip_server.service import InferenceService
+from stip_server.service import SERVICE, InferenceService
 from stip_server.sessions import Sessions
 
 log = logging.getLogger(__name__)
 
-SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 EXPIRY_INTERVAL = 5.0
+LOADING_INTERVAL = 0.02
+# seconds in which the last statuses reach their clients
+FAREWELL = 0.5
 CHANNEL_OPTIONS = (
     # two servers on one port would share its connections silently
     ("grpc.so_reuseport", 0),
@@ -47,11 +48,20 @@ class ServerSettings:
     limits: LimitSettings = field(default_factory=LimitSettings)
 
 
-async def serve(engine: Engine, settings: ServerSettings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the steps under way.
+async def serve(
+    engine: Engine, settings: ServerSettings, announce: Callable[[Engine, str], None]
+) -> None:
+    """Take the port, load the weights, serve until SIGTERM or SIGINT, finish the steps under way.
 
     `announce` is called with HOST:PORT once requests are answered. Raises StartError.
     """
+    announced_limits = limits(settings.limits, engine.manifest.model)
+    server = grpc.aio.server(options=CHANNEL_OPTIONS)
+    port = _listen(server, settings)
+    engine.start()
+    while not engine.loaded():
+        await asyncio.sleep(LOADING_INTERVAL)  # Ctrl-C ends the process here, SIGTERM anywhere
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -63,26 +73,31 @@ async def serve(engine: Engine, settings: ServerSettings, announce: Callable[[st
         clock=monotonic,
         release=engine.release,
     )
-    service = InferenceService(engine, sessions, limits(settings.limits, engine.manifest.model))
-    server = grpc.aio.server(options=CHANNEL_OPTIONS)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    service = InferenceService(engine, sessions, announced_limits)
+    service.add_to(server)
     health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # absent from the stubs
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection(
         (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
-    port = _listen(server, settings)
     await server.start()
     await _set_health(health_servicer, health_pb2.HealthCheckResponse.SERVING)
     expiry = asyncio.create_task(_expire_regularly(sessions))
-    announce(f"{_bracketed(settings.host)}:{port}")
+    announce(engine, f"{_bracketed(settings.host)}:{port}")
 
     await stop.wait()
     log.info("draining: running steps get %g s to finish", settings.grace)
     await _set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
-    service.drain()
-    await server.stop(settings.grace)
+    try:
+        await asyncio.wait_for(service.drain(), settings.grace)
+    except asyncio.TimeoutError:
+        log.warning("steps were still running after %g s", settings.grace)
+        service.abandon()
+    # what is left are health watches and streams that never opened: nobody waits for an answer
+    await server.stop(FAREWELL)
     expiry.cancel()
+    # while the loop still runs, to which the engine delivers
+    await loop.run_in_executor(None, engine.stop)
 
 
 def _listen(server: Any, settings: ServerSettings) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stip_server.errors import NotFound, ResourceExhausted
@@ -28,7 +28,8 @@ class Session:
     """A session's id and lengths; its cache lives in the engine.
 
     `length` tokens have been computed; `end` counts those of the steps under way as well.
-    `holder` is the stream that the session is attached to.
+    `holder` is the stream that the session is attached to. `outstanding` steps are with the engine;
+    each of `when_idle` is called once when none is left.
     """
 
     id: bytes
@@ -37,6 +38,16 @@ class Session:
     end: int = 0
     parked_at: float | None = None
     holder: Holder | None = None
+    outstanding: int = 0
+    when_idle: list[Callable[[], None]] = field(default_factory=list)
+
+    def step_done(self) -> None:
+        """One of the outstanding steps has been computed, has failed or was cancelled."""
+        self.outstanding -= 1
+        if not self.outstanding:
+            waiting, self.when_idle = self.when_idle, []
+            for each in waiting:
+                each()
 
 
 class Sessions:
@@ -75,6 +86,7 @@ class Sessions:
     def resume(self, session_id: bytes) -> Session:
         """Attach an existing session, taking it over from the stream that still holds it, if any.
 
+        The steps that the other stream left with the engine may still be outstanding.
         Raises NotFound.
         """
         self.expire()
@@ -85,7 +97,6 @@ class Sessions:
             session.holder.taken_over(session)
         session.holder = None
         session.parked_at = None
-        session.end = session.length
         return session
 
     def park(self, session: Session) -> None:

@@ -51,12 +51,9 @@ def test_a_parked_session_is_resumed_within_its_time_to_live(
     sessions: Sessions, clock: Clock, released: list[bytes]
 ) -> None:
     session = sessions.open(5)
-    session.length = session.end = 3
-    session.end = 5  # steps that were cancelled with the stream
     sessions.park(session)
     clock.now += 9.9
     assert sessions.resume(session.id) is session
-    assert session.end == 3
     clock.now += 1000
     sessions.expire()
     assert len(sessions) == 1
@@ -109,3 +106,16 @@ def test_closing_frees_once(sessions: Sessions, released: list[bytes]) -> None:
     sessions.close(session)
     assert released == [session.id]
     assert len(sessions) == 0
+
+
+def test_whoever_waits_is_told_when_the_last_step_is_done(sessions: Sessions) -> None:
+    session, told = sessions.open(5), []
+    session.outstanding = 2
+    session.when_idle.append(lambda: told.append("idle"))
+    session.step_done()
+    assert told == []
+    session.step_done()
+    assert told == ["idle"]
+    session.outstanding = 1
+    session.step_done()
+    assert told == ["idle"]

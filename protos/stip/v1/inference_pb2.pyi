@@ -65,12 +65,14 @@ class Limits(_message.Message):
     def __init__(self, max_sessions: _Optional[int] = ..., max_length: _Optional[int] = ..., max_step_rows: _Optional[int] = ..., max_step_bytes: _Optional[int] = ..., max_logits_bytes: _Optional[int] = ..., max_steps_in_flight: _Optional[int] = ..., session_ttl_millis: _Optional[int] = ..., echo_allowed: _Optional[bool] = ...) -> None: ...
 
 class InferRequest(_message.Message):
-    __slots__ = ("open", "step")
+    __slots__ = ("open", "step", "close")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
     open: OpenSession
     step: Step
-    def __init__(self, open: _Optional[_Union[OpenSession, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ...) -> None: ...
+    close: CloseSession
+    def __init__(self, open: _Optional[_Union[OpenSession, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., close: _Optional[_Union[CloseSession, _Mapping]] = ...) -> None: ...
 
 class OpenSession(_message.Message):
     __slots__ = ("key_id", "bundle_id", "max_length", "resume_session_id")
@@ -83,6 +85,10 @@ class OpenSession(_message.Message):
     max_length: int
     resume_session_id: bytes
     def __init__(self, key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., max_length: _Optional[int] = ..., resume_session_id: _Optional[bytes] = ...) -> None: ...
+
+class CloseSession(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("position", "hidden_states", "logits", "echo")
