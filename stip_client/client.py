@@ -25,7 +25,7 @@ from stip.v1.inference_pb2 import (
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
 from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, connect_timed_out
-from stip_client.errors import ClientError, ConnectionLostError, from_rpc_error
+from stip_client.errors import ClientError, ConnectionLostError, RequestError, from_rpc_error
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.sampling import SamplingParameters
@@ -137,6 +137,7 @@ class Session:
         # whether every request on the stream has been answered
         self._settled = True
         self._reachable = True
+        self._closed = False
 
     @property
     def position(self) -> int:
@@ -153,6 +154,8 @@ class Session:
         self._open(self._connect_timeout)
 
     def _open(self, timeout: float) -> None:
+        if self._closed:
+            raise RequestError("the session is closed")
         if self._stream is not None and self._settled:
             return
         self._drop_stream()
@@ -223,14 +226,14 @@ class Session:
         try:
             if not self._settled:
                 self._drop_stream()
-            if self._stream is None and self._core.is_parked and self._reachable:
+            if self._stream is None and self._reachable and not self._closed:
                 self._open(CLOSE_TIMEOUT)
             if self._stream is not None:
                 self._stream.close(self._core.close_request())
         except ClientError:
             pass  # the connection or the session is gone, and with it all there was to close
         finally:
-            self._core.forget()
+            self._closed = True
             self._drop_stream()
 
     def _drop_stream(self) -> None:

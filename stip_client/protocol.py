@@ -103,16 +103,6 @@ class SessionCore:
             )
         )
 
-    @property
-    def is_parked(self) -> bool:
-        """Whether the server holds the session, as far as this side knows."""
-        return bool(self.session_id)
-
-    def forget(self) -> None:
-        """The session is closed, or lost; what follows opens a new one."""
-        self.session_id = b""
-        self.position = 0
-
     def close_request(self) -> InferRequest:
         """The last request of a session: ends it."""
         return InferRequest(close=CloseSession())

@@ -220,3 +220,11 @@ def test_the_client_says_loudly_that_scheme_none_hides_nothing(
         *("--server", "localhost:1", "--bundle", bundles / "client", "--prompt", "x"),
     )
     assert "hides nothing" in done.stderr
+
+
+def test_a_closed_session_is_closed(client: Client) -> None:
+    session = client.session()
+    session.close()
+    session.close()
+    with pytest.raises(RequestError, match="closed"):
+        session.forward(PROMPT)
