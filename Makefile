@@ -57,7 +57,7 @@ clean: ## remove what the other targets made
 
 # Debian's python3 has no ensurepip unless python3-venv is installed; virtualenv needs only pip.
 $(VENV)/pyvenv.cfg:
-	$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
 	  rm -rf $(VENV) && $(PYTHON) -m pip install --quiet --quiet --target $(VENV)-bootstrap virtualenv && \
 	  PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
 

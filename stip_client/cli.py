@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             status: int = arguments.run(arguments)
+            sys.stdout.flush()  # here, where a reader that has gone is dealt with
             return status
         except ClientError as error:
             _say(f"error: {error}")
@@ -39,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say("interrupted")
             return 130
         except BrokenPipeError:
-            # the reader of our output has gone; nothing is left to say, nor anyone to say it to
-            sys.stderr.close()
+            # the reader of our output has gone: what is still buffered goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
 
 
