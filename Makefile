@@ -14,6 +14,8 @@ endif
 # Asking for nothing but what the target needs keeps `make demo` quick.
 RUN_STAMP := $(VENV)/.run-$(MLX)
 DEV_STAMP := $(VENV)/.dev-$(MLX)
+# What the protocol must stay compatible with: the last release, else the last commit.
+RELEASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto
 
 .PHONY: help demo test lint format generate bench train-demo clean
@@ -33,7 +35,7 @@ lint: $(DEV_STAMP) ## check style, types, walls, the protocol and its generated 
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
-	$(BIN)/buf breaking --against .git#ref=HEAD
+	$(BIN)/buf breaking --against .git#ref=$(RELEASE)
 	$(BIN)/python -m tests.check_stubs $(PROTOS)
 
 format: $(DEV_STAMP) ## rewrite the code in the project's style

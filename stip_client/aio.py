@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
-from weakref import WeakSet
 
 import grpc
 import numpy as np
@@ -51,7 +50,7 @@ class AsyncClient:
         self._connect_timeout = connect_timeout
         self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._sessions: WeakSet[AsyncSession] = WeakSet()
+        self._sessions: set[AsyncSession] = set()
 
     async def model_info(self) -> GetModelInfoResponse:
         """What the server serves, and within which limits."""
@@ -66,7 +65,9 @@ class AsyncClient:
     async def session(self, *, max_length: int = 0) -> AsyncSession:
         """Open a session that may hold max_length tokens (0: as many as the server allows)."""
         core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
-        session = AsyncSession(core, self._stub, self.target, self._connect_timeout)
+        session = AsyncSession(
+            core, self._stub, self.target, self._connect_timeout, self._sessions.discard
+        )
         await session.open()
         self._sessions.add(session)
         return session
@@ -117,8 +118,15 @@ class AsyncSession:
     """`Session` for asyncio: the same methods, awaited."""
 
     def __init__(
-        self, core: SessionCore, stub: InferenceServiceStub, target: str, connect_timeout: float
+        self,
+        core: SessionCore,
+        stub: InferenceServiceStub,
+        target: str,
+        connect_timeout: float,
+        on_closed: Callable[[AsyncSession], None],
     ) -> None:
+        """Made by a client; `on_closed` tells it that the session needs no more care."""
+        self._on_closed = on_closed
         self._core = core
         self._stub = stub
         self._target = target
@@ -229,6 +237,7 @@ class AsyncSession:
         finally:
             self._closed = True
             self._drop_stream()
+            self._on_closed(self)
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

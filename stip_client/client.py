@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,6 @@ from queue import SimpleQueue
 from threading import Timer
 from types import TracebackType
 from typing import Any, cast
-from weakref import WeakSet
 
 import grpc
 import numpy as np
@@ -56,7 +55,7 @@ class Client:
         self._connect_timeout = connect_timeout
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._sessions: WeakSet[Session] = WeakSet()
+        self._sessions: set[Session] = set()
 
     def model_info(self) -> GetModelInfoResponse:
         """What the server serves, and within which limits."""
@@ -69,7 +68,9 @@ class Client:
     def session(self, *, max_length: int = 0) -> Session:
         """Open a session that may hold max_length tokens (0: as many as the server allows)."""
         core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
-        session = Session(core, self._stub, self.target, self._connect_timeout)
+        session = Session(
+            core, self._stub, self.target, self._connect_timeout, self._sessions.discard
+        )
         session.open()
         self._sessions.add(session)
         return session
@@ -127,8 +128,15 @@ class Session:
     """
 
     def __init__(
-        self, core: SessionCore, stub: InferenceServiceStub, target: str, connect_timeout: float
+        self,
+        core: SessionCore,
+        stub: InferenceServiceStub,
+        target: str,
+        connect_timeout: float,
+        on_closed: Callable[[Session], None],
     ) -> None:
+        """Made by a client; `on_closed` tells it that the session needs no more care."""
+        self._on_closed = on_closed
         self._core = core
         self._stub = stub
         self._target = target
@@ -235,6 +243,7 @@ class Session:
         finally:
             self._closed = True
             self._drop_stream()
+            self._on_closed(self)
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

@@ -96,6 +96,10 @@ _BY_REASON: dict[str, type[ClientError]] = {
 }
 
 
+# What grpc.aio says of a write on a connection that has just broken, before it knows the status.
+BROKEN_WRITE = "Internal error from Core"
+
+
 def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
     """The ClientError that a call's status stands for; any other status is a ServerError."""
     code: grpc.StatusCode = error.code()
@@ -110,6 +114,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ServerError)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not reason:
         kind = RequestError  # gRPC's own: the message is larger than the server takes
+    if code is grpc.StatusCode.INTERNAL and (error.details() or "").startswith(BROKEN_WRITE):
+        kind = ConnectionLostError
     message = error.details() or code.name
     if kind is ConnectionLostError and not reason:  # not the server's own words
         message = f"no connection to {target}: {message}"

@@ -6,8 +6,9 @@ while (tokens := generation.next_tokens()) is not None:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Literal
 
 from stip_client.bundle import ClientBundle
@@ -68,9 +69,14 @@ def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) ->
             token_ids: list[int] = bundle.tokenizer.encode(prompt).ids
             return _not_empty(token_ids)
         prompt = [{"role": "user", "content": prompt}]
-    messages = [each for each in prompt if not isinstance(each, int)]
+    messages = [each for each in prompt if isinstance(each, Mapping)]
     if not messages:
-        return _not_empty([each for each in prompt if isinstance(each, int)])
+        try:
+            return _not_empty([index(each) for each in prompt])  # type: ignore[arg-type]
+        except TypeError:
+            raise RequestError("a prompt is text, token ids or messages") from None
+    if len(messages) != len(prompt):
+        raise RequestError("a prompt of messages holds nothing else")
     if bundle.chat_template is None:
         raise RequestError("this bundle has no chat template for a list of messages")
     text = bundle.chat_template.render(messages)

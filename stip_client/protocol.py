@@ -226,11 +226,11 @@ class Forward:
         """The reply, once every request has its response; moves the session's position on."""
         core, results = self._core, self._results
         received_at = core.mark_receipt()
-        core.position += len(self._token_ids)
-        if results[-1].length != core.position:
-            raise ServerError(
-                f"the server holds {results[-1].length} tokens instead of {core.position}"
-            )
+        end = core.position + len(self._token_ids)
+        if results[-1].length != end:
+            raise ServerError(f"the server holds {results[-1].length} tokens instead of {end}")
+        logits = self._logits()
+        core.position = end
         queue = results[0].timings.queue_nanos / 1e9
         compute = sum(result.timings.compute_nanos for result in results) / 1e9
         round_trip = received_at - (self._sent_at or received_at)
@@ -241,14 +241,20 @@ class Forward:
             queue=queue,
             compute=compute,
         )
-        return Reply(self._logits(), profile, tuple(results[0].received))
+        return Reply(logits, profile, tuple(results[0].received))
 
     def _logits(self) -> LogitsArrays | None:
-        parts = [decode_logits(each.logits) for each in self._results if each.HasField("logits")]
         if self._wanted.rows == "none":
             return None
-        if not parts:
-            raise ServerError("the server sent no logits")
+        rows = 1 if self._wanted.rows == "last" else len(self._token_ids)
+        width, vocab_size = self._wanted.top_k or self._core.vocab_size, self._core.vocab_size
+        parts = [
+            decode_logits(each.logits, width, vocab_size)
+            for each in self._results
+            if each.HasField("logits")
+        ]
+        if sum(len(part.values) for part in parts) != rows:
+            raise ServerError("the server did not send the logits that were asked for")
         if len(parts) == 1:
             return parts[0]
         joined = LogitsArrays(np.concatenate([part.values for part in parts]))

@@ -57,9 +57,22 @@ def decode(tensor: Tensor) -> NDArray[Any]:
     return np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)
 
 
-def decode_logits(logits: Logits) -> LogitsArrays:
-    """The arrays of an answer."""
+def decode_logits(logits: Logits, width: int, vocab_size: int) -> LogitsArrays:
+    """The arrays of an answer of `width` columns. Raises ServerError for what cannot be logits."""
     values = decode(logits.values).astype(np.float32)
+    if values.ndim != 2 or values.shape[1] != width or not np.isfinite(values).all():
+        raise ServerError("the server sent malformed logits")
     if not logits.HasField("indices"):
+        if width != vocab_size:
+            raise ServerError("the server sent the largest logits without their indices")
         return LogitsArrays(values)
-    return LogitsArrays(values, decode(logits.indices), decode(logits.log_sum_exp))
+    indices, log_sum_exp = decode(logits.indices), decode(logits.log_sum_exp)
+    if (
+        indices.shape != values.shape
+        or log_sum_exp.shape != values.shape[:1]
+        or not np.isfinite(log_sum_exp).all()
+        or indices.min(initial=0) < 0
+        or indices.max(initial=0) >= vocab_size
+    ):
+        raise ServerError("the server sent malformed top-k logits")
+    return LogitsArrays(values, indices, log_sum_exp)

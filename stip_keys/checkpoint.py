@@ -124,7 +124,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path.name} is missing from {path.parent}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{path} is not JSON") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object")

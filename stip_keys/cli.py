@@ -14,7 +14,7 @@ from tqdm import tqdm
 from stip_keys.checkpoint import Checkpoint
 from stip_keys.convert import Converter, Settings
 from stip_keys.dtypes import WEIGHT_TYPES
-from stip_keys.errors import KeyFilePermissionWarning, KeysError
+from stip_keys.errors import KeyFilePermissionWarning, KeysError, NotSecretWarning
 from stip_keys.inspect import inspect
 from stip_keys.keyfile import read_master_key, write_master_key
 from stip_keys.keys import SCHEMES, MasterKey
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = _parser().parse_args(argv)
     with warnings.catch_warnings():
-        warnings.simplefilter("always", KeyFilePermissionWarning)
+        for category in (KeyFilePermissionWarning, NotSecretWarning):
+            warnings.simplefilter("always", category)
         warnings.showwarning = _show_warning
         try:
             status: int = arguments.run(arguments)

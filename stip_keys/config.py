@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from stip_keys.errors import CheckpointError
 # transformers' defaults for fields that config.json may leave out
 DEFAULT_ROPE_THETA = 10000.0
 DEFAULT_RMS_NORM_EPS = 1e-6
+MAX = 1e300
 
 
 def read_model_config(hf_config: Mapping[str, Any]) -> ModelConfig:
@@ -104,6 +106,8 @@ def _number(fields: Mapping[str, Any], name: str, default: float | None = None) 
     value = fields.get(name)
     if value is None and default is not None:
         value = default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise CheckpointError(f"config.json: {name} is {value!r}, not a positive number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < MAX:
+        raise CheckpointError(
+            f"config.json: {name} is {reprlib.repr(value)}, not a positive number"
+        )
     return float(value)

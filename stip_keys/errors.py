@@ -28,3 +28,7 @@ class BundleError(KeysError):
 
 class KeyFilePermissionWarning(UserWarning):
     """A key file can be read by others than its owner."""
+
+
+class NotSecretWarning(UserWarning):
+    """A master key was made from a base seed: anyone can make it."""

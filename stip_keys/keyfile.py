@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stip_keys.derivation import residual_block_label
-from stip_keys.errors import KeyFileError, KeyFilePermissionWarning
+from stip_keys.errors import KeyFileError, KeyFilePermissionWarning, NotSecretWarning
 from stip_keys.keys import ClientKey, MasterKey
 
 MASTER_FORMAT = "stip-master-key"
@@ -49,9 +49,15 @@ def write_client_key(path: Path, key: ClientKey) -> None:
 
 
 def read_master_key(path: Path) -> MasterKey:
-    """Read a master key file. Raises KeyFileError; warns when others can read the file."""
+    """Read a master key file. Raises KeyFileError; warns when others can read or make the key."""
     content = read_key_file(path)
     _expect_format(path, content, MASTER_FORMAT)
+    if content.get("secret") is False:
+        warnings.warn(
+            f"the key in {path} was made from a base seed and is not a secret: anyone can make it",
+            NotSecretWarning,
+            stacklevel=2,
+        )
     try:
         return MasterKey(bytes.fromhex(content["key"]))
     except (KeyError, TypeError, ValueError):
@@ -69,7 +75,7 @@ def read_client_key(path: Path) -> ClientKey:
         )
         key = ClientKey(content["scheme"], int(content["hidden_size"]), subkeys)
         recorded = content["key_id"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise KeyFileError(f"{path}: damaged: a field is missing or malformed") from None
     except KeyFileError as error:
         raise KeyFileError(f"{path}: damaged: {error}") from None
@@ -99,7 +105,7 @@ def read_key_file(path: Path, *, check_mode: bool = True) -> dict[str, Any]:
         )
     try:
         content = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or len(raw) > MAX_BYTES:
         raise KeyFileError(f"{path} is not a key file: not a JSON object")

@@ -1,8 +1,9 @@
 """Decides which steps the engine runs next. Plain Python: no MLX, no threads, no clock of its own.
 
 Steps of one session run in order, one an iteration. An iteration takes the waiting decode steps
-(one row) of all sessions first, then the chunks of prompts that still fit into its budget of rows,
-so that a long prompt stalls running sessions for no more than one chunk.
+(one row) of all sessions, the chunk of a prompt that has waited longest, and further chunks as far
+as they fit into its budget of rows: a long prompt stalls running sessions for no more than one
+chunk an iteration, and running sessions never keep a prompt waiting for ever.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ class Scheduler:
     def next_batch(self) -> list[Step]:
         """Take the steps of the next iteration, at most one a session; empty when none wait.
 
-        The first step taken is taken whatever its size, so that every step runs at last.
+        The first prompt is taken whatever its size, so that every step runs at last: an iteration
+        may exceed its budget by one chunk.
         """
         heads = [queue[0] for queue in self._queues.values()]
         decodes = [step for step in heads if step.num_rows == 1]
         prompts = [step for step in heads if step.num_rows > 1]
-        batch: list[Step] = []
-        rows = 0
-        for step in decodes + prompts:
-            if batch and rows + step.num_rows > self._max_batch_rows:
-                continue
-            batch.append(step)
-            rows += step.num_rows
+        batch = decodes + prompts[:1]
+        rows = sum(step.num_rows for step in batch)
+        for step in prompts[1:]:
+            if rows + step.num_rows <= self._max_batch_rows:
+                batch.append(step)
+                rows += step.num_rows
         for step in batch:
             self._take(step)
         return batch

@@ -23,6 +23,11 @@ class Holder(Protocol):
         """Another stream has resumed the session."""
 
 
+def session_gone() -> NotFound:
+    """The error for a session that no longer exists."""
+    return NotFound("SESSION_GONE", "no such session: it was closed or has expired")
+
+
 @dataclass(eq=False)
 class Session:
     """A session's id and lengths; its cache lives in the engine.
@@ -70,6 +75,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def __contains__(self, session: Session) -> bool:
+        return self._sessions.get(session.id) is session
+
     def open(self, max_length: int) -> Session:
         """A new, attached session. Raises ResourceExhausted with the time until one may be free."""
         self.expire()
@@ -92,7 +100,7 @@ class Sessions:
         self.expire()
         session = self._sessions.get(session_id)
         if session is None:
-            raise NotFound("SESSION_GONE", "no such session: it was closed or has expired")
+            raise session_gone()
         if session.holder is not None:
             session.holder.taken_over(session)
         session.holder = None

@@ -32,7 +32,7 @@ from stip_server.errors import (
     OutOfRange,
     ServiceError,
 )
-from stip_server.sessions import Session, Sessions
+from stip_server.sessions import Session, Sessions, session_gone
 from stip_server.steps import Step, StepOutcome
 
 # None stands for a message that could not be parsed.
@@ -162,6 +162,8 @@ class Stream:
             idle = asyncio.Event()
             session.when_idle.append(idle.set)
             await idle.wait()
+            if session not in self._sessions:
+                raise session_gone()
         session.end = session.length
         return SessionOpened(
             session_id=session.id,
@@ -238,12 +240,17 @@ class Stream:
         self._engine.submit(step)
         return _Pending(message, step, outcome)
 
-    @staticmethod
     def _delivered(
-        session: Session, step: Step, outcome: asyncio.Future[StepOutcome], result: StepOutcome
+        self,
+        session: Session,
+        step: Step,
+        outcome: asyncio.Future[StepOutcome],
+        result: StepOutcome,
     ) -> None:
         if result.error is None:
             session.length = step.position + step.num_rows
+        elif isinstance(result.error, Internal):
+            self._sessions.close(session)  # its cache is gone; whoever resumes it must hear so
         session.step_done()
         if not outcome.done():
             outcome.set_result(result)

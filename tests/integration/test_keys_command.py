@@ -40,6 +40,8 @@ def test_a_base_seed_makes_the_same_key_and_says_that_it_is_no_secret(tmp_path: 
     assert made[0].stdout.splitlines()[1] == made[1].stdout.splitlines()[1]
     assert all("is not a secret" in each.stderr for each in made)
     assert json.loads((tmp_path / "a").read_text())["secret"] is False
+    used = run_tool("stip_keys", "inspect", tmp_path / "a")
+    assert "is not a secret" in used.stderr
     random = run_tool("stip_keys", "new", "-o", tmp_path / "c")
     assert "not a secret" not in random.stderr
 

@@ -57,7 +57,11 @@ def test_logits_survive(shape: tuple[int, int], half: bool, top_k: bool, seed: i
     wanted = DataType.DATA_TYPE_FLOAT16 if half else DataType.DATA_TYPE_FLOAT32
     message = StepMessage(logits=LogitsRequest(dtype=wanted, top_k=shape[1] if top_k else 0))
     result = translate.step_result(message, 1, logits, queue=0.0, compute=0.0)
-    found = decode_logits(StepResult.FromString(result.SerializeToString()).logits)
+    found = decode_logits(
+        StepResult.FromString(result.SerializeToString()).logits,
+        width=shape[1],
+        vocab_size=2**31 if top_k else shape[1],
+    )
     assert np.array_equal(found.values, values)
     if top_k:
         assert found.indices is not None and np.array_equal(found.indices, indices)

@@ -88,3 +88,10 @@ def test_cancelled_steps_never_run_and_others_do() -> None:
     assert scheduler.cancel(b"a") == []
     assert names(scheduler.next_batch()) == [("b", 0)]
     assert scheduler.next_batch() == []
+
+
+def test_running_sessions_do_not_keep_a_large_prompt_waiting() -> None:
+    scheduler = Scheduler(8)
+    scheduler.submit(step("prompt", rows=8))
+    scheduler.submit(step("decode"))
+    assert names(scheduler.next_batch()) == [("decode", 0), ("prompt", 0)]
