@@ -228,3 +228,12 @@ def test_a_closed_session_is_closed(client: Client) -> None:
     session.close()
     with pytest.raises(RequestError, match="closed"):
         session.forward(PROMPT)
+
+
+def test_token_ids_may_be_numpy_integers_and_nothing_else_is_taken_for_them(client: Client) -> None:
+    plain = [piece.token_id for piece in client.generate(PROMPT, ignore_eos=True)]
+    array = np.array(PROMPT)
+    assert [piece.token_id for piece in client.generate(array, ignore_eos=True)] == plain  # type: ignore[arg-type]
+    for prompt in ([1, {"role": "user", "content": "x"}], [1.5], []):
+        with pytest.raises(RequestError):
+            next(client.generate(prompt))  # type: ignore[arg-type,call-overload]
