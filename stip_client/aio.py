@@ -21,7 +21,7 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
-from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, connect_timed_out
+from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, timed_out
 from stip_client.errors import ClientError, ConnectionLostError, RequestError, from_rpc_error
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
@@ -163,7 +163,7 @@ class AsyncSession:
             self._core.take_opened(await asyncio.wait_for(opened, timeout))
         except asyncio.TimeoutError as error:
             stream.cancel()
-            raise connect_timed_out(self._target, timeout) from error
+            raise timed_out(self._target, timeout) from error
         except BaseException:
             stream.cancel()
             raise
@@ -291,7 +291,7 @@ class _Stream:
         try:
             await asyncio.wait_for(self._finish(request), CLOSE_TIMEOUT)
         except asyncio.TimeoutError as error:
-            raise connect_timed_out(self._target, CLOSE_TIMEOUT) from error
+            raise timed_out(self._target, CLOSE_TIMEOUT) from error
 
     async def _finish(self, request: InferRequest) -> None:
         await self.send(request)

@@ -20,6 +20,6 @@ CHANNEL_OPTIONS = (
 )
 
 
-def connect_timed_out(target: str, seconds: float) -> ConnectionLostError:
-    """The error for a server that does not answer the open request."""
+def timed_out(target: str, seconds: float) -> ConnectionLostError:
+    """The error for a server that does not answer in time."""
     return ConnectionLostError(f"no answer from {target} within {seconds:g} s")

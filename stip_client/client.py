@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Timer
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import monotonic
 from types import TracebackType
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
-from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, connect_timed_out
+from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, timed_out
 from stip_client.errors import ClientError, ConnectionLostError, RequestError, from_rpc_error
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
@@ -169,8 +169,8 @@ class Session:
         self._drop_stream()
         stream = _Stream(self._stub, self._target)
         try:
-            opened = stream.ask(self._core.open_request(), timeout)
-            self._core.take_opened(opened)
+            stream.send(self._core.open_request())
+            self._core.take_opened(stream.receive(timeout))
         except BaseException:
             stream.cancel()
             raise
@@ -264,55 +264,51 @@ class Session:
 
 
 class _Stream:
-    """One Infer call."""
+    """One Infer call, read by a thread of its own.
+
+    The caller's thread waits on a queue and never inside gRPC: a Ctrl-C that is raised inside
+    gRPC's Python code leaves a lock held there, and the next call then waits for ever.
+    """
 
     def __init__(self, stub: InferenceServiceStub, target: str) -> None:
         self._target = target
         self._requests: SimpleQueue[InferRequest | None] = SimpleQueue()
+        # responses, then the error that ended the stream, or None for OK
+        self._responses: SimpleQueue[InferResponse | grpc.RpcError | None] = SimpleQueue()
         self._call: Any = stub.Infer(iter(self._requests.get, None))
+        Thread(target=self._read, name="stip-stream", daemon=True).start()
 
     def send(self, request: InferRequest) -> None:
         self._requests.put(request)
 
-    def receive(self) -> InferResponse:
+    def receive(self, timeout: float | None = None) -> InferResponse:
+        """The next response. Raises the error that ended the stream instead, or a time-out."""
         try:
-            return cast(InferResponse, next(self._call))
-        except StopIteration:
-            raise ConnectionLostError(f"{self._target} ended the stream") from None
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._target) from error
-
-    def ask(self, request: InferRequest, timeout: float) -> InferResponse:
-        """Send a request and wait for its response. Raises ConnectionLostError after `timeout`."""
-        with self._cancelled_after(timeout) as timer:
-            self.send(request)
-            try:
-                return self.receive()
-            except ConnectionLostError as error:
-                if timer.is_alive():
-                    raise
-                raise connect_timed_out(self._target, timeout) from error
+            response = self._responses.get(timeout=timeout)
+        except Empty:
+            raise timed_out(self._target, cast(float, timeout)) from None
+        if response is None:
+            raise ConnectionLostError(f"{self._target} ended the stream")
+        if isinstance(response, grpc.RpcError):
+            raise from_rpc_error(response, self._target) from response
+        return response
 
     def close(self, request: InferRequest) -> None:
         """Send the last request and wait for the server to end the stream."""
-        with self._cancelled_after(CLOSE_TIMEOUT):
-            self.send(request)
-            try:
-                for _ in self._call:
-                    pass  # answers that nobody has waited for
-            except grpc.RpcError as error:
-                raise from_rpc_error(error, self._target) from error
-
-    @contextmanager
-    def _cancelled_after(self, timeout: float) -> Iterator[Timer]:
-        timer = Timer(timeout, self._call.cancel)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield timer
-        finally:
-            timer.cancel()
+        self.send(request)
+        deadline = monotonic() + CLOSE_TIMEOUT
+        while True:  # answers that nobody has waited for may come first
+            self.receive(timeout=max(0.0, deadline - monotonic()))
 
     def cancel(self) -> None:
         self._call.cancel()
         self._requests.put(None)
+
+    def _read(self) -> None:
+        try:
+            for response in self._call:
+                self._responses.put(response)
+        except grpc.RpcError as error:
+            self._responses.put(error)
+        else:
+            self._responses.put(None)
