@@ -137,11 +137,14 @@ def _convert(arguments: argparse.Namespace) -> int:
             master_key=new_key,
             base_seed=arguments.base_seed,
         )
+    if conversion.server.residual_blocks == conversion.server.model.hidden_size > 1:
+        _say("warning: blocks of one element permute nothing: hidden states are sent unmasked")
     output = arguments.output
-    print(f"server bundle  {output / 'server'}  (public: give it to the server)")
-    print(f"client bundle  {output / 'client'}  (private: give it to clients only)")
+    print(f"server bundle  {output / 'server'}  (for the server: no key in it)")
+    print(f"client bundle  {output / 'client'}  (private: for clients only)")
     if new_key:
-        print(f"master key     {output / 'master.key'}  (secret: keep it, give it to nobody)")
+        note = "secret: give it to nobody" if arguments.base_seed is None else "not a secret"
+        print(f"master key     {output / 'master.key'}  ({note})")
     print(f"key_id         {conversion.server.key_id}")
     return 0
 

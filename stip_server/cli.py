@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import logging
 import sys
 from collections.abc import Sequence
@@ -122,6 +123,11 @@ def _run(arguments: argparse.Namespace) -> None:
         _say(f"warning: {arguments.host} is not a loopback address, and the wire is plain text")
     _load_blas(arguments.blas)
     # MLX is imported only now, behind the BLAS
+    if importlib.util.find_spec("mlx") is None:
+        raise StartError(
+            "MLX is not installed",
+            hint="pip install '.[cpu]' on Linux, '.[cuda]' with CUDA, '.[metal]' on macOS",
+        )
     from stip_server.engine import Engine, EngineSettings
     from stip_server.limits import LimitSettings
     from stip_server.server import ServerSettings, serve

@@ -139,3 +139,12 @@ def test_a_progress_bar_on_a_terminal_and_none_in_a_pipe(tmp_path: Path, checkpo
     os.close(master)
     assert process.wait(60) == 0
     assert b"converting" in shown
+
+
+def test_blocks_of_one_element_are_told_to_permute_nothing(
+    tmp_path: Path, checkpoint: Path, tiny_checkpoint: RandomCheckpoint
+) -> None:
+    options = ("--blocks", tiny_checkpoint.hidden_size)
+    done = run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / "out", *options)
+    assert done.returncode == 0, done.stderr
+    assert "permute nothing" in done.stderr
