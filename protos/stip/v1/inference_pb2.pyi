@@ -25,7 +25,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "scheme", "key_id", "bundle_id", "dtype", "compute_dtype", "limits", "server_version")
+    __slots__ = ("model", "scheme", "key_id", "bundle_id", "dtype", "compute_dtype", "limits", "server_version", "load")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class GetModelInfoResponse(_message.Message):
     COMPUTE_DTYPE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
     model: _manifest_pb2.ModelConfig
     scheme: _manifest_pb2.Scheme
     key_id: str
@@ -42,10 +43,23 @@ class GetModelInfoResponse(_message.Message):
     compute_dtype: _tensor_pb2.DataType
     limits: Limits
     server_version: str
-    def __init__(self, model: _Optional[_Union[_manifest_pb2.ModelConfig, _Mapping]] = ..., scheme: _Optional[_Union[_manifest_pb2.Scheme, str]] = ..., key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., compute_dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ...) -> None: ...
+    load: Load
+    def __init__(self, model: _Optional[_Union[_manifest_pb2.ModelConfig, _Mapping]] = ..., scheme: _Optional[_Union[_manifest_pb2.Scheme, str]] = ..., key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., compute_dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+
+class Load(_message.Message):
+    __slots__ = ("sessions", "waiting_opens", "waiting_steps", "kv_bytes_reserved")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_OPENS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_STEPS_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_RESERVED_FIELD_NUMBER: _ClassVar[int]
+    sessions: int
+    waiting_opens: int
+    waiting_steps: int
+    kv_bytes_reserved: int
+    def __init__(self, sessions: _Optional[int] = ..., waiting_opens: _Optional[int] = ..., waiting_steps: _Optional[int] = ..., kv_bytes_reserved: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_sessions", "max_length", "max_step_rows", "max_step_bytes", "max_logits_bytes", "max_steps_in_flight", "session_ttl_millis", "echo_allowed")
+    __slots__ = ("max_sessions", "max_length", "max_step_rows", "max_step_bytes", "max_logits_bytes", "max_steps_in_flight", "session_ttl_millis", "echo_allowed", "default_length", "kv_bytes", "kv_bytes_per_token", "max_open_wait_millis")
     MAX_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     MAX_STEP_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +68,10 @@ class Limits(_message.Message):
     MAX_STEPS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     SESSION_TTL_MILLIS_FIELD_NUMBER: _ClassVar[int]
     ECHO_ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MAX_OPEN_WAIT_MILLIS_FIELD_NUMBER: _ClassVar[int]
     max_sessions: int
     max_length: int
     max_step_rows: int
@@ -62,7 +80,11 @@ class Limits(_message.Message):
     max_steps_in_flight: int
     session_ttl_millis: int
     echo_allowed: bool
-    def __init__(self, max_sessions: _Optional[int] = ..., max_length: _Optional[int] = ..., max_step_rows: _Optional[int] = ..., max_step_bytes: _Optional[int] = ..., max_logits_bytes: _Optional[int] = ..., max_steps_in_flight: _Optional[int] = ..., session_ttl_millis: _Optional[int] = ..., echo_allowed: _Optional[bool] = ...) -> None: ...
+    default_length: int
+    kv_bytes: int
+    kv_bytes_per_token: int
+    max_open_wait_millis: int
+    def __init__(self, max_sessions: _Optional[int] = ..., max_length: _Optional[int] = ..., max_step_rows: _Optional[int] = ..., max_step_bytes: _Optional[int] = ..., max_logits_bytes: _Optional[int] = ..., max_steps_in_flight: _Optional[int] = ..., session_ttl_millis: _Optional[int] = ..., echo_allowed: _Optional[bool] = ..., default_length: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., max_open_wait_millis: _Optional[int] = ...) -> None: ...
 
 class InferRequest(_message.Message):
     __slots__ = ("open", "step", "close")
@@ -75,16 +97,28 @@ class InferRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[OpenSession, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., close: _Optional[_Union[CloseSession, _Mapping]] = ...) -> None: ...
 
 class OpenSession(_message.Message):
-    __slots__ = ("key_id", "bundle_id", "max_length", "resume_session_id")
+    __slots__ = ("key_id", "bundle_id", "max_length", "resume_session_id", "fork", "wait_millis")
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     RESUME_SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FORK_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MILLIS_FIELD_NUMBER: _ClassVar[int]
     key_id: str
     bundle_id: str
     max_length: int
     resume_session_id: bytes
-    def __init__(self, key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., max_length: _Optional[int] = ..., resume_session_id: _Optional[bytes] = ...) -> None: ...
+    fork: ForkPoint
+    wait_millis: int
+    def __init__(self, key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., max_length: _Optional[int] = ..., resume_session_id: _Optional[bytes] = ..., fork: _Optional[_Union[ForkPoint, _Mapping]] = ..., wait_millis: _Optional[int] = ...) -> None: ...
+
+class ForkPoint(_message.Message):
+    __slots__ = ("session_id", "length")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    session_id: bytes
+    length: int
+    def __init__(self, session_id: _Optional[bytes] = ..., length: _Optional[int] = ...) -> None: ...
 
 class CloseSession(_message.Message):
     __slots__ = ()
