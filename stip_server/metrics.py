@@ -1,0 +1,227 @@
+"""What Prometheus learns of a server. Knows no MLX, no session and no socket.
+
+The engine's thread and the event loop call the methods of Metrics as things happen. What can be
+looked up at any time, such as the number of sessions, is read when a scrape asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+EndCause = Literal["closed", "expired", "evicted", "failed"]
+
+# The label of a rejection is one of these, so that no caller can make time series.
+REASONS = frozenset(
+    {
+        "CANCELLED",
+        "CONTEXT_OVERFLOW",
+        "DRAINING",
+        "ECHO_NOT_ALLOWED",
+        "ENGINE_FAILED",
+        "MALFORMED",
+        "NOT_A_STEP",
+        "NOT_FINITE",
+        "NOT_OPEN",
+        "POSITION_BEYOND_END",
+        "READER_FAILED",
+        "SESSION_GONE",
+        "TAKEN_OVER",
+        "TOKEN_UNKNOWN",
+        "TOO_MANY_BYTES",
+        "TOO_MANY_LOGITS",
+        "TOO_MANY_ROWS",
+        "TOO_MANY_SESSIONS",
+        "TOP_K_TOO_LARGE",
+        "WRONG_BUNDLE",
+        "WRONG_BYTE_COUNT",
+        "WRONG_DTYPE",
+        "WRONG_KEY",
+        "WRONG_LOGITS_ROWS",
+        "WRONG_SHAPE",
+    }
+)
+OTHER_REASON = "OTHER"
+
+# 1 ms is a small model's decode step, 2 min a long prompt on a CPU
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+ROWS = tuple(2**exponent for exponent in range(13))  # 1 .. 4096
+SESSIONS = tuple(2**exponent for exponent in range(9))  # 1 .. 256
+
+# One more series for every counter that says when it began: Prometheus sees resets without it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is served, by which version: the labels of stip_build_info."""
+
+    version: str
+    model_type: str
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The state of a server at one moment. Memory in bytes, ages in seconds."""
+
+    sessions_attached: int
+    sessions_parked: int
+    waiting_opens: int
+    waiting_steps: int
+    kv_bytes: int  # that all sessions together may reserve
+    kv_bytes_reserved: int
+    kv_bytes_used: int  # allocated now
+    engine_heartbeat_age: float
+    serving: bool
+    mlx_active_bytes: int
+    mlx_cache_bytes: int
+
+
+class Metrics:
+    """The metrics of one server, in a registry of its own. Call its methods from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # open files, memory, CPU; on Linux alone
+        tokens = self._counter("stip_tokens", "Tokens computed.", "kind")
+        self._prompt_tokens = tokens.labels("prompt")
+        self._decode_tokens = tokens.labels("decode")
+        steps = self._counter("stip_steps", "Steps that the engine ended.", "outcome")
+        self._steps_ok = steps.labels("ok")
+        self._steps_failed = steps.labels("error")
+        self._streams = self._counter("stip_streams_opened", "Infer calls that began.")
+        rejections = self._counter(
+            "stip_rejections", "Errors told to callers, by the reason in ErrorInfo.", "reason"
+        )
+        # every label from the start: a series that appears at 1 has no increase to alert on
+        self._rejections = {
+            reason: rejections.labels(reason) for reason in sorted({*REASONS, OTHER_REASON})
+        }
+        ended = self._counter("stip_sessions_ended", "Sessions that ended, by cause.", "cause")
+        self._ended: dict[EndCause, Counter] = {
+            cause: ended.labels(cause) for cause in get_args(EndCause)
+        }
+        self._held_back = self._counter(
+            "stip_held_back_seconds", "Time that callers were held back by their token rate."
+        )
+        self._queue = self._histogram(
+            "stip_step_queue_seconds", "Time that a step waited for the engine.", SECONDS
+        )
+        self._compute = self._histogram(
+            "stip_step_compute_seconds",
+            "Computation of a step, shared with the steps it was batched with.",
+            SECONDS,
+        )
+        self._iteration = self._histogram(
+            "stip_iteration_seconds", "Time that an iteration of the engine took.", SECONDS
+        )
+        self._rows = self._histogram("stip_iteration_rows", "Rows that an iteration ran.", ROWS)
+        self._sessions = self._histogram(
+            "stip_iteration_sessions", "Sessions that an iteration ran.", SESSIONS
+        )
+
+    # -- told by the engine ----------------------------------------------------------------------
+
+    def iteration_ran(self, *, rows: int, sessions: int, seconds: float) -> None:
+        """The engine has run one batch."""
+        self._iteration.observe(seconds)
+        self._rows.observe(rows)
+        self._sessions.observe(sessions)
+
+    def step_computed(self, *, rows: int, queue_seconds: float, compute_seconds: float) -> None:
+        """A step has its answer. One row is a decode step, more are a part of a prompt."""
+        self._steps_ok.inc()
+        (self._decode_tokens if rows == 1 else self._prompt_tokens).inc(rows)
+        self._queue.observe(queue_seconds)
+        self._compute.observe(compute_seconds)
+
+    def step_failed(self) -> None:
+        """A step was taken up and ended with an error."""
+        self._steps_failed.inc()
+
+    # -- told by the service ---------------------------------------------------------------------
+
+    def stream_opened(self) -> None:
+        """A caller has begun an Infer call."""
+        self._streams.inc()
+
+    def rejected(self, reason: str) -> None:
+        """A caller was told an error. A reason that is not in REASONS counts as OTHER."""
+        self._rejections.get(reason, self._rejections[OTHER_REASON]).inc()
+
+    def session_ended(self, cause: EndCause) -> None:
+        """A session is gone, and its memory with it."""
+        self._ended[cause].inc()
+
+    def held_back(self, seconds: float) -> None:
+        """A caller had to wait because it had used up its token rate."""
+        self._held_back.inc(seconds)
+
+    # -- told once, when the server is put together ----------------------------------------------
+
+    def built(self, build: Build) -> None:
+        """Tell what is served, once the model is loaded."""
+        labels = {
+            "version": build.version,
+            "model_type": build.model_type,
+            "device": build.device,
+            "dtype": build.dtype,
+        }
+        Info("stip_build", "What is served.", registry=self.registry).info(labels)
+
+    def watch(self, observe: Callable[[], Observation]) -> None:
+        """Read the gauges from `observe`, which each scrape calls once, on a thread of its own."""
+        self.registry.register(_Gauges(observe))
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, buckets=buckets, registry=self.registry)
+
+
+class _Gauges(Collector):
+    """Turns one Observation into gauges, so that those of a scrape fit together."""
+
+    def __init__(self, observe: Callable[[], Observation]) -> None:
+        self._observe = observe
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        seen = self._observe()
+        sessions = GaugeMetricFamily("stip_sessions", "Sessions that exist.", labels=["state"])
+        sessions.add_metric(["attached"], seen.sessions_attached)
+        sessions.add_metric(["parked"], seen.sessions_parked)
+        yield sessions
+        free = seen.kv_bytes - seen.kv_bytes_reserved
+        for name, text, value in (
+            ("waiting_opens", "Open requests that wait for room.", seen.waiting_opens),
+            ("waiting_steps", "Steps that wait for the engine.", seen.waiting_steps),
+            # not kv_bytes_total: that ending is a counter's
+            ("kv_capacity_bytes", "Keys and values that sessions may reserve.", seen.kv_bytes),
+            ("kv_reserved_bytes", "Keys and values reserved.", seen.kv_bytes_reserved),
+            ("kv_used_bytes", "Keys and values allocated now.", seen.kv_bytes_used),
+            ("kv_free_bytes", "Keys and values that an open can still reserve.", free),
+            (
+                "engine_heartbeat_age_seconds",
+                "Time since the engine's thread last showed that it runs.",
+                seen.engine_heartbeat_age,
+            ),
+            ("serving", "1 while new streams are taken, 0 otherwise.", seen.serving),
+            ("mlx_active_memory_bytes", "Memory in MLX arrays.", seen.mlx_active_bytes),
+            ("mlx_cache_memory_bytes", "Memory that MLX keeps to use again.", seen.mlx_cache_bytes),
+        ):
+            yield GaugeMetricFamily(f"stip_{name}", text, value)
