@@ -56,6 +56,10 @@ class ResourceExhausted(ServiceError):
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+class Unauthenticated(ServiceError):
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
 class NotFound(ServiceError):
     code = grpc.StatusCode.NOT_FOUND
 
