@@ -1,0 +1,48 @@
+"""What a server may leave open: nothing where others can reach it, unless it is told to."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+from stip_server.errors import StartError
+
+
+def check_tls_options(cert: Path | None, key: Path | None, client_ca: Path | None) -> None:
+    """Check that the TLS options make sense together. Raises StartError."""
+    if cert is not None and key is None:
+        raise StartError("--tls-cert needs --tls-key")
+    if key is not None and cert is None:
+        raise StartError("--tls-key needs --tls-cert")
+    if client_ca is not None and cert is None:
+        raise StartError("--client-ca needs --tls-cert and --tls-key")
+
+
+def check_exposure(host: str, *, tls: bool, authenticated: bool, insecure: bool) -> None:
+    """Refuse to listen where others can come, in plain text or for everyone. Raises StartError.
+
+    `authenticated`: callers need a token or a client certificate. `insecure`: the user wants it so.
+    """
+    if insecure or is_loopback(host) or (tls and authenticated):
+        return
+    missing, hints = [], []
+    if not tls:
+        missing.append("without TLS the wire is plain text")
+        hints.append("--tls-cert FILE --tls-key FILE")
+    if not authenticated:
+        missing.append("without tokens or client certificates anyone may call")
+        hints.append("--token-file FILE or --client-ca FILE")
+    raise StartError(
+        f"{host or 'an empty host'} can be reached from other machines: {' and '.join(missing)}",
+        hint=f"{', and '.join(hints)}; or --insecure to serve like this all the same",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host name or address; false when in doubt."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
