@@ -18,7 +18,7 @@ BOB = "bob#token,with=punctuation/+"
 
 
 def write(path: Path, text: str | bytes) -> Path:
-    """Write a new file and rename it, as the README tells users to."""
+    """Write a new file and rename it, so that nobody reads half of one."""
     new = path.with_suffix(".new")
     new.touch(0o600)
     new.write_bytes(text if isinstance(text, bytes) else text.encode())
