@@ -4,48 +4,98 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-# Rows by which a cache grows: large enough that growing is rare, small enough to waste little.
-GROWTH = 256
+from stip_server.memory import capacity_for
 
 
 class KVCache:
-    """Per layer, keys and values of shape [1, num_key_value_heads, capacity, head_dim].
+    """A layer's keys and values in one array, [2, num_key_value_heads, capacity, head_dim], so that
+    a step writes both at once: on a GPU every write is a kernel launch.
 
     `length` rows are valid. A step writes from `length` on and, once it has been evaluated,
     commits by setting `length`; a rollback sets `length` back and what lies beyond is overwritten.
+
+    A fork borrows its prefix: it has no arrays of its own until it is first written to, or until
+    its lender is about to overwrite or drop that prefix.
     """
 
     def __init__(self, num_layers: int, num_heads: int, head_dim: int, dtype: mx.Dtype) -> None:
         self.length = 0
-        self._shape = (1, num_heads, GROWTH, head_dim)
+        self._dimensions = (num_layers, num_heads, head_dim)
         self._dtype = dtype
         self._capacity = 0
-        self._keys: list[mx.array] = [mx.zeros(())] * num_layers
-        self._values: list[mx.array] = [mx.zeros(())] * num_layers
+        self._arrays: list[mx.array] = []
+        self._lender: KVCache | None = None
+        self._borrowers: list[KVCache] = []
 
     @property
     def arrays(self) -> list[mx.array]:
         """Every array of the cache, to be evaluated with the step that wrote it."""
-        return self._keys + self._values
+        return self._arrays
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the cache has allocated."""
+        return sum(array.nbytes for array in self._arrays)
+
+    def fork(self, length: int) -> KVCache:
+        """A cache that begins with the first `length` rows of this one."""
+        fork = KVCache(*self._dimensions, self._dtype)
+        fork.length = length
+        fork._lender = self._lender or self
+        fork._lender._borrowers.append(fork)
+        return fork
 
     def reserve(self, rows: int) -> None:
-        """Make room for `rows` more rows."""
+        """Make room for `rows` more rows, which are about to be written."""
+        for borrower in [each for each in self._borrowers if each.length > self.length]:
+            # what it borrows is about to be overwritten
+            borrower._own(0)
+            mx.eval(borrower._arrays)
         needed = self.length + rows
-        if needed <= self._capacity:
-            return
-        capacity = -(-needed // GROWTH) * GROWTH
-        shape = (*self._shape[:2], capacity - self.length, self._shape[3])
-        for arrays in (self._keys, self._values):
-            for layer, array in enumerate(arrays):
-                # one array a layer: a write goes to the array object itself
-                fresh = mx.zeros(shape, self._dtype)
-                kept = [array[..., : self.length, :]] if self.length else []
-                arrays[layer] = mx.concatenate([*kept, fresh], axis=2) if kept else fresh
-        self._capacity = capacity
+        if self._lender is not None:
+            self._own(rows)
+        elif needed > self._capacity:
+            self._grow(needed, self._arrays)
 
-    def update(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write the step's keys and values, [1, heads, rows, head_dim]; return all up to them."""
-        end = self.length + keys.shape[2]
-        self._keys[layer][..., self.length : end, :] = keys
-        self._values[layer][..., self.length : end, :] = values
-        return self._keys[layer][..., :end, :], self._values[layer][..., :end, :]
+    def release(self) -> None:
+        """Drop everything; whoever borrows from this cache takes a copy first."""
+        for borrower in list(self._borrowers):
+            borrower._own(0)
+            mx.eval(borrower._arrays)
+        self._return_loan()
+        self._arrays = []
+
+    def update(self, layer: int, keys_values: mx.array) -> tuple[mx.array, mx.array]:
+        """Write a step's keys and values, [2, heads, rows, head_dim]; return all up to them, each
+        [1, heads, length + rows, head_dim]."""
+        end = self.length + keys_values.shape[2]
+        array = self._arrays[layer]
+        array[..., self.length : end, :] = keys_values
+        return array[:1, :, :end], array[1:, :, :end]
+
+    def _own(self, rows: int) -> None:
+        """Copy the borrowed prefix into arrays of its own with room for `rows` more rows."""
+        lender = self._lender
+        if lender is None:
+            return
+        self._return_loan()
+        self._grow(self.length + rows, lender._arrays)
+
+    def _return_loan(self) -> None:
+        if self._lender is not None:
+            self._lender._borrowers.remove(self)
+            self._lender = None
+
+    def _grow(self, needed: int, prefix: list[mx.array]) -> None:
+        """Allocate room for `needed` rows behind a copy of the first `length` rows of `prefix`."""
+        layers, heads, head_dim = self._dimensions
+        self._capacity = capacity_for(needed)
+        fresh = (2, heads, self._capacity - self.length, head_dim)
+        # zeros, not one array for all layers: a write goes to the array object itself
+        grown = [mx.zeros(fresh, self._dtype) for _ in range(layers)]
+        if self.length:
+            grown = [
+                mx.concatenate([old[:, :, : self.length], new], axis=2)
+                for old, new in zip(prefix, grown, strict=True)
+            ]
+        self._arrays = grown

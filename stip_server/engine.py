@@ -1,16 +1,17 @@
 """Owns MLX: one thread loads the weights, evaluates everything and holds every KV cache.
 
-MLX's streams are thread-local, so nothing else in the server touches an MLX array. The engine takes
-steps from the scheduler and hands each outcome to the step's `deliver`, on its own thread.
+MLX's streams are thread-local, so nothing else in the server touches an MLX array. The engine
+takes chunks of steps from the scheduler and hands each step's outcome to its `deliver`, on its own
+thread.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from time import perf_counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import mlx.core as mx
@@ -18,15 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import Manifest
+from stip_server import memory
 from stip_server.bundle import ServerBundle
 from stip_server.cache import KVCache
 from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
 from stip_server.loader import compute_dtype, load_model
+from stip_server.metrics import Metrics
 from stip_server.model import Model, Segment
 from stip_server.scheduler import Scheduler
-from stip_server.steps import Step, StepLogits, StepOutcome
+from stip_server.steps import Chunk, Step, StepLogits, StepOutcome, join_logits
 
 log = logging.getLogger(__name__)
+
+# Seconds after which an idle engine shows again that it lives.
+HEARTBEAT = 1.0
+# Rows from which an iteration on a GPU is evaluated layer by layer: it takes long enough that the
+# pause between layers does not count, and that its progress should show.
+LONG_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -36,25 +45,46 @@ class EngineSettings:
     cpu: bool = False
     dtype: str = "auto"
     fused: bool = False  # compile the elementwise chains of a layer
-    max_batch_rows: int = 1024
+    max_batch_rows: int = 512
+    kv_memory: memory.MemoryAmount = field(
+        default_factory=lambda: memory.MemoryAmount(fraction=0.5)
+    )
+    wired_limit: int | None = None  # bytes; None leaves macOS to decide
 
 
 class Engine:
     """Start it, submit steps from any thread, stop it."""
 
-    def __init__(self, bundle: ServerBundle, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        bundle: ServerBundle,
+        settings: EngineSettings,
+        metrics: Metrics,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._bundle = bundle
         self._settings = settings
-        self._scheduler = Scheduler(settings.max_batch_rows)
+        self._metrics = metrics
+        self._clock = clock
+        self._scheduler = Scheduler(settings.max_batch_rows, clock)
         self._wake = threading.Condition()
-        self._released: list[bytes] = []
+        # what to do before the next iteration, in order
+        self._commands: list[Callable[[], None]] = []
+        # steps with a chunk in the iteration under way, and those of them that were cancelled
+        self._running: set[Step] = set()
+        self._cancelled: set[Step] = set()
         self._stopping = False
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="stip-engine", daemon=True)
         self._caches: dict[bytes, KVCache] = {}
+        # counts signs of life: iterations, layers of long ones, and waits
+        self.beats = 0
         self.device = ""
         self.dtype = ""
+        self.kv_bytes_total = 0
+        self.kv_bytes_used = 0
+        self.kv_bytes_per_token = 0
 
     def start(self) -> None:
         """Begin to load the weights."""
@@ -65,6 +95,11 @@ class Engine:
         if self._failure is not None:
             raise self._failure
         return self._ready.is_set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread runs."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Finish the iteration under way and end the thread."""
@@ -77,6 +112,25 @@ class Engine:
     def manifest(self) -> Manifest:
         return self._bundle.manifest
 
+    @property
+    def waiting_steps(self) -> int:
+        """Steps that wait, or of which rows wait."""
+        return len(self._scheduler)
+
+    @property
+    def active_bytes(self) -> int:
+        """Bytes in MLX's arrays."""
+        return int(mx.get_active_memory())
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes that MLX keeps to use again."""
+        return int(mx.get_cache_memory())
+
+    def kv_bytes(self, length: int) -> int:
+        """Bytes of keys and values that a session of so many tokens may take."""
+        return memory.capacity_for(length) * self.kv_bytes_per_token
+
     def submit(self, step: Step) -> None:
         """Queue a step; its `deliver` is called on the engine's thread when it has run."""
         with self._wake:
@@ -84,17 +138,28 @@ class Engine:
             self._wake.notify()
 
     def cancel(self, session_id: bytes) -> None:
-        """Fail the waiting steps of a session. The one that runs, if any, finishes."""
+        """Fail the steps of a session that wait; of one that runs, the chunk under way finishes."""
         with self._wake:
             cancelled = self._scheduler.cancel(session_id)
-        for step in cancelled:
-            _deliver_error(step, perf_counter(), Aborted("CANCELLED", "the step was cancelled"))
+            self._cancelled.update(step for step in cancelled if step in self._running)
+            waiting = [step for step in cancelled if step not in self._running]
+        for step in waiting:
+            # its earlier chunks, if any, were committed
+            length = None if step.started is None else self._length_of(step.session_id)
+            _deliver_error(step, _cancelled(), length)
 
     def release(self, session_id: bytes) -> None:
-        """Cancel a session's steps, and free its cache at the next iteration."""
+        """Cancel a session's steps, and free its cache before the next iteration."""
         self.cancel(session_id)
+        self._command(lambda: self._drop_cache(session_id))
+
+    def fork(self, source_id: bytes, session_id: bytes, length: int) -> None:
+        """Let a new session begin with the first `length` tokens of another, which is idle."""
+        self._command(lambda: self._fork_cache(source_id, session_id, length))
+
+    def _command(self, command: Callable[[], None]) -> None:
         with self._wake:
-            self._released.append(session_id)
+            self._commands.append(command)
             self._wake.notify()
 
     # -- the engine's thread ---------------------------------------------------------------
@@ -106,86 +171,203 @@ class Engine:
             self._failure = error
             return
         self._ready.set()
-        while (batch := self._next_batch()) is not None:
-            self._run_batch(model, batch)
+        try:
+            while (batch := self._next_batch()) is not None:
+                self._run_batch(model, batch)
+                self._deliver_cancelled()
+                self._count_bytes()
+        except BaseException:
+            # the watchdog sees the thread gone, and tells the clients
+            log.critical("the engine has failed and will not compute again", exc_info=True)
+            raise
 
     def _load(self) -> Model:
-        on_cpu = self._settings.cpu or not (mx.metal.is_available() or mx.cuda.is_available())
+        settings = self._settings
+        on_cpu = settings.cpu or not (mx.metal.is_available() or mx.cuda.is_available())
         mx.set_default_device(mx.cpu if on_cpu else mx.gpu)
-        dtype = compute_dtype(self._settings.dtype, self.manifest.dtype, on_cpu=on_cpu)
+        if settings.wired_limit is not None:
+            mx.set_wired_limit(settings.wired_limit)
+        dtype = compute_dtype(settings.dtype, self.manifest.dtype, on_cpu=on_cpu)
         self.device = "cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda"
         self.dtype = str(dtype).removeprefix("mlx.core.")
-        return load_model(self._bundle, dtype, fused=self._settings.fused)
+        model = load_model(self._bundle, dtype, fused=settings.fused)
+        mx.clear_cache()
+        self.kv_bytes_per_token = memory.kv_bytes_per_token(self.manifest.model, dtype.size)
+        self.kv_bytes_total = settings.kv_memory.of(self._memory_left())
+        return model
 
-    def _next_batch(self) -> list[Step] | None:
-        with self._wake:
-            while True:
-                for session_id in self._released:
-                    self._caches.pop(session_id, None)
-                self._released.clear()
-                if batch := self._scheduler.next_batch():
-                    return batch
-                if self._stopping:
-                    return None
-                self._wake.wait()
+    def _memory_left(self) -> int:
+        """Bytes that the device has left, the weights being loaded."""
+        if self.device == "cpu":
+            return memory.host_memory_left()
+        info = mx.device_info()
+        if self.device == "metal":  # unified memory: what macOS lets the GPU have
+            most = int(info["max_recommended_working_set_size"])
+            return max(0, min(most - mx.get_active_memory(), memory.host_memory_left()))
+        return int(info.get("free_memory", int(info["total_memory"]) - mx.get_active_memory()))
 
-    def _run_batch(self, model: Model, batch: Sequence[Step]) -> None:
-        started = perf_counter()
+    def _next_batch(self) -> list[Chunk] | None:
+        while True:
+            with self._wake:
+                self._running.clear()
+                self.beats += 1
+                commands, self._commands = self._commands, []
+                if not commands:
+                    if batch := self._scheduler.next_batch():
+                        self._running.update(chunk.step for chunk in batch)
+                        return batch
+                    if self._stopping:
+                        return None
+                    self._wake.wait(HEARTBEAT)
+            # outside the lock: copying a cache takes its time
+            for command in commands:
+                command()
+            if commands:
+                self._count_bytes()
+
+    def _drop_cache(self, session_id: bytes) -> None:
+        cache = self._caches.pop(session_id, None)
+        if cache is not None:
+            cache.release()
+            if not self._caches:
+                mx.clear_cache()  # nobody is about to need the buffers again
+
+    def _fork_cache(self, source_id: bytes, session_id: bytes, length: int) -> None:
+        source = self._caches.get(source_id)
+        if source is not None and source.length >= length:
+            self._caches[session_id] = source.fork(length)
+        # otherwise the source was lost just now, and so is the fork: its first step finds out
+
+    def _run_batch(self, model: Model, batch: Sequence[Chunk]) -> None:
+        """Compute and deliver; where that fails, each chunk alone, so that one fails alone."""
         runnable = []
-        for step in batch:
-            cache = self._caches.get(step.session_id)
+        for chunk in batch:
+            cache = self._caches.get(chunk.step.session_id)
             if cache is None:
-                cache = self._caches[step.session_id] = model.new_cache()
-            if step.position > cache.length:
+                cache = self._caches[chunk.step.session_id] = model.new_cache()
+            if chunk.position > cache.length:
                 # only after an earlier step of the session failed: the service checks positions
-                _deliver_error(step, started, _lost_position(step, cache))
+                self._fail(chunk, _lost_position(chunk, cache), cache.length)
             else:
-                runnable.append((step, cache))
+                runnable.append((chunk, cache))
         if not runnable:
             return
+        began = self._clock()
         try:
-            results = _forward(model, runnable)
+            results = _forward(model, runnable, self._after_layer(runnable))
         except Exception as error:
-            log.exception("a batch of %d steps failed", len(runnable))
-            for step, _ in runnable:
-                # what the cache holds after a failed evaluation is unknown
-                del self._caches[step.session_id]
-                _deliver_error(step, started, Internal("ENGINE_FAILED", f"step failed: {error}"))
+            log.exception("an iteration of %d sessions failed", len(runnable))
+            self._retry_alone(model, runnable, error)
             return
-        seconds = perf_counter() - started
-        for (step, _), logits in zip(runnable, results, strict=True):
-            step.deliver(StepOutcome(started, seconds, logits))
-        if any(step.num_rows > 1 for step, _ in runnable):
+        seconds = self._clock() - began
+        for (chunk, cache), logits in zip(runnable, results, strict=True):
+            self._complete(chunk, cache, logits, seconds)
+        rows = sum(chunk.num_rows for chunk, _ in runnable)
+        self._metrics.iteration_ran(rows=rows, sessions=len(runnable), seconds=seconds)
+        if rows > len(runnable):
             # buffers of a prompt's size would otherwise stay allocated while single rows decode
             mx.clear_cache()
 
+    def _retry_alone(
+        self, model: Model, runnable: Sequence[tuple[Chunk, KVCache]], error: Exception
+    ) -> None:
+        for chunk, cache in runnable:
+            try:
+                # writes that were under way; rows before them are untouched
+                mx.eval(cache.arrays)
+            except Exception:
+                log.exception("a session's cache is lost")
+                self._drop_cache(chunk.step.session_id)
+                self._fail(chunk, Internal("CACHE_LOST", f"step failed: {error}"), 0)
+                continue
+            if len(runnable) > 1:
+                self._run_batch(model, [chunk])
+            else:
+                # its rows may be overwritten from the chunk's position on
+                cache.length = chunk.position
+                failure = Internal("ENGINE_FAILED", f"step failed: {error}")
+                self._fail(chunk, failure, cache.length)
 
-def _forward(model: Model, runnable: Sequence[tuple[Step, KVCache]]) -> list[StepLogits | None]:
-    """Run the steps of one batch and move their caches on."""
+    def _complete(
+        self, chunk: Chunk, cache: KVCache, logits: StepLogits | None, seconds: float
+    ) -> None:
+        step = chunk.step
+        step.computed += seconds
+        if logits is not None:
+            step.parts.append(logits)
+        if chunk.is_last:
+            queued = (step.started or step.submitted) - step.submitted
+            logits = join_logits(step.parts)
+            step.deliver(StepOutcome(queued, step.computed, cache.length, logits))
+
+    def _fail(self, chunk: Chunk, error: ServiceError, length: int) -> None:
+        with self._wake:
+            self._scheduler.drop(chunk.step)
+            self._cancelled.discard(chunk.step)
+        _deliver_error(chunk.step, error, length)
+
+    def _deliver_cancelled(self) -> None:
+        with self._wake:
+            cancelled, self._cancelled = self._cancelled, set()
+        for step in cancelled:
+            _deliver_error(step, _cancelled(), self._length_of(step.session_id))
+
+    def _length_of(self, session_id: bytes) -> int:
+        cache = self._caches.get(session_id)
+        return 0 if cache is None else cache.length
+
+    def _count_bytes(self) -> None:
+        self.kv_bytes_used = sum(cache.nbytes for cache in self._caches.values())
+
+    def _after_layer(
+        self, runnable: Sequence[tuple[Chunk, KVCache]]
+    ) -> Callable[[mx.array], None] | None:
+        """What shows progress in an iteration that takes long: a heartbeat a layer.
+
+        On a CPU evaluating each layer costs nothing. On a GPU it would cost a decoding iteration,
+        which is short, some of its speed.
+        """
+        rows = sum(chunk.num_rows for chunk, _ in runnable)
+        if self.device != "cpu" and rows < LONG_ROWS:
+            return None
+
+        def beat(hidden_states: mx.array) -> None:
+            mx.eval(hidden_states)
+            self.beats += 1
+
+        return beat
+
+
+def _forward(
+    model: Model,
+    runnable: Sequence[tuple[Chunk, KVCache]],
+    after_layer: Callable[[mx.array], None] | None,
+) -> list[StepLogits | None]:
+    """Run the chunks of one batch and move their caches on."""
     segments = []
     start = 0
-    for step, cache in runnable:
-        cache.length = step.position  # the rollback
-        cache.reserve(step.num_rows)
-        stop = start + step.num_rows
-        segments.append(Segment(cache, start, stop, stop - step.wanted_rows))
+    for chunk, cache in runnable:
+        cache.length = chunk.position  # the rollback
+        cache.reserve(chunk.num_rows)
+        stop = start + chunk.num_rows
+        segments.append(Segment(cache, start, stop, stop - chunk.wanted_rows))
         start = stop
-    rows = [step.hidden_states for step, _ in runnable]
+    rows = [chunk.step.hidden_states[chunk.start : chunk.stop] for chunk, _ in runnable]
     hidden_states = mx.array(rows[0] if len(rows) == 1 else _concatenate(rows))
-    logits = model(hidden_states, segments)
+    logits = model(hidden_states, segments, after_layer)
 
     outputs: list[tuple[mx.array, ...] | None] = []
     first = 0
-    for step, _ in runnable:
-        wanted = step.wanted_rows
+    for chunk, _ in runnable:
+        wanted = chunk.wanted_rows
         if wanted and logits is not None:
-            outputs.append(_output(logits[first : first + wanted], step))
+            outputs.append(_output(logits[first : first + wanted], chunk.step))
             first += wanted
         else:
             outputs.append(None)
     mx.eval(outputs, [cache.arrays for _, cache in runnable])
-    for step, cache in runnable:
-        cache.length += step.num_rows
+    for chunk, cache in runnable:
+        cache.length += chunk.num_rows
     return [None if output is None else _to_bytes(output) for output in outputs]
 
 
@@ -217,13 +399,17 @@ def _concatenate(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(rows)
 
 
-def _lost_position(step: Step, cache: KVCache) -> ServiceError:
+def _cancelled() -> ServiceError:
+    return Aborted("CANCELLED", "the step was cancelled")
+
+
+def _lost_position(chunk: Chunk, cache: KVCache) -> ServiceError:
     return OutOfRange(
         "POSITION_BEYOND_END",
-        f"position {step.position} is beyond the session's {cache.length} tokens",
+        f"position {chunk.position} is beyond the session's {cache.length} tokens",
         field="step.position",
     )
 
 
-def _deliver_error(step: Step, started: float, error: ServiceError) -> None:
-    step.deliver(StepOutcome(started, 0.0, error=error))
+def _deliver_error(step: Step, error: ServiceError, length: int | None) -> None:
+    step.deliver(StepOutcome(length=length, error=error))

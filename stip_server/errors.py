@@ -64,6 +64,10 @@ class NotFound(ServiceError):
     code = grpc.StatusCode.NOT_FOUND
 
 
+class DeadlineExceeded(ServiceError):
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 class Aborted(ServiceError):
     code = grpc.StatusCode.ABORTED
 

@@ -1,4 +1,4 @@
-"""What the server accepts, from its settings and its model."""
+"""What the server accepts, from its settings, its model and the memory it has."""
 
 from __future__ import annotations
 
@@ -7,32 +7,60 @@ from dataclasses import dataclass
 from stip.v1.inference_pb2 import Limits
 from stip.v1.manifest_pb2 import ModelConfig
 from stip_server.errors import StartError
+from stip_server.memory import GROWTH, capacity_for, readable
 
 MAX_STEP_BYTES = 1024 * 1024
 MAX_LOGITS_BYTES = 64 * 1024 * 1024
 MAX_STEPS_IN_FLIGHT = 4
 # a message is a step's bytes and some framing
 MESSAGE_OVERHEAD = 64 * 1024
+# tokens of a session that states no maximum
+DEFAULT_LENGTH = 4096
 
 
 @dataclass(frozen=True)
 class LimitSettings:
-    """The limits an operator sets. `max_length` None is the model's own context length."""
+    """The limits an operator sets, in tokens, seconds and bytes.
+
+    `max_length` None is as long as the model's context and the memory for keys and values allow.
+    The last three hold for each identity; None is no limit.
+    """
 
     max_sessions: int = 64
     max_length: int | None = None
     max_step_rows: int = 2048
     session_ttl: float = 300.0
+    max_open_wait: float = 60.0
     allow_echo: bool = False
+    max_sessions_per_identity: int | None = None
+    kv_bytes_per_identity: int | None = None
+    tokens_per_second: float | None = None
 
 
-def limits(settings: LimitSettings, model: ModelConfig) -> Limits:
-    """The limits announced to clients. Raises StartError for a length beyond the model's."""
-    length = settings.max_length or model.max_position_embeddings
-    if length > model.max_position_embeddings:
+def check_max_length(settings: LimitSettings, model: ModelConfig) -> None:
+    """Raises StartError for a length beyond the model's context."""
+    if (settings.max_length or 0) > model.max_position_embeddings:
         raise StartError(
-            f"--max-length {length} is beyond the model's context of "
+            f"--max-length {settings.max_length} is beyond the model's context of "
             f"{model.max_position_embeddings} tokens"
+        )
+
+
+def limits(
+    settings: LimitSettings, model: ModelConfig, *, kv_bytes: int, kv_bytes_per_token: int
+) -> Limits:
+    """The limits announced to clients; kv_bytes is what all sessions together may take.
+
+    Raises StartError where not one session fits.
+    """
+    fitting = kv_bytes // (GROWTH * kv_bytes_per_token) * GROWTH
+    length = settings.max_length or min(model.max_position_embeddings, fitting)
+    if not 1 <= length <= fitting:
+        raise StartError(
+            f"a session of {max(1, length)} tokens takes "
+            f"{readable(capacity_for(max(1, length)) * kv_bytes_per_token)} of keys and values; "
+            f"there are {readable(kv_bytes)}",
+            hint="raise --kv-memory, or lower --max-length",
         )
     return Limits(
         max_sessions=settings.max_sessions,
@@ -43,4 +71,8 @@ def limits(settings: LimitSettings, model: ModelConfig) -> Limits:
         max_steps_in_flight=MAX_STEPS_IN_FLIGHT,
         session_ttl_millis=round(settings.session_ttl * 1000),
         echo_allowed=settings.allow_echo,
+        default_length=min(DEFAULT_LENGTH, length),
+        kv_bytes=kv_bytes,
+        kv_bytes_per_token=kv_bytes_per_token,
+        max_open_wait_millis=round(settings.max_open_wait * 1000),
     )

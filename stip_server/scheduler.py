@@ -1,59 +1,98 @@
-"""Decides which steps the engine runs next. Plain Python: no MLX, no threads, no clock of its own.
+"""Decides what the engine computes next. Plain Python: no MLX, no threads, an injected clock.
 
-Steps of one session run in order, one an iteration. An iteration takes the waiting decode steps
-(one row) of all sessions, the chunk of a prompt that has waited longest, and further chunks as far
-as they fit into its budget of rows: a long prompt stalls running sessions for no more than one
-chunk an iteration, and running sessions never keep a prompt waiting for ever.
+Steps of one session run in order, one an iteration. An iteration computes at most `max_batch_rows`
+rows. Short steps (decoding, drafts) come first and whole; prompts fill what is left, in chunks,
+those that have waited longest first. After an iteration with prompt rows comes one of short steps
+alone, where any wait: so between two tokens of a running session lies at most one chunk, and a
+prompt gets at least every second iteration.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
-from stip_server.steps import Step
+from stip_server.steps import Chunk, Step
+
+# Rows up to which a step counts as decoding: a token, or a draft of several.
+SHORT_ROWS = 16
+# The part of an iteration that short steps leave to prompts, where it is the prompts' turn.
+PROMPT_SHARE = 4
 
 
 class Scheduler:
     """Queues of steps, one a session, in the order in which sessions last became ready."""
 
-    def __init__(self, max_batch_rows: int) -> None:
+    def __init__(self, max_batch_rows: int, clock: Callable[[], float]) -> None:
         self._max_batch_rows = max_batch_rows
+        self._clock = clock
         self._queues: OrderedDict[bytes, deque[Step]] = OrderedDict()
+        # rows of a session's first step that have been handed out
+        self._begun: dict[bytes, int] = {}
+        self._prompts_ran = False
 
     def __len__(self) -> int:
-        """The number of steps that wait."""
+        """The number of steps that wait, or of which rows still wait."""
         return sum(len(queue) for queue in self._queues.values())
 
     def submit(self, step: Step) -> None:
         """Queue a step behind the earlier steps of its session."""
+        step.submitted = self._clock()
         self._queues.setdefault(step.session_id, deque()).append(step)
 
     def cancel(self, session_id: bytes) -> list[Step]:
-        """Forget the waiting steps of a session; they are returned."""
+        """Forget the steps of a session that wait, or of which rows wait; they are returned."""
+        self._begun.pop(session_id, None)
         return list(self._queues.pop(session_id, ()))
 
-    def next_batch(self) -> list[Step]:
-        """Take the steps of the next iteration, at most one a session; empty when none wait.
+    def drop(self, step: Step) -> None:
+        """Forget what is left of a step that has failed in an earlier chunk."""
+        queue = self._queues.get(step.session_id)
+        if queue and queue[0] is step:
+            self._finish_first(step.session_id)
 
-        The first prompt is taken whatever its size, so that every step runs at last: an iteration
-        may exceed its budget by one chunk.
-        """
+    def next_batch(self) -> list[Chunk]:
+        """Take the next iteration's chunks, at most one a session; empty when nothing waits."""
         heads = [queue[0] for queue in self._queues.values()]
-        decodes = [step for step in heads if step.num_rows == 1]
-        prompts = [step for step in heads if step.num_rows > 1]
-        batch = decodes + prompts[:1]
-        rows = sum(step.num_rows for step in batch)
-        for step in prompts[1:]:
-            if rows + step.num_rows <= self._max_batch_rows:
-                batch.append(step)
-                rows += step.num_rows
-        for step in batch:
-            self._take(step)
+        short = [step for step in heads if step.num_rows <= SHORT_ROWS]
+        prompts = [step for step in heads if step.num_rows > SHORT_ROWS]
+        if short and self._prompts_ran:
+            prompts = []
+        room = self._max_batch_rows
+        share = room // PROMPT_SHARE if prompts else 0
+        batch: list[Chunk] = []
+        for step in short:
+            if step.num_rows <= room - share or not batch:
+                batch.append(self._take(step, step.num_rows))
+                room -= step.num_rows
+        self._prompts_ran = bool(prompts)
+        for step in prompts:
+            if room > 0:
+                batch.append(self._take(step, room))
+                room -= batch[-1].num_rows
+        now = self._clock()
+        for chunk in batch:
+            if chunk.step.started is None:
+                chunk.step.started = now
         return batch
 
-    def _take(self, step: Step) -> None:
-        queue = self._queues.pop(step.session_id)
+    def _take(self, step: Step, room: int) -> Chunk:
+        """The step's next rows, as far as there is room, in chunks of about the same size."""
+        start = self._begun.get(step.session_id, 0)
+        left = step.num_rows - start
+        chunks = -(-left // room)
+        chunk = Chunk(step, start, start + -(-left // chunks))
+        if chunk.is_last:
+            self._finish_first(step.session_id)
+        else:
+            self._begun[step.session_id] = chunk.stop
+            # to the back: prompts take turns
+            self._queues.move_to_end(step.session_id)
+        return chunk
+
+    def _finish_first(self, session_id: bytes) -> None:
+        self._begun.pop(session_id, None)
+        queue = self._queues.pop(session_id)
         queue.popleft()
         if queue:
-            # to the back: a session with many chunks does not come first twice in a row
-            self._queues[step.session_id] = queue
+            self._queues[session_id] = queue

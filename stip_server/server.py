@@ -1,4 +1,4 @@
-"""Builds the gRPC server around an engine, announces it, and drains it on SIGTERM and SIGINT."""
+"""Builds the gRPC server around an engine, announces it, watches it, and drains it on a signal."""
 
 from __future__ import annotations
 
@@ -14,96 +14,275 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from stip_server import __version__
+from stip_server.admission import Admission
 from stip_server.engine import Engine
-from stip_server.errors import StartError
-from stip_server.limits import MAX_STEP_BYTES, MESSAGE_OVERHEAD, LimitSettings, limits
+from stip_server.errors import StartError, Unavailable
+from stip_server.identity import Authenticator
+from stip_server.limits import (
+    MAX_STEP_BYTES,
+    MESSAGE_OVERHEAD,
+    LimitSettings,
+    check_max_length,
+    limits,
+)
+from stip_server.logs import event
+from stip_server.metrics import Build, Metrics, Observation
+from stip_server.metrics_endpoint import serve_metrics
+from stip_server.opening import Opening
+from stip_server.rate import TokenRate
 from stip_server.service import SERVICE, InferenceService
-from stip_server.sessions import Sessions
+from stip_server.sessions import Quotas, Sessions
+from stip_server.stream import Backend
+from stip_server.watchdog import TICK, Condition, Watchdog
 
 log = logging.getLogger(__name__)
 
-EXPIRY_INTERVAL = 5.0
 LOADING_INTERVAL = 0.02
+# seconds between looking for expired sessions, room for those that wait, and a changed token file
+HOUSEKEEPING_INTERVAL = 1.0
 # seconds in which the last statuses reach their clients
 FAREWELL = 0.5
-CHANNEL_OPTIONS = (
-    # two servers on one port would share its connections silently
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", MAX_STEP_BYTES + MESSAGE_OVERHEAD),
-    ("grpc.max_send_message_length", -1),
-    # clients ping to find out that a peer is gone; grant them that
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-    ("grpc.http2.max_ping_strikes", 0),
-)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where to listen, what to accept, and how many seconds running steps get at shutdown."""
+    """Where to listen, whom to let in, what to accept, and seconds to finish steps at shutdown.
+
+    `max_connections` may have streams at once, of at most `max_streams` each.
+    """
 
     host: str = "127.0.0.1"
     port: int = 50051
+    credentials: grpc.ServerCredentials | None = None
+    authenticator: Authenticator = field(default_factory=Authenticator)
     grace: float = 30.0
+    max_connections: int = 256
+    max_streams: int = 100
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
     limits: LimitSettings = field(default_factory=LimitSettings)
 
 
 async def serve(
-    engine: Engine, settings: ServerSettings, announce: Callable[[Engine, str], None]
+    engine: Engine,
+    metrics: Metrics,
+    settings: ServerSettings,
+    announce: Callable[[Engine, str, int | None], None],
 ) -> None:
     """Take the port, load the weights, serve until SIGTERM or SIGINT, finish the steps under way.
 
-    `announce` is called with HOST:PORT once requests are answered. Raises StartError.
+    A second signal ends the steps under way too. `announce` is called with HOST:PORT, and the port
+    of the metrics if there is one, once requests are answered. Raises StartError.
     """
-    announced_limits = limits(settings.limits, engine.manifest.model)
-    server = grpc.aio.server(options=CHANNEL_OPTIONS)
+    check_max_length(settings.limits, engine.manifest.model)
+    server = grpc.aio.server(options=_channel_options(settings))
     port = _listen(server, settings)
+    endpoint = (
+        None
+        if settings.metrics_port is None
+        else serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
+    )
+    stop = _stop_on_signals()
     engine.start()
     while not engine.loaded():
-        await asyncio.sleep(LOADING_INTERVAL)  # Ctrl-C ends the process here, SIGTERM anywhere
+        if stop.is_set():
+            return  # the process ends, and with it the thread that loads
+        await asyncio.sleep(LOADING_INTERVAL)
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
-
-    sessions = Sessions(
-        max_sessions=settings.limits.max_sessions,
-        ttl=settings.limits.session_ttl,
-        clock=monotonic,
-        release=engine.release,
-    )
-    service = InferenceService(engine, sessions, announced_limits)
-    service.add_to(server)
-    health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # absent from the stubs
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    house = _House(engine, metrics, settings)
+    house.service.add_to(server)
+    health_pb2_grpc.add_HealthServicer_to_server(house.health, server)
     reflection.enable_server_reflection(
         (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
     await server.start()
-    await _set_health(health_servicer, health_pb2.HealthCheckResponse.SERVING)
-    expiry = asyncio.create_task(_expire_regularly(sessions))
-    announce(engine, f"{_bracketed(settings.host)}:{port}")
+    await house.set_health(SERVING)
+    tasks = [asyncio.create_task(each) for each in (house.keep(), house.watch())]
+    announce(engine, f"{_bracketed(settings.host)}:{port}", endpoint.port if endpoint else None)
 
     await stop.wait()
-    log.info("draining: running steps get %g s to finish", settings.grace)
-    await _set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
-    try:
-        await asyncio.wait_for(service.drain(), settings.grace)
-    except asyncio.TimeoutError:
-        log.warning("steps were still running after %g s", settings.grace)
-        service.abandon()
+    for task in tasks:
+        task.cancel()
+    event(log, logging.INFO, "draining", grace=settings.grace, sessions=len(house.sessions))
+    await house.set_health(NOT_SERVING)
+    await _drain(house.service, stop, settings.grace)
     # what is left are health watches and streams that never opened: nobody waits for an answer
     await server.stop(FAREWELL)
-    expiry.cancel()
-    # while the loop still runs, to which the engine delivers
-    await loop.run_in_executor(None, engine.stop)
+    if endpoint is not None:
+        endpoint.close()
+    if house.watchdog.condition is Condition.WELL:
+        # while the loop still runs, to which the engine delivers
+        await asyncio.get_running_loop().run_in_executor(None, engine.stop)
+    event(log, logging.INFO, "stopped")
+
+
+class _House:
+    """What serves the streams of one engine, and what looks after it."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, settings: ServerSettings) -> None:
+        wanted = settings.limits
+        announced = limits(
+            wanted,
+            engine.manifest.model,
+            kv_bytes=engine.kv_bytes_total,
+            kv_bytes_per_token=engine.kv_bytes_per_token,
+        )
+        self.engine = engine
+        self.sessions = Sessions(
+            Quotas(
+                max_sessions=wanted.max_sessions,
+                kv_bytes=engine.kv_bytes_total,
+                max_sessions_per_identity=wanted.max_sessions_per_identity,
+                kv_bytes_per_identity=wanted.kv_bytes_per_identity,
+            ),
+            kv_bytes=engine.kv_bytes,
+            ttl=wanted.session_ttl,
+            clock=monotonic,
+            release=engine.release,
+            ended=metrics.session_ended,
+        )
+        self.admission = Admission(self.sessions)
+        self.authenticator = settings.authenticator
+        backend = Backend(
+            engine,
+            self.sessions,
+            Opening(engine, self.sessions, self.admission, announced),
+            announced,
+            TokenRate(wanted.tokens_per_second, monotonic),
+            metrics,
+        )
+        self.service = InferenceService(
+            backend, self.admission, self.authenticator, max_connections=settings.max_connections
+        )
+        self.health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in stubs
+        self.watchdog = Watchdog(engine)
+        self._serving = False
+        metrics.built(
+            Build(__version__, engine.manifest.model.model_type, engine.device, engine.dtype)
+        )
+        metrics.watch(self.observe)
+
+    async def set_health(self, status: Any) -> None:
+        """Tell whoever asks or watches."""
+        self._serving = status == SERVING
+        for name in ("", SERVICE):
+            await self.health.set(name, status)
+
+    async def keep(self) -> None:
+        """Expire sessions, admit opens that wait, take up changed tokens; for ever."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_INTERVAL)
+            self.sessions.expire()
+            self.admission.retry()
+            if self.authenticator.reload_if_changed():
+                self.service.tokens_changed()
+
+    async def watch(self) -> None:
+        """Tell everyone when the engine is stuck, dead, or well again; for ever."""
+        while True:
+            await asyncio.sleep(TICK)
+            if not self.watchdog.tick():
+                continue
+            condition = self.watchdog.condition
+            if condition is Condition.WELL:
+                event(log, logging.WARNING, "the engine is well again")
+                self.service.engine_recovered()
+                await self.set_health(SERVING)
+            else:
+                event(log, logging.CRITICAL, "the engine does not answer", state=condition.value)
+                self.service.engine_failed(
+                    Unavailable(f"ENGINE_{condition.name}", f"the engine is {condition.value}")
+                )
+                await self.set_health(NOT_SERVING)
+
+    def observe(self) -> Observation:
+        """The state that a scrape of the metrics finds. Called on threads of their own."""
+        attached = self.sessions.attached
+        return Observation(
+            sessions_attached=attached,
+            sessions_parked=len(self.sessions) - attached,
+            waiting_opens=len(self.admission),
+            waiting_steps=self.engine.waiting_steps,
+            kv_bytes=self.engine.kv_bytes_total,
+            kv_bytes_reserved=self.sessions.kv_bytes_reserved,
+            kv_bytes_used=self.engine.kv_bytes_used,
+            engine_heartbeat_age=self.watchdog.seconds_without_beat,
+            serving=self._serving,
+            mlx_active_bytes=self.engine.active_bytes,
+            mlx_cache_bytes=self.engine.cached_bytes,
+        )
+
+
+async def _drain(service: InferenceService, stop: _Signals, grace: float) -> None:
+    draining = asyncio.create_task(service.drain())
+    hurry = asyncio.create_task(stop.wait_for_second())
+    await asyncio.wait({draining, hurry}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    hurry.cancel()
+    if not draining.done():
+        event(log, logging.WARNING, "steps were still running, and go unanswered")
+        service.abandon()
+        draining.cancel()
+
+
+class _Signals:
+    """Counts the signals that ask the server to stop."""
+
+    def __init__(self) -> None:
+        self._first = asyncio.Event()
+        self._second = asyncio.Event()
+
+    def arrived(self) -> None:
+        (self._second if self._first.is_set() else self._first).set()
+
+    def is_set(self) -> bool:
+        return self._first.is_set()
+
+    async def wait(self) -> None:
+        await self._first.wait()
+
+    async def wait_for_second(self) -> None:
+        await self._second.wait()
+
+
+def _stop_on_signals() -> _Signals:
+    signals = _Signals()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, signals.arrived)
+    return signals
+
+
+def _channel_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
+    return (
+        # two servers on one port would share its connections silently
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_STEP_BYTES + MESSAGE_OVERHEAD),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", settings.max_streams),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # a client that vanished without a word is found out, and its session parked
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # a connection on which nothing runs makes room
+        ("grpc.max_connection_idle_ms", 300_000),
+        # clients ping to find out that a server is gone; however often, they are not cut off
+        # for it (too_many_pings)
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ("grpc.http2.max_ping_strikes", 0),
+    )
 
 
 def _listen(server: Any, settings: ServerSettings) -> int:
     address = f"{_bracketed(settings.host)}:{settings.port}"
     try:
-        port: int = server.add_insecure_port(address)
+        if settings.credentials is not None:
+            port: int = server.add_secure_port(address, settings.credentials)
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise StartError(
             f"cannot listen on {address}", hint="is the port taken? --port 0 takes a free one"
@@ -113,14 +292,3 @@ def _listen(server: Any, settings: ServerSettings) -> int:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-async def _set_health(servicer: Any, status: Any) -> None:
-    for name in ("", SERVICE):
-        await servicer.set(name, status)
-
-
-async def _expire_regularly(sessions: Sessions) -> None:
-    while True:
-        await asyncio.sleep(EXPIRY_INTERVAL)
-        sessions.expire()

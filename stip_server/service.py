@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,30 +19,50 @@ from stip.v1.inference_pb2 import (
     GetModelInfoResponse,
     InferRequest,
     InferResponse,
-    Limits,
+    Load,
 )
 from stip_server import __version__
-from stip_server.engine import Engine
-from stip_server.errors import ServiceError, Unavailable
+from stip_server.admission import Admission
+from stip_server.errors import ResourceExhausted, ServiceError, Unauthenticated, Unavailable
+from stip_server.identity import Authenticator, Caller
 from stip_server.loader import wire_dtype
-from stip_server.sessions import Sessions
+from stip_server.logs import event, session_label
 from stip_server.status import to_grpc_status
-from stip_server.stream import Requests, Stream
+from stip_server.stream import Backend, Requests, Stream
 
 log = logging.getLogger(__name__)
 
 SERVICE: str = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 
+@dataclass(eq=False)
+class _Call:
+    """An Infer call under way."""
+
+    stream: Stream
+    caller: Caller
+    peer: str
+
+
 class InferenceService:
     """Serves one engine. All of it runs on the event loop's thread."""
 
-    def __init__(self, engine: Engine, sessions: Sessions, limits: Limits) -> None:
-        self._engine = engine
-        self._sessions = sessions
-        self._limits = limits
-        self._streams: set[Stream] = set()
-        self._draining = False
+    def __init__(
+        self,
+        backend: Backend,
+        admission: Admission,
+        authenticator: Authenticator,
+        *,
+        max_connections: int,
+    ) -> None:
+        self._backend = backend
+        self._admission = admission
+        self._authenticator = authenticator
+        self._metrics = backend.metrics
+        self._max_connections = max_connections
+        self._calls: set[_Call] = set()
+        # why no stream is served at present
+        self._unavailable: Unavailable | None = None
 
     def add_to(self, server: Any) -> None:
         """Register the methods.
@@ -62,51 +84,111 @@ class InferenceService:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    async def get_model_info(self, _: GetModelInfoRequest, __: Any) -> GetModelInfoResponse:
-        """What is served, and within which limits."""
-        manifest = self._engine.manifest
+    async def get_model_info(self, _: GetModelInfoRequest, context: Any) -> GetModelInfoResponse:
+        """What is served, within which limits, and how busy the server is."""
+        try:
+            self._authenticator.identify(context)
+        except ServiceError as error:
+            await self._refuse(error, context, None)
+        engine, sessions = self._backend.engine, self._backend.sessions
+        manifest = engine.manifest
         return GetModelInfoResponse(
             model=manifest.model,
             scheme=manifest.scheme,
             key_id=manifest.key_id,
             bundle_id=manifest.bundle_id,
             dtype=manifest.dtype,
-            compute_dtype=wire_dtype(self._engine.dtype),
-            limits=self._limits,
+            compute_dtype=wire_dtype(engine.dtype),
+            limits=self._backend.limits,
             server_version=__version__,
+            load=Load(
+                sessions=len(sessions),
+                waiting_opens=len(self._admission),
+                waiting_steps=engine.waiting_steps,
+                kv_bytes_reserved=sessions.kv_bytes_reserved,
+            ),
         )
 
     async def infer(self, requests: Requests, context: Any) -> AsyncIterator[InferResponse]:
         """One stream, which is one session."""
-        stream = Stream(self._engine, self._sessions, self._limits)
-        self._streams.add(stream)
+        self._metrics.stream_opened()
+        call = None
         try:
-            if self._draining:
-                raise _draining_error()
-            async with aclosing(stream.run(requests)) as responses:
+            caller = self._authenticator.identify(context)
+            call = self._admit(caller, context.peer())
+            async with aclosing(call.stream.run(requests)) as responses:
                 async for response in responses:
                     yield response
         except ServiceError as error:
-            if error.code is grpc.StatusCode.INTERNAL:
-                log.error("a session ended with %s", error)
-            await context.abort_with_status(to_grpc_status(error))
+            await self._refuse(error, context, call)
         finally:
-            self._streams.discard(stream)
+            if call is not None:
+                self._calls.discard(call)
 
     async def drain(self) -> None:
         """Refuse new streams; end each running one once the steps it has read are answered.
 
         Returns when all that hold a session have ended.
         """
-        self._draining = True
-        for stream in self._streams:
-            stream.interrupt(_draining_error())
-        await asyncio.gather(*(stream.let_go.wait() for stream in self._streams))
+        self._unavailable = _draining_error()
+        self._admission.close(self._unavailable)
+        for call in self._calls:
+            call.stream.interrupt(self._unavailable)
+        await asyncio.gather(*(call.stream.let_go.wait() for call in self._calls))
 
     def abandon(self) -> None:
         """End every stream at once, steps that are under way unanswered."""
-        for stream in self._streams:
-            stream.abandon(_draining_error())
+        for call in self._calls:
+            call.stream.abandon(_draining_error())
+
+    def engine_failed(self, error: Unavailable) -> None:
+        """End every stream with `error`, and refuse new ones, until the engine is well again."""
+        self._unavailable = self._unavailable or error
+        for call in self._calls:
+            call.stream.abandon(error)
+
+    def engine_recovered(self) -> None:
+        """Take streams again."""
+        if self._unavailable is not None and self._unavailable.reason != "DRAINING":
+            self._unavailable = None
+
+    def tokens_changed(self) -> None:
+        """End the streams whose token no longer counts."""
+        for call in self._calls:
+            if not self._authenticator.still_valid(call.caller):
+                revoked = Unauthenticated("TOKEN_REVOKED", "the token no longer counts")
+                call.stream.interrupt(revoked)
+
+    def _admit(self, caller: Caller, peer: str) -> _Call:
+        if self._unavailable is not None:
+            raise self._unavailable
+        peers = Counter(call.peer for call in self._calls)
+        if peer not in peers and len(peers) >= self._max_connections:
+            raise ResourceExhausted(
+                "TOO_MANY_CONNECTIONS",
+                f"{self._max_connections} connections have streams already",
+                retry_after=1.0,
+            )
+        call = _Call(Stream(self._backend, caller.identity), caller, peer)
+        self._calls.add(call)
+        return call
+
+    async def _refuse(self, error: ServiceError, context: Any, call: _Call | None) -> None:
+        """End a call with the status of an error."""
+        self._metrics.rejected(error.reason)
+        session = call.stream.session if call is not None else None
+        event(
+            log,
+            logging.ERROR if error.code is grpc.StatusCode.INTERNAL else logging.INFO,
+            "call refused" if session is None else "stream ended",
+            peer=context.peer(),
+            identity=call.caller.identity if call is not None else None,
+            session=session_label(session.id) if session is not None else None,
+            status=error.code.name,
+            reason=error.reason,
+            detail=str(error),
+        )
+        await context.abort_with_status(to_grpc_status(error))
 
 
 def _parse(message: bytes) -> InferRequest | None:

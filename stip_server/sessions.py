@@ -1,7 +1,10 @@
-"""Who holds which session. Plain Python with an injected clock: no gRPC, no MLX.
+"""Who holds which session, and how much memory is promised to it. Plain Python with an injected
+clock: no gRPC, no MLX.
 
-A session is attached to the stream that opened or resumed it. When the stream breaks it is parked,
-and may be resumed by its id until its time to live is over.
+A session belongs to the identity that opened it, and is attached to the stream that opened or
+resumed it. When the stream breaks it is parked, and may be resumed by its id until it has been idle
+for its time to live. A session that has been idle for as long while attached stays, until its room
+is needed: then the least recently used goes first.
 """
 
 from __future__ import annotations
@@ -9,11 +12,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from stip_server.errors import NotFound, ResourceExhausted
 
 ID_BYTES = 16
+EndCause = Literal["closed", "expired", "evicted", "failed"]
+# When nothing tells how long a session will live: seconds after which to ask again.
+RETRY_AFTER = 1.0
 
 
 class Holder(Protocol):
@@ -22,26 +28,42 @@ class Holder(Protocol):
     def taken_over(self, session: Session) -> None:
         """Another stream has resumed the session."""
 
+    def evicted(self, session: Session) -> None:
+        """The session was closed, because it was idle and its room was needed."""
+
 
 def session_gone() -> NotFound:
-    """The error for a session that no longer exists."""
+    """The error for a session that no longer exists, or is another caller's."""
     return NotFound("SESSION_GONE", "no such session: it was closed or has expired")
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """What all sessions together, and those of one identity, may take. None is no limit."""
+
+    max_sessions: int
+    kv_bytes: int
+    max_sessions_per_identity: int | None = None
+    kv_bytes_per_identity: int | None = None
 
 
 @dataclass(eq=False)
 class Session:
-    """A session's id and lengths; its cache lives in the engine.
+    """A session's id, owner and lengths; its cache lives in the engine.
 
     `length` tokens have been computed; `end` counts those of the steps under way as well.
-    `holder` is the stream that the session is attached to. `outstanding` steps are with the engine;
-    each of `when_idle` is called once when none is left.
+    `kv_bytes` are reserved for max_length tokens. `holder` is the stream that the session is
+    attached to. `outstanding` steps are with the engine; each of `when_idle` is called once when
+    none is left.
     """
 
     id: bytes
+    identity: str
     max_length: int
+    kv_bytes: int
+    last_used: float
     length: int = 0
     end: int = 0
-    parked_at: float | None = None
     holder: Holder | None = None
     outstanding: int = 0
     when_idle: list[Callable[[], None]] = field(default_factory=list)
@@ -60,17 +82,25 @@ class Sessions:
 
     def __init__(
         self,
+        quotas: Quotas,
         *,
-        max_sessions: int,
+        kv_bytes: Callable[[int], int],
         ttl: float,
         clock: Callable[[], float],
         release: Callable[[bytes], None],
+        ended: Callable[[EndCause], None],
     ) -> None:
-        self._max_sessions = max_sessions
+        """`kv_bytes` tells the bytes of keys and values that a number of tokens takes; `ended` is
+        told why each session ended."""
+        self._quotas = quotas
+        self._kv_bytes = kv_bytes
         self._ttl = ttl
         self._clock = clock
         self._release = release
+        self._ended = ended
         self._sessions: dict[bytes, Session] = {}
+        # called whenever a session has ended: whoever waits for room may try again
+        self.on_room: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -78,53 +108,148 @@ class Sessions:
     def __contains__(self, session: Session) -> bool:
         return self._sessions.get(session.id) is session
 
-    def open(self, max_length: int) -> Session:
-        """A new, attached session. Raises ResourceExhausted with the time until one may be free."""
+    @property
+    def attached(self) -> int:
+        """The number of sessions that a stream holds."""
+        return sum(session.holder is not None for session in self._all())
+
+    @property
+    def kv_bytes_reserved(self) -> int:
+        """Bytes of keys and values that all sessions together have reserved."""
+        return sum(session.kv_bytes for session in self._all())
+
+    def open(self, identity: str, max_length: int, holder: Holder) -> Session:
+        """A new session, attached to `holder`.
+
+        Raises ResourceExhausted with the seconds until there may be room; without them where
+        waiting cannot help.
+        """
         self.expire()
-        if len(self._sessions) >= self._max_sessions:
-            raise ResourceExhausted(
-                "TOO_MANY_SESSIONS",
-                f"all {self._max_sessions} sessions are in use",
-                retry_after=self._seconds_until_free(),
-            )
-        session = Session(secrets.token_bytes(ID_BYTES), max_length)
+        kv_bytes = self._kv_bytes(max_length)
+        while (refusal := self._refusal(identity, kv_bytes)) is not None:
+            idle = self._least_recently_used_idle(of=refusal.identity)
+            if refusal.error.retry_after is None or idle is None:
+                raise refusal.error
+            self._evict(idle)
+        session = Session(
+            secrets.token_bytes(ID_BYTES), identity, max_length, kv_bytes, self._clock()
+        )
+        session.holder = holder
         self._sessions[session.id] = session
         return session
 
-    def resume(self, session_id: bytes) -> Session:
+    def find(self, session_id: bytes, identity: str) -> Session:
+        """The caller's session of that id. Raises NotFound."""
+        self.expire()
+        session = self._sessions.get(session_id)
+        if session is None or session.identity != identity:
+            raise session_gone()
+        return session
+
+    def resume(self, session_id: bytes, identity: str, holder: Holder) -> Session:
         """Attach an existing session, taking it over from the stream that still holds it, if any.
 
         The steps that the other stream left with the engine may still be outstanding.
         Raises NotFound.
         """
-        self.expire()
-        session = self._sessions.get(session_id)
-        if session is None:
-            raise session_gone()
+        session = self.find(session_id, identity)
         if session.holder is not None:
             session.holder.taken_over(session)
-        session.holder = None
-        session.parked_at = None
+        session.holder = holder
+        self.used(session)
         return session
+
+    def used(self, session: Session) -> None:
+        """The session is in use now."""
+        session.last_used = self._clock()
 
     def park(self, session: Session) -> None:
         """Detach a session whose stream broke; it can be resumed until its time to live is over."""
         session.holder = None
-        session.parked_at = self._clock()
+        self.used(session)
 
-    def close(self, session: Session) -> None:
+    def close(self, session: Session, cause: EndCause = "closed") -> None:
         """End a session and free what it holds."""
         session.holder = None
         if self._sessions.pop(session.id, None) is not None:
             self._release(session.id)
+            self._ended(cause)
+            self.on_room()
 
     def expire(self) -> None:
         """Close every session that has been parked for longer than the time to live."""
-        now = self._clock()
-        for session in list(self._sessions.values()):
-            if session.parked_at is not None and now - session.parked_at >= self._ttl:
-                self.close(session)
+        for session in self._all():
+            if session.holder is None and self._is_idle(session):
+                self.close(session, "expired")
 
-    def _seconds_until_free(self) -> float:
-        parked = [s.parked_at for s in self._sessions.values() if s.parked_at is not None]
-        return max(0.0, min(parked) + self._ttl - self._clock()) if parked else 1.0
+    def _evict(self, session: Session) -> None:
+        holder = session.holder
+        self.close(session, "evicted")
+        if holder is not None:
+            holder.evicted(session)
+
+    def _is_idle(self, session: Session) -> bool:
+        return not session.outstanding and self._clock() - session.last_used >= self._ttl
+
+    def _least_recently_used_idle(self, of: str | None) -> Session | None:
+        idle = [each for each in self._of(of) if self._is_idle(each)]
+        return min(idle, key=lambda session: session.last_used, default=None)
+
+    def _of(self, identity: str | None) -> list[Session]:
+        """The sessions of an identity; of all for None."""
+        return [each for each in self._all() if identity is None or each.identity == identity]
+
+    def _all(self) -> tuple[Session, ...]:
+        # at once, since the thread that gathers metrics looks as well
+        return tuple(self._sessions.values())
+
+    def _refusal(self, identity: str, kv_bytes: int) -> _Refusal | None:
+        """Why a session of so many bytes cannot be opened now."""
+        quotas = self._quotas
+        for whose, of, sessions_reason, max_sessions, memory_reason, max_bytes in (
+            (
+                "the caller",
+                identity,
+                "CALLER_SESSIONS",
+                quotas.max_sessions_per_identity,
+                "CALLER_KV_MEMORY",
+                quotas.kv_bytes_per_identity,
+            ),
+            (
+                "the server",
+                None,
+                "TOO_MANY_SESSIONS",
+                quotas.max_sessions,
+                "KV_MEMORY",
+                quotas.kv_bytes,
+            ),
+        ):
+            held = self._of(of)
+            if max_sessions is not None and len(held) >= max_sessions:
+                message = f"all {max_sessions} sessions of {whose} are in use"
+                return self._refuse(sessions_reason, message, of)
+            if max_bytes is not None and sum(each.kv_bytes for each in held) + kv_bytes > max_bytes:
+                message = (
+                    f"the session takes {kv_bytes} bytes of keys and values; {whose} has "
+                    f"{max_bytes - sum(each.kv_bytes for each in held)} of {max_bytes} left"
+                )
+                return self._refuse(memory_reason, message, of, hopeless=kv_bytes > max_bytes)
+        return None
+
+    def _refuse(
+        self, reason: str, message: str, identity: str | None, *, hopeless: bool = False
+    ) -> _Refusal:
+        retry_after = None if hopeless else self._seconds_until_room(identity)
+        return _Refusal(ResourceExhausted(reason, message, retry_after=retry_after), identity)
+
+    def _seconds_until_room(self, identity: str | None) -> float:
+        parked = [each.last_used for each in self._of(identity) if each.holder is None]
+        return max(0.0, min(parked) + self._ttl - self._clock()) if parked else RETRY_AFTER
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """An error, and whose sessions would have to end to mend it (None: anyone's)."""
+
+    error: ResourceExhausted
+    identity: str | None

@@ -5,8 +5,8 @@ Plain data: NumPy in, bytes out. Knows neither Protobuf nor MLX.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -35,22 +35,40 @@ class StepLogits:
     log_sum_exp: bytes = b""
 
 
+def join_logits(parts: Sequence[StepLogits]) -> StepLogits | None:
+    """The logits of consecutive rows as one; None where there are none."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    return StepLogits(
+        sum(part.rows for part in parts),
+        parts[0].width,
+        b"".join(part.values for part in parts),
+        b"".join(part.indices for part in parts),
+        b"".join(part.log_sum_exp for part in parts),
+    )
+
+
 @dataclass(frozen=True)
 class StepOutcome:
     """What became of a step: logits where it asked for them, or the error that failed it.
 
-    `started` is the clock's time at which the engine took the step up, `seconds` its computation.
+    `queued` and `computed` are seconds. `length` is the number of tokens that the session holds
+    now, or None for a step that never began, which leaves the session as it was.
     """
 
-    started: float
-    seconds: float
+    queued: float = 0.0
+    computed: float = 0.0
+    length: int | None = None
     logits: StepLogits | None = None
     error: Exception | None = None
 
 
 @dataclass(eq=False)
 class Step:
-    """Tokens to add to a session from `position` on: hidden_states [rows, hidden_size]."""
+    """Tokens to add to a session from `position` on: hidden_states [rows, hidden_size].
+
+    The fields from `submitted` on are the scheduler's and the engine's own.
+    """
 
     session_id: bytes
     position: int
@@ -58,14 +76,41 @@ class Step:
     rows: Rows
     half_precision: bool  # float16 logits rather than float32
     top_k: int  # 0: the whole vocabulary
-    submitted: float
     deliver: Callable[[StepOutcome], None]
+    submitted: float = 0.0
+    started: float | None = None
+    computed: float = 0.0  # seconds
+    parts: list[StepLogits] = field(default_factory=list)
 
     @property
     def num_rows(self) -> int:
         return len(self.hidden_states)
 
+
+@dataclass(frozen=True)
+class Chunk:
+    """The rows [start, stop) of a step: what one iteration computes of it."""
+
+    step: Step
+    start: int
+    stop: int
+
+    @property
+    def position(self) -> int:
+        """The number of the session's tokens that precede the chunk."""
+        return self.step.position + self.start
+
+    @property
+    def num_rows(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def is_last(self) -> bool:
+        return self.stop == self.step.num_rows
+
     @property
     def wanted_rows(self) -> int:
-        """Rows for which logits are wanted; they are the last ones of the step."""
-        return {Rows.NONE: 0, Rows.LAST: 1, Rows.ALL: self.num_rows}[self.rows]
+        """Rows for which logits are wanted; they are the last ones of the chunk."""
+        if self.step.rows is Rows.ALL:
+            return self.num_rows
+        return 1 if self.step.rows is Rows.LAST and self.is_last else 0

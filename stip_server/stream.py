@@ -10,33 +10,46 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from enum import Enum
-from time import perf_counter
+from time import monotonic
+from typing import Any
 
-import grpc
-
-from stip.v1.inference_pb2 import (
-    InferRequest,
-    InferResponse,
-    Limits,
-    OpenSession,
-    SessionOpened,
-)
+from stip.v1.inference_pb2 import InferRequest, InferResponse, Limits, SessionOpened
 from stip.v1.inference_pb2 import Step as StepMessage
 from stip_server import translate
+from stip_server.backlog import Backlog
 from stip_server.engine import Engine
 from stip_server.errors import (
     Aborted,
+    DeadlineExceeded,
     FailedPrecondition,
     Internal,
     InvalidArgument,
+    NotFound,
     OutOfRange,
     ServiceError,
 )
-from stip_server.sessions import Session, Sessions, session_gone
+from stip_server.metrics import Metrics
+from stip_server.opening import Opening
+from stip_server.rate import TokenRate
+from stip_server.sessions import Session, Sessions
 from stip_server.steps import Step, StepOutcome
 
 # None stands for a message that could not be parsed.
 Requests = AsyncIterator[InferRequest | None]
+# Seconds in which a stream must send its first request.
+OPEN_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What every stream of a server works with."""
+
+    engine: Engine
+    sessions: Sessions
+    opening: Opening
+    limits: Limits
+    rate: TokenRate
+    metrics: Metrics
 
 
 class _End(Enum):
@@ -46,52 +59,57 @@ class _End(Enum):
     HALF_CLOSED = "by closing its side of the stream alone, which leaves the session to be resumed"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Pending:
-    """A step that the engine has, and where its outcome will be."""
+    """A step on its way through the engine, and where its outcome will be."""
 
     message: StepMessage
     step: Step
     outcome: asyncio.Future[StepOutcome]
+    size: int  # bytes of logits
+    held: float = 0.0  # seconds between its receipt and its submission
 
 
 class Stream:
-    """One Infer call."""
+    """One Infer call of one caller."""
 
-    def __init__(self, engine: Engine, sessions: Sessions, limits: Limits) -> None:
-        self._engine = engine
-        self._sessions = sessions
-        self._limits = limits
+    def __init__(self, backend: Backend, identity: str) -> None:
+        self._engine = backend.engine
+        self._sessions = backend.sessions
+        self._opening = backend.opening
+        self._limits = backend.limits
+        self._rate = backend.rate
+        self._metrics = backend.metrics
+        self._identity = identity
         self._loop = asyncio.get_running_loop()
-        self._slots = asyncio.Semaphore(limits.max_steps_in_flight)
+        self._backlog = Backlog(self._limits.max_steps_in_flight, self._limits.max_logits_bytes)
         # steps to answer in order, then what ends the stream
         self._answers: asyncio.Queue[_Pending | ServiceError | _End] = asyncio.Queue()
         self._outcomes: set[asyncio.Future[StepOutcome]] = set()
         self._reader: asyncio.Task[None] | None = None
+        # what ends the stream from outside
+        self._interruption: asyncio.Future[ServiceError] = self._loop.create_future()
+        self.session: Session | None = None
         # set whenever the stream holds no session
         self.let_go = asyncio.Event()
         self.let_go.set()
 
     async def run(self, requests: Requests) -> AsyncGenerator[InferResponse, None]:
         """Answer every request in order. Raises the ServiceError that ends the stream."""
-        session = await self._open(requests)
+        session = self.session = await self._open(requests)
         if session is None:
             return
         self.let_go.clear()
         try:
-            yield InferResponse(opened=await self._opened(session))
+            yield InferResponse(opened=self._opened(session))
             self._reader = asyncio.create_task(self._read(requests, session))
             while not isinstance(answer := await self._answers.get(), _End):
                 if isinstance(answer, ServiceError):
                     raise answer
                 yield await self._answer(answer)
-                self._slots.release()
+                await self._backlog.remove(answer.size)
             if answer is _End.CLOSED:
                 self._sessions.close(session)
-        except ServiceError as error:
-            if error.code is grpc.StatusCode.INTERNAL:
-                self._sessions.close(session)
-            raise
         finally:
             if self._reader is not None:
                 self._reader.cancel()
@@ -102,69 +120,72 @@ class Stream:
 
     def interrupt(self, error: ServiceError) -> None:
         """Read no further request; end with `error` once the steps sent so far are answered."""
+        if not self._interruption.done():
+            self._interruption.set_result(error)
         self._answers.put_nowait(error)
         if self._reader is not None:
             self._reader.cancel()
 
     def abandon(self, error: ServiceError) -> None:
         """End with `error` now, whatever is under way."""
+        self.interrupt(error)
         for outcome in list(self._outcomes):
             if not outcome.done():
-                outcome.set_result(StepOutcome(perf_counter(), 0.0, error=error))
+                outcome.set_result(StepOutcome(error=error))
 
     def taken_over(self, session: Session) -> None:
         """End, because another stream has resumed the session."""
         self.interrupt(Aborted("TAKEN_OVER", "another stream has resumed this session"))
         self._engine.cancel(session.id)
 
+    def evicted(self, session: Session) -> None:
+        """End, because the session was idle for long and its room was needed."""
+        del session
+        self.interrupt(NotFound("EVICTED", "the session was idle, and its room was needed"))
+
     async def _open(self, requests: Requests) -> Session | None:
         """The session of the first request; None when the client closes without a request."""
-        async for request in requests:
-            if _parsed(request).WhichOneof("request") != "open":
-                raise FailedPrecondition(
-                    "NOT_OPEN", "the first request of a stream must be open", field="open"
-                )
-            return self._open_session(_parsed(request).open)
-        return None
-
-    def _open_session(self, request: OpenSession) -> Session:
-        manifest = self._engine.manifest
-        if request.key_id != manifest.key_id:
-            raise FailedPrecondition(
-                "WRONG_KEY",
-                f"the client's key_id {request.key_id!r} is not this model's {manifest.key_id!r}",
-                field="open.key_id",
-            )
-        if request.bundle_id != manifest.bundle_id:
-            raise FailedPrecondition(
-                "WRONG_BUNDLE",
-                f"the client's bundle_id {request.bundle_id!r} is not this server's "
-                f"{manifest.bundle_id!r}: the bundles come from different conversions",
-                field="open.bundle_id",
-            )
-        if request.resume_session_id:
-            session = self._sessions.resume(request.resume_session_id)
-            session.holder = self
+        opening = asyncio.ensure_future(self._first_request(requests))
+        session = None
+        waits: set[asyncio.Future[Any]] = {opening, self._interruption}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if self._interruption.done():
+                raise self._interruption.result()
+            session = opening.result()
             return session
-        if request.max_length > self._limits.max_length:
-            raise OutOfRange(
-                "CONTEXT_OVERFLOW",
-                f"a session of {request.max_length} tokens; at most {self._limits.max_length}",
-                field="open.max_length",
-            )
-        session = self._sessions.open(request.max_length or self._limits.max_length)
-        session.holder = self
-        return session
+        finally:
+            if not opening.done():
+                opening.cancel()
+                await asyncio.wait({opening})
+            if session is None:
+                self._park_unwanted(opening)
 
-    async def _opened(self, session: Session) -> SessionOpened:
-        if session.outstanding:
-            # a step of the stream that held the session before is under way, and counts
-            idle = asyncio.Event()
-            session.when_idle.append(idle.set)
-            await idle.wait()
-            if session not in self._sessions:
-                raise session_gone()
-        session.end = session.length
+    def _park_unwanted(self, opening: asyncio.Future[Session | None]) -> None:
+        """Let go of a session that was opened in the moment in which the stream ended."""
+        if opening.cancelled() or opening.exception() is not None:
+            return
+        session = opening.result()
+        if session is not None and session.holder is self:
+            self._sessions.park(session)
+
+    async def _first_request(self, requests: Requests) -> Session | None:
+        try:
+            request = await asyncio.wait_for(anext(requests), OPEN_TIMEOUT)
+        except StopAsyncIteration:
+            return None
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded(
+                "OPEN_TIMEOUT", f"the stream was not opened within {OPEN_TIMEOUT:g} s"
+            ) from None
+        request = _parsed(request)
+        if request.WhichOneof("request") != "open":
+            raise FailedPrecondition(
+                "NOT_OPEN", "the first request of a stream must be open", field="open"
+            )
+        return await self._opening.open(request.open, self._identity, self)
+
+    def _opened(self, session: Session) -> SessionOpened:
         return SessionOpened(
             session_id=session.id,
             length=session.length,
@@ -177,19 +198,38 @@ class Stream:
         end: ServiceError | _End = Internal("READER_FAILED", "reading the stream failed")
         try:
             async for message in requests:
+                received = monotonic()
                 request = _parsed(message)
                 if request.WhichOneof("request") == "close":
                     end = _End.CLOSED
                     return
-                await self._slots.acquire()
-                self._answers.put_nowait(self._submit(request, session))
+                pending = self._checked(request, session)
+                await self._backlog.add(pending.size)
+                await self._hold_back(pending.step.num_rows)
+                pending.held = monotonic() - received
+                self._submit(pending, session)
             end = _End.HALF_CLOSED
         except ServiceError as error:
             end = error
         finally:
             self._answers.put_nowait(end)
 
-    def _submit(self, request: InferRequest, session: Session) -> _Pending:
+    async def _hold_back(self, tokens: int) -> None:
+        seconds = self._rate.take(self._identity, tokens)
+        if seconds > 0:
+            self._metrics.held_back(seconds)
+            await asyncio.sleep(seconds)
+
+    def _submit(self, pending: _Pending, session: Session) -> None:
+        session.end = pending.step.position + pending.step.num_rows
+        session.outstanding += 1
+        self._outcomes.add(pending.outcome)
+        pending.outcome.add_done_callback(self._outcomes.discard)
+        self._engine.submit(pending.step)
+        self._answers.put_nowait(pending)
+
+    def _checked(self, request: InferRequest, session: Session) -> _Pending:
+        """The step of a request. Raises the ServiceError that refuses it."""
         message = request.step
         if request.WhichOneof("request") != "step":
             raise FailedPrecondition(
@@ -197,20 +237,20 @@ class Stream:
             )
         model, limits = self._engine.manifest.model, self._limits
         hidden_states = translate.hidden_states(message.hidden_states, model.hidden_size, limits)
-        rows, half_precision, top_k = translate.logits_request(
+        form = translate.logits_request(
             message.logits, len(hidden_states), model.vocab_size, limits
         )
         if message.echo and not limits.echo_allowed:
             raise FailedPrecondition(
                 "ECHO_NOT_ALLOWED", "this server does not echo (--allow-echo)", field="step.echo"
             )
-        end = message.position + len(hidden_states)
         if message.position > session.end:
             raise OutOfRange(
                 "POSITION_BEYOND_END",
                 f"position {message.position} is beyond the session's {session.end} tokens",
                 field="step.position",
             )
+        end = message.position + len(hidden_states)
         if end > session.max_length:
             raise OutOfRange(
                 "CONTEXT_OVERFLOW",
@@ -218,56 +258,50 @@ class Stream:
                 field="step.hidden_states",
             )
         outcome: asyncio.Future[StepOutcome] = self._loop.create_future()
-        self._outcomes.add(outcome)
-        outcome.add_done_callback(self._outcomes.discard)
 
         def deliver(result: StepOutcome) -> None:
             # on the engine's thread
-            self._loop.call_soon_threadsafe(self._delivered, session, step, outcome, result)
+            self._loop.call_soon_threadsafe(self._delivered, session, outcome, result)
 
         step = Step(
             session_id=session.id,
             position=message.position,
             hidden_states=hidden_states,
-            rows=rows,
-            half_precision=half_precision,
-            top_k=top_k,
-            submitted=perf_counter(),
+            rows=form.rows,
+            half_precision=form.half_precision,
+            top_k=form.top_k,
             deliver=deliver,
         )
-        session.end = end
-        session.outstanding += 1
-        self._engine.submit(step)
-        return _Pending(message, step, outcome)
+        return _Pending(message, step, outcome, form.size)
 
     def _delivered(
-        self,
-        session: Session,
-        step: Step,
-        outcome: asyncio.Future[StepOutcome],
-        result: StepOutcome,
+        self, session: Session, outcome: asyncio.Future[StepOutcome], result: StepOutcome
     ) -> None:
-        if result.error is None:
-            session.length = step.position + step.num_rows
-        elif isinstance(result.error, Internal):
-            self._sessions.close(session)  # its cache is gone; whoever resumes it must hear so
+        if result.length is not None:
+            session.length = result.length
+        if isinstance(result.error, Internal) and result.error.reason == "CACHE_LOST":
+            self._sessions.close(session, "failed")  # whoever resumes it must hear so
+        self._sessions.used(session)
         session.step_done()
         if not outcome.done():
             outcome.set_result(result)
 
-    @staticmethod
-    async def _answer(pending: _Pending) -> InferResponse:
+    async def _answer(self, pending: _Pending) -> InferResponse:
         result = await pending.outcome
         if result.error is not None:
+            self._metrics.step_failed()
             raise result.error
-        step = pending.step
+        queued = pending.held + result.queued
+        self._metrics.step_computed(
+            rows=pending.step.num_rows, queue_seconds=queued, compute_seconds=result.computed
+        )
         return InferResponse(
             result=translate.step_result(
                 pending.message,
-                step.position + step.num_rows,
+                result.length or 0,
                 result.logits,
-                queue=result.started - step.submitted,
-                compute=result.seconds,
+                queue=queued,
+                compute=result.computed,
             )
         )
 

@@ -15,8 +15,8 @@ from stip_server.errors import StartError
 
 log = logging.getLogger(__name__)
 
-# OpenSSL's reasons: the numbers differ, or one is RSA and the other is not
-KEY_MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH")
+# OpenSSL's reasons: the numbers differ, or one is RSA and the other is not (the last in OpenSSL 3)
+KEY_MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 PEM_CERTIFICATE_HINT = "PEM is wanted: it begins with -----BEGIN CERTIFICATE-----"
 PEM_KEY_HINT = "PEM is wanted: it begins with -----BEGIN PRIVATE KEY----- or the like"
 

@@ -5,7 +5,7 @@ Every check raises InvalidArgument that names the field, the value found and wha
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,10 +82,19 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
     return _as_floats(raw, tensor.dtype).reshape(shape)
 
 
+class LogitsForm(NamedTuple):
+    """Which logits a step asks for, and how many bytes they are."""
+
+    rows: Rows
+    half_precision: bool
+    top_k: int
+    size: int
+
+
 def logits_request(
     request: LogitsRequest, num_rows: int, vocab_size: int, limits: Limits
-) -> tuple[Rows, bool, int]:
-    """(rows, whether as float16, top_k) of a request."""
+) -> LogitsForm:
+    """The logits that a step of num_rows rows asks for."""
     if request.rows not in _ROWS:
         raise InvalidArgument(
             "WRONG_LOGITS_ROWS", f"logits.rows is {request.rows}", field="step.logits.rows"
@@ -118,7 +127,7 @@ def logits_request(
             f"at most {limits.max_logits_bytes} are given",
             field="step.logits",
         )
-    return rows, half, request.top_k
+    return LogitsForm(rows, half, request.top_k, size)
 
 
 def step_result(

@@ -180,6 +180,7 @@ def test_a_port_that_is_taken_is_an_error(model: Path, strict_server: Server) ->
 
 def test_a_host_that_is_not_ours_is_an_error(model: Path) -> None:
     done = run_tool(
-        "stip_server", "--model", model / "server", "--host", "192.0.2.1", "--port", 0, "--cpu"
+        *("stip_server", "--model", model / "server", "--host", "192.0.2.1", "--port", 0, "--cpu"),
+        "--insecure",
     )
     assert_refused(done, "cannot listen on 192.0.2.1:0")

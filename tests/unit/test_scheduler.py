@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from stip_server.scheduler import Scheduler
-from stip_server.steps import Rows, Step
+from stip_server.scheduler import SHORT_ROWS, Scheduler
+from stip_server.steps import Chunk, Rows, Step
+
+LONG = SHORT_ROWS + 1
+BUDGET = 40
+
+
+def scheduler_of(budget: int = BUDGET) -> Scheduler:
+    return Scheduler(budget, clock=lambda: 0.0)
 
 
 def step(session: str, rows: int = 1, position: int = 0) -> Step:
@@ -16,82 +23,140 @@ def step(session: str, rows: int = 1, position: int = 0) -> Step:
         rows=Rows.LAST,
         half_precision=True,
         top_k=0,
-        submitted=0.0,
         deliver=lambda _: None,
     )
 
 
-def names(batch: list[Step]) -> list[tuple[str, int]]:
-    return [(each.session_id.decode(), each.position) for each in batch]
+def names(batch: list[Chunk]) -> list[tuple[str, int, int]]:
+    """Each chunk's session, position and rows."""
+    return [(each.step.session_id.decode(), each.position, each.num_rows) for each in batch]
+
+
+def drained(scheduler: Scheduler) -> list[list[tuple[str, int, int]]]:
+    """Every iteration until nothing waits."""
+    return [names(batch) for batch in iter(scheduler.next_batch, [])]
 
 
 def test_nothing_waits_at_first() -> None:
-    assert Scheduler(8).next_batch() == []
+    assert scheduler_of().next_batch() == []
 
 
 def test_steps_of_one_session_run_one_an_iteration_in_order() -> None:
-    scheduler = Scheduler(8)
+    scheduler = scheduler_of()
     for position in range(3):
         scheduler.submit(step("a", position=position))
     assert len(scheduler) == 3
-    assert [names(scheduler.next_batch()) for _ in range(4)] == [
-        [("a", 0)],
-        [("a", 1)],
-        [("a", 2)],
-        [],
-    ]
+    assert drained(scheduler) == [[("a", 0, 1)], [("a", 1, 1)], [("a", 2, 1)]]
 
 
 def test_sessions_share_an_iteration() -> None:
-    scheduler = Scheduler(8)
+    scheduler = scheduler_of()
     for session in "abc":
         scheduler.submit(step(session))
-    assert names(scheduler.next_batch()) == [("a", 0), ("b", 0), ("c", 0)]
+    assert drained(scheduler) == [[("a", 0, 1), ("b", 0, 1), ("c", 0, 1)]]
 
 
 def test_decode_steps_come_before_prompts() -> None:
-    scheduler = Scheduler(8)
-    scheduler.submit(step("prompt", rows=7))
+    scheduler = scheduler_of()
+    scheduler.submit(step("prompt", rows=LONG))
     scheduler.submit(step("decode"))
-    assert names(scheduler.next_batch()) == [("decode", 0), ("prompt", 0)]
+    assert drained(scheduler) == [[("decode", 0, 1), ("prompt", 0, LONG)]]
 
 
-def test_a_prompt_beyond_the_budget_waits_for_the_next_iteration() -> None:
-    scheduler = Scheduler(8)
-    scheduler.submit(step("first", rows=6))
-    scheduler.submit(step("second", rows=6))
-    assert names(scheduler.next_batch()) == [("first", 0)]
-    assert names(scheduler.next_batch()) == [("second", 0)]
+def test_a_draft_runs_whole_like_a_decode_step() -> None:
+    scheduler = scheduler_of()
+    scheduler.submit(step("prompt", rows=100))
+    scheduler.submit(step("draft", rows=SHORT_ROWS))
+    assert ("draft", 0, SHORT_ROWS) in names(scheduler.next_batch())
 
 
-def test_a_step_larger_than_the_budget_runs_alone() -> None:
-    scheduler = Scheduler(8)
-    scheduler.submit(step("large", rows=20))
-    assert names(scheduler.next_batch()) == [("large", 0)]
+def test_a_prompt_is_cut_into_chunks_of_about_one_size() -> None:
+    scheduler = scheduler_of()
+    scheduler.submit(step("a", rows=BUDGET + 1, position=7))
+    assert drained(scheduler) == [[("a", 7, 21)], [("a", 28, 20)]]
 
 
-def test_prompts_take_turns() -> None:
-    scheduler = Scheduler(4)
-    for position in range(2):
-        for session in "ab":
-            scheduler.submit(step(session, rows=4, position=position))
-    order = [names(scheduler.next_batch())[0] for _ in range(4)]
-    assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+def test_between_two_tokens_of_a_running_session_lies_at_most_one_chunk() -> None:
+    scheduler = scheduler_of()
+    scheduler.submit(step("prompt", rows=10 * BUDGET))
+    scheduler.next_batch()
+    seen = []
+    for position in range(4):
+        # the session sends its next step while a chunk is computed
+        scheduler.submit(step("decode", position=position))
+        seen.append(names(scheduler.next_batch()))
+        assert [name for name, _, _ in names(scheduler.next_batch())] == ["prompt"]
+    assert seen == [[("decode", position, 1)] for position in range(4)]
+
+
+def test_prompts_get_at_least_every_second_iteration() -> None:
+    scheduler = scheduler_of()
+    scheduler.submit(step("prompt", rows=4 * BUDGET))
+    for position in range(100):
+        scheduler.submit(step("decode", position=position))
+    with_prompt = [any(name == "prompt" for name, _, _ in batch) for batch in drained(scheduler)]
+    assert with_prompt[:6] == [True, False] * 3
+
+
+def test_many_decodes_leave_a_share_to_prompts() -> None:
+    scheduler = scheduler_of(8)
+    scheduler.submit(step("prompt", rows=LONG))
+    for session in range(20):
+        scheduler.submit(step(f"d{session}"))
+    batch = names(scheduler.next_batch())
+    assert sum(rows for _, _, rows in batch) <= 8
+    assert sum(rows for name, _, rows in batch if name == "prompt") == 2
+
+
+def test_prompts_take_turns_and_share_what_is_left() -> None:
+    scheduler = scheduler_of()
+    for session in "ab":
+        scheduler.submit(step(session, rows=60))
+    assert drained(scheduler) == [
+        [("a", 0, 30), ("b", 0, 10)],
+        [("a", 30, 30), ("b", 10, 10)],
+        [("b", 20, 40)],
+    ]
 
 
 def test_cancelled_steps_never_run_and_others_do() -> None:
-    scheduler = Scheduler(8)
+    scheduler = scheduler_of()
     scheduler.submit(step("a"))
     scheduler.submit(step("b"))
     scheduler.submit(step("a", position=1))
-    assert names(scheduler.cancel(b"a")) == [("a", 0), ("a", 1)]
+    assert [each.position for each in scheduler.cancel(b"a")] == [0, 1]
     assert scheduler.cancel(b"a") == []
-    assert names(scheduler.next_batch()) == [("b", 0)]
-    assert scheduler.next_batch() == []
+    assert drained(scheduler) == [[("b", 0, 1)]]
 
 
-def test_running_sessions_do_not_keep_a_large_prompt_waiting() -> None:
-    scheduler = Scheduler(8)
-    scheduler.submit(step("prompt", rows=8))
-    scheduler.submit(step("decode"))
-    assert names(scheduler.next_batch()) == [("decode", 0), ("prompt", 0)]
+def test_a_step_cancelled_half_way_leaves_no_trace() -> None:
+    scheduler = scheduler_of()
+    begun = step("a", rows=2 * BUDGET)
+    scheduler.submit(begun)
+    scheduler.next_batch()
+    assert scheduler.cancel(b"a") == [begun]
+    scheduler.submit(step("a", rows=LONG))
+    assert drained(scheduler) == [[("a", 0, LONG)]]
+
+
+def test_what_is_left_of_a_failed_step_is_dropped_and_the_next_one_runs() -> None:
+    scheduler = scheduler_of()
+    failing, following = step("a", rows=2 * BUDGET), step("a", position=3)
+    scheduler.submit(failing)
+    scheduler.submit(following)
+    scheduler.next_batch()
+    scheduler.drop(failing)
+    scheduler.drop(failing)  # once is enough
+    assert drained(scheduler) == [[("a", 3, 1)]]
+
+
+def test_the_clock_stamps_when_a_step_came_and_when_it_began() -> None:
+    now = [5.0]
+    scheduler = Scheduler(BUDGET, clock=lambda: now[0])
+    waiting = step("a", rows=BUDGET + 1)
+    scheduler.submit(waiting)
+    now[0] = 8.0
+    scheduler.next_batch()
+    now[0] = 9.0
+    scheduler.next_batch()
+    assert (waiting.submitted, waiting.started) == (5.0, 8.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stip_server.errors import NotFound, ResourceExhausted
-from stip_server.sessions import Session, Sessions
+from stip_server.sessions import Quotas, Session, Sessions
 
 
 class Clock:
@@ -25,6 +25,9 @@ class Stream:
     def taken_over(self, session: Session) -> None:
         self.lost.append(session)
 
+    def evicted(self, session: Session) -> None:
+        self.lost.append(session)
+
 
 @pytest.fixture
 def clock() -> Clock:
@@ -37,12 +40,37 @@ def released() -> list[bytes]:
 
 
 @pytest.fixture
-def sessions(clock: Clock, released: list[bytes]) -> Sessions:
-    return Sessions(max_sessions=2, ttl=10.0, clock=clock, release=released.append)
+def causes() -> list[str]:
+    return []
+
+
+def make_sessions(
+    clock: Clock, released: list[bytes], causes: list[str], **quotas: int
+) -> Sessions:
+    """Sessions of ten bytes a token that live ten seconds; two of them unless told otherwise."""
+    return Sessions(
+        Quotas(**{"max_sessions": 2, "kv_bytes": 1000, **quotas}),
+        kv_bytes=lambda length: 10 * length,
+        ttl=10.0,
+        clock=clock,
+        release=released.append,
+        ended=causes.append,
+    )
+
+
+@pytest.fixture
+def sessions(clock: Clock, released: list[bytes], causes: list[str]) -> Sessions:
+    return make_sessions(clock, released, causes)
+
+
+def parked(sessions: Sessions, length: int = 5, identity: str = "me") -> Session:
+    session = sessions.open(identity, length, Stream())
+    sessions.park(session)
+    return session
 
 
 def test_ids_are_128_random_bits(sessions: Sessions) -> None:
-    one, other = sessions.open(5), sessions.open(5)
+    one, other = (sessions.open("me", 5, Stream()) for _ in range(2))
     assert len(one.id) == len(other.id) == 16
     assert one.id != other.id
 
@@ -50,10 +78,9 @@ def test_ids_are_128_random_bits(sessions: Sessions) -> None:
 def test_a_parked_session_is_resumed_within_its_time_to_live(
     sessions: Sessions, clock: Clock, released: list[bytes]
 ) -> None:
-    session = sessions.open(5)
-    sessions.park(session)
+    session = parked(sessions)
     clock.now += 9.9
-    assert sessions.resume(session.id) is session
+    assert sessions.resume(session.id, "me", Stream()) is session
     clock.now += 1000
     sessions.expire()
     assert len(sessions) == 1
@@ -61,55 +88,142 @@ def test_a_parked_session_is_resumed_within_its_time_to_live(
 
 
 def test_an_expired_session_is_gone_and_freed(
-    sessions: Sessions, clock: Clock, released: list[bytes]
+    sessions: Sessions, clock: Clock, released: list[bytes], causes: list[str]
 ) -> None:
-    session = sessions.open(5)
-    sessions.park(session)
+    session = parked(sessions)
     clock.now += 10.0
     with pytest.raises(NotFound):
-        sessions.resume(session.id)
-    assert released == [session.id]
+        sessions.resume(session.id, "me", Stream())
+    assert (released, causes) == ([session.id], ["expired"])
+    assert sessions.kv_bytes_reserved == 0
 
 
 def test_an_unknown_id_is_not_found(sessions: Sessions) -> None:
     with pytest.raises(NotFound):
-        sessions.resume(bytes(16))
+        sessions.resume(bytes(16), "me", Stream())
+
+
+def test_a_session_is_no_other_identitys(sessions: Sessions) -> None:
+    session = parked(sessions)
+    with pytest.raises(NotFound) as others:
+        sessions.resume(session.id, "someone else", Stream())
+    with pytest.raises(NotFound) as unknown:
+        sessions.resume(bytes(16), "someone else", Stream())
+    # nothing tells a session of somebody else's from none
+    assert str(others.value) == str(unknown.value)
+    assert others.value.reason == unknown.value.reason
+    assert session in sessions
 
 
 def test_too_many_sessions_are_refused_with_the_time_to_wait(
     sessions: Sessions, clock: Clock
 ) -> None:
-    first, _ = sessions.open(5), sessions.open(5)
+    first = sessions.open("me", 5, Stream())
+    sessions.open("me", 5, Stream())
     with pytest.raises(ResourceExhausted) as refused:
-        sessions.open(5)
+        sessions.open("me", 5, Stream())
+    assert refused.value.reason == "TOO_MANY_SESSIONS"
     assert refused.value.retry_after is not None
     sessions.park(first)
     clock.now += 4.0
     with pytest.raises(ResourceExhausted) as refused:
-        sessions.open(5)
+        sessions.open("me", 5, Stream())
     assert refused.value.retry_after == pytest.approx(6.0)
     clock.now += 6.0
-    assert sessions.open(5).id != first.id
+    assert sessions.open("me", 5, Stream()).id != first.id
+
+
+def test_bytes_are_reserved_at_open_and_free_at_close(sessions: Sessions) -> None:
+    session = sessions.open("me", 60, Stream())
+    assert sessions.kv_bytes_reserved == 600
+    with pytest.raises(ResourceExhausted) as refused:
+        sessions.open("me", 41, Stream())
+    assert refused.value.reason == "KV_MEMORY"
+    assert refused.value.retry_after is not None
+    sessions.open("me", 40, Stream())
+    sessions.close(session)
+    assert sessions.kv_bytes_reserved == 400
+
+
+def test_a_session_larger_than_all_there_is_is_not_told_to_wait(sessions: Sessions) -> None:
+    with pytest.raises(ResourceExhausted) as refused:
+        sessions.open("me", 101, Stream())
+    assert (refused.value.reason, refused.value.retry_after) == ("KV_MEMORY", None)
+
+
+@pytest.mark.parametrize(
+    ("quota", "reason"),
+    [
+        ({"max_sessions_per_identity": 1}, "CALLER_SESSIONS"),
+        ({"kv_bytes_per_identity": 90}, "CALLER_KV_MEMORY"),
+    ],
+)
+def test_one_identity_cannot_take_what_is_left_to_others(
+    quota: dict[str, int], reason: str, clock: Clock, released: list[bytes], causes: list[str]
+) -> None:
+    sessions = make_sessions(clock, released, causes, **quota)
+    sessions.open("greedy", 5, Stream())
+    with pytest.raises(ResourceExhausted) as refused:
+        sessions.open("greedy", 5, Stream())
+    assert refused.value.reason == reason
+    sessions.open("modest", 5, Stream())
+
+
+def test_the_least_recently_used_idle_session_makes_room(
+    sessions: Sessions, clock: Clock, released: list[bytes], causes: list[str]
+) -> None:
+    holders = [Stream(), Stream()]
+    first, second = (sessions.open("me", 5, holder) for holder in holders)
+    clock.now += 1.0
+    sessions.used(first)
+    clock.now += 9.5
+    third = sessions.open("me", 5, Stream())  # second has been idle for 10.5 s, first for 9.5
+    assert (released, causes) == ([second.id], ["evicted"])
+    assert (holders[0].lost, holders[1].lost) == ([], [second])
+    assert first in sessions
+    assert third in sessions
+
+
+def test_a_session_with_a_step_under_way_is_never_idle(sessions: Sessions, clock: Clock) -> None:
+    for _ in range(2):
+        sessions.open("me", 5, Stream()).outstanding = 1
+    clock.now += 1000
+    with pytest.raises(ResourceExhausted):
+        sessions.open("me", 5, Stream())
+
+
+def test_an_idle_session_of_another_identity_is_not_evicted_for_a_callers_own_limit(
+    clock: Clock, released: list[bytes], causes: list[str]
+) -> None:
+    sessions = make_sessions(clock, released, causes, max_sessions_per_identity=1)
+    idle = sessions.open("other", 5, Stream())
+    clock.now += 9.0
+    sessions.open("me", 5, Stream())
+    clock.now += 2.0
+    with pytest.raises(ResourceExhausted):
+        sessions.open("me", 5, Stream())
+    assert idle in sessions
 
 
 def test_resuming_takes_a_session_over_from_the_stream_that_holds_it(sessions: Sessions) -> None:
-    session, holder = sessions.open(5), Stream()
-    session.holder = holder
-    assert sessions.resume(session.id) is session
+    holder, other = Stream(), Stream()
+    session = sessions.open("me", 5, holder)
+    assert sessions.resume(session.id, "me", other) is session
     assert holder.lost == [session]
-    assert session.holder is None
+    assert session.holder is other
 
 
-def test_closing_frees_once(sessions: Sessions, released: list[bytes]) -> None:
-    session = sessions.open(5)
+def test_closing_frees_once(sessions: Sessions, released: list[bytes], causes: list[str]) -> None:
+    session = sessions.open("me", 5, Stream())
     sessions.close(session)
     sessions.close(session)
-    assert released == [session.id]
+    assert (released, causes) == ([session.id], ["closed"])
     assert len(sessions) == 0
 
 
 def test_whoever_waits_is_told_when_the_last_step_is_done(sessions: Sessions) -> None:
-    session, told = sessions.open(5), []
+    session = sessions.open("me", 5, Stream())
+    told = []
     session.outstanding = 2
     session.when_idle.append(lambda: told.append("idle"))
     session.step_done()

@@ -1,0 +1,92 @@
+"""Lets open requests wait for room. On the event loop's thread; knows no gRPC and no MLX."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stip_server.errors import ResourceExhausted, ServiceError
+from stip_server.sessions import Session, Sessions
+
+# Open requests that may wait at once.
+MAX_WAITING = 256
+
+
+@dataclass(eq=False)
+class _Waiting:
+    open: Callable[[], Session]
+    session: asyncio.Future[Session]
+
+
+class Admission:
+    """Opens sessions at once, or when there is room within the time that the caller gives.
+
+    Whenever a session ends, those that wait are tried in the order in which they came; one that
+    still does not fit holds up none behind it.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._waiting: deque[_Waiting] = deque()
+        self._closed: ServiceError | None = None
+        sessions.on_room = self._schedule
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def open(self, open_session: Callable[[], Session], wait: float) -> Session:
+        """What `open_session` returns, tried until it succeeds or `wait` seconds have passed.
+
+        Raises the last ResourceExhausted, at once where no waiting can help.
+        """
+        try:
+            return open_session()
+        except ResourceExhausted as error:
+            if wait <= 0 or error.retry_after is None or len(self._waiting) >= MAX_WAITING:
+                raise
+            refusal = error
+        if self._closed is not None:
+            raise self._closed
+        waiting = _Waiting(open_session, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        try:
+            return await asyncio.wait_for(asyncio.shield(waiting.session), wait)
+        except asyncio.TimeoutError:
+            if waiting.session.done():
+                return waiting.session.result()
+            raise refusal from None
+        except BaseException:
+            self._give_back(waiting)
+            raise
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+    def close(self, error: ServiceError) -> None:
+        """Fail all that wait, and whoever would."""
+        self._closed = error
+        for waiting in self._waiting:
+            waiting.session.set_exception(error)
+        self._waiting.clear()
+
+    def retry(self) -> None:
+        """Try all that wait: time has passed, and sessions may have become idle."""
+        for waiting in list(self._waiting):
+            try:
+                session = waiting.open()
+            except ResourceExhausted:
+                continue
+            self._waiting.remove(waiting)
+            waiting.session.set_result(session)
+
+    def _schedule(self) -> None:
+        # not within the call that ends a session, which may itself be about to open one
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self.retry)
+
+    def _give_back(self, waiting: _Waiting) -> None:
+        """The caller has gone: a session that it was given in this very moment is nobody's."""
+        if waiting.session.done() and not waiting.session.exception():
+            self._sessions.close(waiting.session.result())

@@ -1,0 +1,100 @@
+"""How many bytes of keys and values the sessions may take: what --kv-memory means here.
+
+Knows sizes, not arrays: the engine tells what its device has left once the weights are loaded.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from stip.v1.manifest_pb2 import ModelConfig
+from stip_server.errors import StartError
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:(%)|([KMGT]?)i?B?)", re.IGNORECASE)
+# cgroup v2, then v1: (limit, use)
+_CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+    ),
+)
+
+
+# Rows by which a cache grows: large enough that growing is rare, small enough to waste little.
+GROWTH = 256
+
+
+def capacity_for(length: int) -> int:
+    """The rows that a cache allocates for `length` tokens."""
+    return -(-length // GROWTH) * GROWTH
+
+
+def kv_bytes_per_token(config: ModelConfig, itemsize: int) -> int:
+    """Bytes of keys and values that one token takes over all layers."""
+    heads: int = config.num_hidden_layers * config.num_key_value_heads
+    return 2 * heads * config.head_dim * itemsize
+
+
+@dataclass(frozen=True)
+class MemoryAmount:
+    """Bytes, or a fraction of what is left."""
+
+    size: int | None = None
+    fraction: float | None = None
+
+    @staticmethod
+    def parse(text: str) -> MemoryAmount:
+        """From "512MiB", "8G" (powers of 1024) or "50%". Raises ValueError."""
+        match = _SIZE.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is neither a size like 8GiB nor a percentage like 50%")
+        number = float(match[1])
+        if match[2]:
+            if not 0 < number <= 100:
+                raise ValueError(f"{text!r} is not between 0% and 100%")
+            return MemoryAmount(fraction=number / 100)
+        size = int(number * _UNITS[match[3].upper()])
+        if size < 1:
+            raise ValueError(f"{text!r} is no memory at all")
+        return MemoryAmount(size=size)
+
+    def of(self, left: int) -> int:
+        """Bytes, given that `left` bytes are left. Raises StartError for more than that."""
+        if self.size is None:
+            return int(left * (self.fraction or 0.0))
+        if self.size > left:
+            raise StartError(
+                f"--kv-memory {readable(self.size)} is more than the {readable(left)} that the "
+                "device has left beside the weights"
+            )
+        return self.size
+
+
+def host_memory_left() -> int:
+    """Bytes that this process may still take of the machine's memory, or of its container's."""
+    left: int = psutil.virtual_memory().available
+    if sys.platform == "linux":
+        for limit_file, used_file in _CGROUP_FILES:
+            try:
+                limit, used = Path(limit_file).read_text(), Path(used_file).read_text()
+            except OSError:
+                continue  # another version of cgroups, or none
+            if limit.strip().isdecimal():
+                left = min(left, max(0, int(limit) - int(used)))
+    return left
+
+
+def readable(size: int) -> str:
+    """A number of bytes for people."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024  # type: ignore[assignment]
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

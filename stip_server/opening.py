@@ -1,0 +1,136 @@
+"""Turns an open request into a session: new, forked or resumed. On the event loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+
+from stip.v1.inference_pb2 import Limits, OpenSession
+from stip_server.admission import Admission
+from stip_server.engine import Engine
+from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
+from stip_server.sessions import ID_BYTES, Holder, Session, Sessions, session_gone
+
+
+class Opening:
+    """Opens the sessions of one server."""
+
+    def __init__(
+        self, engine: Engine, sessions: Sessions, admission: Admission, limits: Limits
+    ) -> None:
+        self._engine = engine
+        self._sessions = sessions
+        self._admission = admission
+        self._limits = limits
+
+    async def open(self, request: OpenSession, identity: str, holder: Holder) -> Session:
+        """The session asked for, attached to `holder`, with no step outstanding.
+
+        Raises ServiceError; no session was opened or taken over then, unless the one that was to
+        be resumed ended meanwhile.
+        """
+        self._check_bundle(request)
+        if request.resume_session_id:
+            if request.HasField("fork"):
+                raise InvalidArgument(
+                    "RESUME_AND_FORK", "a session is either resumed or forked", field="open.fork"
+                )
+            session = self._sessions.resume(request.resume_session_id, identity, holder)
+            try:
+                await self._idle(session)
+            except BaseException:
+                if session.holder is holder:
+                    self._sessions.park(session)
+                raise
+            session.end = session.length
+            return session
+        max_length = self._max_length(request)
+        if not request.HasField("fork"):
+            return await self._admit(request, identity, max_length, holder)
+        return await self._fork(request, identity, max_length, holder)
+
+    async def _admit(
+        self, request: OpenSession, identity: str, max_length: int, holder: Holder
+    ) -> Session:
+        wait = min(request.wait_millis, self._limits.max_open_wait_millis) / 1000
+        return await self._admission.open(
+            lambda: self._sessions.open(identity, max_length, holder), wait
+        )
+
+    async def _fork(
+        self, request: OpenSession, identity: str, max_length: int, holder: Holder
+    ) -> Session:
+        source = self._source(request, identity)
+        await self._idle(source)
+        self._fork_length(request, source, max_length)
+        session = await self._admit(request, identity, max_length, holder)
+        try:
+            await self._idle(source)  # again: waiting for room takes time
+            session.length = session.end = self._fork_length(request, source, max_length)
+        except BaseException:
+            self._sessions.close(session)
+            raise
+        self._engine.fork(source.id, session.id, session.length)
+        self._sessions.used(source)
+        return session
+
+    def _source(self, request: OpenSession, identity: str) -> Session:
+        if len(request.fork.session_id) != ID_BYTES:
+            raise InvalidArgument(
+                "NO_FORK_SOURCE",
+                f"fork.session_id has {len(request.fork.session_id)} bytes, not {ID_BYTES}",
+                field="open.fork.session_id",
+            )
+        source = self._sessions.find(request.fork.session_id, identity)
+        self._sessions.used(source)  # not the one to evict for its own fork
+        return source
+
+    @staticmethod
+    def _fork_length(request: OpenSession, source: Session, max_length: int) -> int:
+        length = request.fork.length or source.length
+        if length > source.length:
+            raise OutOfRange(
+                "POSITION_BEYOND_END",
+                f"a fork of {length} tokens; the session holds {source.length}",
+                field="open.fork.length",
+            )
+        if length > max_length:
+            raise OutOfRange(
+                "CONTEXT_OVERFLOW",
+                f"a fork of {length} tokens into a session of at most {max_length}",
+                field="open.max_length",
+            )
+        return length
+
+    async def _idle(self, session: Session) -> None:
+        """Wait until the steps that an earlier stream left with the engine are done; they count."""
+        if session.outstanding:
+            idle = asyncio.Event()
+            session.when_idle.append(idle.set)
+            await idle.wait()
+        if session not in self._sessions:
+            raise session_gone()
+
+    def _max_length(self, request: OpenSession) -> int:
+        if request.max_length > self._limits.max_length:
+            raise OutOfRange(
+                "CONTEXT_OVERFLOW",
+                f"a session of {request.max_length} tokens; at most {self._limits.max_length}",
+                field="open.max_length",
+            )
+        return request.max_length or self._limits.default_length
+
+    def _check_bundle(self, request: OpenSession) -> None:
+        manifest = self._engine.manifest
+        if request.key_id != manifest.key_id:
+            raise FailedPrecondition(
+                "WRONG_KEY",
+                f"the client's key_id {request.key_id!r} is not this model's {manifest.key_id!r}",
+                field="open.key_id",
+            )
+        if request.bundle_id != manifest.bundle_id:
+            raise FailedPrecondition(
+                "WRONG_BUNDLE",
+                f"the client's bundle_id {request.bundle_id!r} is not this server's "
+                f"{manifest.bundle_id!r}: the bundles come from different conversions",
+                field="open.bundle_id",
+            )

@@ -1,0 +1,263 @@
+"""The options of stip-server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stip_server import __version__, blas
+from stip_server.logs import FORMATS, LEVELS
+from stip_server.memory import MemoryAmount
+
+PROGRAM = "stip-server"
+EPILOG = """\
+examples:
+  stip-server --model stip_model/server
+  stip-server --model stip_model/server --port 0 --cpu --dtype float32
+  stip-server --model stip_model/server --host 0.0.0.0 --tls-cert server.pem --tls-key server.key \\
+              --token-file tokens.txt --kv-memory 8GiB --metrics-port 9464
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Serve a permuted model over gRPC.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="server bundle (OUT/server)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=50051, help="port; 0 takes a free one (%(default)s)"
+    )
+    parser.add_argument(
+        "--grace",
+        type=_seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds that running steps get at shutdown (%(default)g)",
+    )
+    _add_computing(parser)
+    _add_memory(parser)
+    _add_callers(parser)
+    _add_limits(parser)
+    _add_observing(parser)
+    return parser
+
+
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("computing")
+    group.add_argument("--cpu", action="store_true", help="compute on the CPU")
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float16", "bfloat16", "float32"),
+        default="auto",
+        help="auto: the bundle's on a GPU, float32 on a CPU",
+    )
+    group.add_argument(
+        "--compile-decode",
+        action="store_true",
+        help="fuse elementwise operations with mx.compile (needs a C++ compiler on a CPU)",
+    )
+    group.add_argument(
+        "--blas",
+        choices=blas.CHOICES,
+        default="auto",
+        help="Linux: the BLAS that MLX's CPU kernels call (auto: the first one found)",
+    )
+    group.add_argument(
+        "--max-batch-rows",
+        type=_positive,
+        default=512,
+        metavar="N",
+        help="rows (tokens) that an iteration computes, and the longest that a prompt keeps "
+        "other sessions waiting (%(default)s)",
+    )
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("memory")
+    group.add_argument(
+        "--kv-memory",
+        type=_amount,
+        default="50%",
+        metavar="SIZE",
+        help="keys and values of all sessions: 8GiB, or a part of what the device has left "
+        "beside the weights (%(default)s)",
+    )
+    group.add_argument(
+        "--session-ttl",
+        type=_seconds,
+        default=300.0,
+        metavar="S",
+        help="seconds that a session outlives a broken stream; one that was idle for as long on a "
+        "stream makes room when others need it (%(default)g)",
+    )
+    group.add_argument(
+        "--wired-limit",
+        type=_size,
+        metavar="SIZE",
+        help="macOS: memory that MLX may keep wired; the system decides where this is not given, "
+        "and too much has crashed machines",
+    )
+
+
+def _add_callers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "callers", "TLS and authentication may be left out on a loopback address alone."
+    )
+    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    group.add_argument(
+        "--client-ca",
+        type=Path,
+        metavar="FILE",
+        help="demand client certificates that this CA has signed",
+    )
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="demand a bearer token of this file: lines of NAME TOKEN; taken up when it changes",
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="listen beyond loopback without TLS or without authentication all the same",
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
+    group.add_argument(
+        "--max-sessions",
+        type=_positive,
+        default=64,
+        metavar="N",
+        help="sessions, parked ones included (%(default)s)",
+    )
+    group.add_argument(
+        "--max-length",
+        type=_positive,
+        metavar="N",
+        help="tokens a session (the model's context, as far as the memory allows)",
+    )
+    group.add_argument(
+        "--max-step-rows",
+        type=_positive,
+        default=2048,
+        metavar="N",
+        help="rows (tokens) a step (%(default)s)",
+    )
+    group.add_argument(
+        "--max-open-wait",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="seconds that a client may wait for room at most (%(default)g)",
+    )
+    group.add_argument(
+        "--max-connections",
+        type=_positive,
+        default=256,
+        metavar="N",
+        help="connections that have streams (%(default)s)",
+    )
+    group.add_argument(
+        "--max-streams",
+        type=_positive,
+        default=100,
+        metavar="N",
+        help="streams a connection (%(default)s)",
+    )
+    group.add_argument(
+        "--max-sessions-per-identity", type=_positive, metavar="N", help="sessions a caller"
+    )
+    group.add_argument(
+        "--kv-memory-per-identity", type=_size, metavar="SIZE", help="keys and values a caller"
+    )
+    group.add_argument(
+        "--tokens-per-second",
+        type=_rate,
+        metavar="N",
+        help="tokens a second a caller: whoever sends more is read from more slowly",
+    )
+    group.add_argument(
+        "--allow-echo",
+        action="store_true",
+        help="let clients ask for the first floats the server received",
+    )
+
+
+def _add_observing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("observing")
+    group.add_argument(
+        "--log-level", choices=LEVELS, default="info", help="to stderr (%(default)s)"
+    )
+    group.add_argument(
+        "--log-format", choices=FORMATS, default="text", help="one record a line (%(default)s)"
+    )
+    group.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="serve Prometheus metrics; 0: a free port",
+    )
+    group.add_argument(
+        "--metrics-host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="address of the metrics, which are for anyone who reaches it (%(default)s)",
+    )
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    # what a message can carry as milliseconds
+    if not 0 <= value <= 4_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to 4000000")
+    return value
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def _amount(text: str) -> MemoryAmount:
+    try:
+        return MemoryAmount.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _size(text: str) -> int:
+    size = _amount(text).size
+    if size is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 8GiB")
+    return size

@@ -1,0 +1,100 @@
+"""The real server with named faults in its engine: python -m tests.robustness.failpoints.
+
+    python -m tests.robustness.failpoints fail=13 stall=17:6 -- --model DIR --port 0
+
+A fault strikes an iteration that holds a step of so many rows:
+
+    fail=ROWS           computing it raises an exception
+    lose=ROWS           the same, and the caches that took part can no longer be evaluated
+    die=ROWS            the engine's thread ends
+    stall=ROWS:SECONDS  computing it takes so much longer, without a sign of life
+    slow=SECONDS        every iteration takes so much longer (no rows)
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.parties import Server
+
+Fault = Callable[[Any], None]
+
+
+@contextmanager
+def faulty_server(bundle: Path, faults: Sequence[str], *arguments: object) -> Iterator[Server]:
+    """A server with faults on a free port; killed afterwards if it still runs."""
+    command = [sys.executable, "-m", "tests.robustness.failpoints", *faults, "--"]
+    command += ["--model", str(bundle), "--port", "0", "--cpu", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("listening on "), "the server did not start"
+        yield Server(process, line.removeprefix("listening on ").strip())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _install(faults: Sequence[str]) -> None:
+    from stip_server import engine
+
+    forward = engine._forward
+    striking = [_fault(each) for each in faults]
+
+    def faulty(model: Any, runnable: Any, after_layer: Any) -> Any:
+        for strike in striking:
+            strike(runnable)
+        return forward(model, runnable, after_layer)
+
+    engine._forward = faulty
+
+
+def _fault(text: str) -> Fault:
+    name, _, value = text.partition("=")
+    if name == "slow":
+        return lambda _: time.sleep(float(value))
+    rows, _, seconds = value.partition(":")
+
+    def strike(runnable: Any) -> None:
+        if not any(chunk.step.num_rows == int(rows) for chunk, _ in runnable):
+            return
+        if name == "stall":
+            time.sleep(float(seconds))
+        elif name == "die":
+            raise SystemExit("injected")
+        else:
+            if name == "lose":
+                import mlx.core as mx
+
+                for _, cache in runnable:
+                    # a matrix without an inverse: evaluating it raises
+                    cache._arrays = [mx.linalg.inv(mx.zeros((2, 2)), stream=mx.cpu)]
+            raise RuntimeError("injected")
+
+    return strike
+
+
+def main() -> int:
+    """Run stip-server's command line with the faults before "--"."""
+    split = sys.argv.index("--")
+    from stip_server import blas
+
+    blas.load_blas()  # before the faults import MLX
+    blas.load_blas = lambda _: blas.Blas("loaded already")
+    _install(sys.argv[1:split])
+    from stip_server.cli import main as run
+
+    return run(sys.argv[split + 1 :])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
