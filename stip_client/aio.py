@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +18,18 @@ from stip.v1.inference_pb2 import (
     GetModelInfoResponse,
     InferRequest,
     InferResponse,
+    Limits,
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
 from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, timed_out
-from stip_client.errors import ClientError, ConnectionLostError, RequestError, from_rpc_error
+from stip_client.errors import (
+    ClientError,
+    ConnectionLostError,
+    RequestError,
+    SessionLostError,
+    from_rpc_error,
+)
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.sampling import SamplingParameters
@@ -51,6 +58,7 @@ class AsyncClient:
         self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._sessions: set[AsyncSession] = set()
+        self._limits: Limits | None = None
 
     async def model_info(self) -> GetModelInfoResponse:
         """What the server serves, and within which limits."""
@@ -62,12 +70,17 @@ class AsyncClient:
             raise from_rpc_error(error, self.target) from error
         return cast(GetModelInfoResponse, response)
 
-    async def session(self, *, max_length: int = 0) -> AsyncSession:
-        """Open a session that may hold max_length tokens (0: as many as the server allows)."""
-        core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
-        session = AsyncSession(
-            core, self._stub, self.target, self._connect_timeout, self._sessions.discard
-        )
+    async def session(self, *, max_length: int = 0, wait: float = 0.0) -> AsyncSession:
+        """Open a session that may hold max_length tokens, for which the server reserves memory.
+
+        0 leaves max_length to the server. Where there is no room, the server looks for it for
+        `wait` seconds. Raises ServerBusyError.
+        """
+        core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length, wait=wait)
+        return await self._open_session(core)
+
+    async def _open_session(self, core: SessionCore) -> AsyncSession:
+        session = AsyncSession(core, self)
         await session.open()
         self._sessions.add(session)
         return session
@@ -87,12 +100,16 @@ class AsyncClient:
         ignore_eos: bool = False,
         raw: bool = False,
         echo: bool = False,
+        wait: float = 0.0,
     ) -> AsyncIterator[Piece]:
         """Generate a reply in a session of its own, piece by piece; as `Client.generate`."""
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         parameters = GenerationParameters(max_new_tokens, sampling, stop, ignore_eos)
         token_ids = encode_prompt(self.bundle, prompt, raw=raw)
-        async with await self.session() as session:
+        if self._limits is None:
+            self._limits = (await self.model_info()).limits
+        max_length = min(len(token_ids) + max_new_tokens, self._limits.max_length)
+        async with await self.session(max_length=max_length, wait=wait) as session:
             async for piece in session.generate(token_ids, parameters, echo=echo):
                 yield piece
 
@@ -120,17 +137,11 @@ class AsyncSession:
     def __init__(
         self,
         core: SessionCore,
-        stub: InferenceServiceStub,
-        target: str,
-        connect_timeout: float,
-        on_closed: Callable[[AsyncSession], None],
+        client: AsyncClient,
     ) -> None:
-        """Made by a client; `on_closed` tells it that the session needs no more care."""
-        self._on_closed = on_closed
+        """Made by a client."""
         self._core = core
-        self._stub = stub
-        self._target = target
-        self._connect_timeout = connect_timeout
+        self._client = client
         self._stream: _Stream | None = None
         # whether every request on the stream has been answered
         self._settled = True
@@ -149,7 +160,7 @@ class AsyncSession:
 
     async def open(self) -> None:
         """Open the session, or resume it after a broken stream; nothing if it is open."""
-        await self._open(self._connect_timeout)
+        await self._open(self._client._connect_timeout + self._core.patience)
 
     async def _open(self, timeout: float) -> None:
         if self._closed:
@@ -157,13 +168,13 @@ class AsyncSession:
         if self._stream is not None and self._settled:
             return
         self._drop_stream()
-        stream = _Stream(self._stub, self._target)
+        stream = _Stream(self._client._stub, self._client.target)
         try:
             opened = stream.ask(self._core.open_request())
             self._core.take_opened(await asyncio.wait_for(opened, timeout))
         except asyncio.TimeoutError as error:
             stream.cancel()
-            raise timed_out(self._target, timeout) from error
+            raise timed_out(self._client.target, timeout) from error
         except BaseException:
             stream.cancel()
             raise
@@ -182,6 +193,18 @@ class AsyncSession:
     def rollback(self, position: int) -> None:
         """Forget the tokens from `position` on; the next forward call continues from there."""
         self._core.rollback(position)
+
+    async def fork(
+        self, length: int | None = None, *, max_length: int = 0, wait: float = 0.0
+    ) -> AsyncSession:
+        """Open a session that begins with the first `length` tokens of this one (None: all).
+
+        They are neither computed nor sent again; this session goes on unchanged. max_length (0: as
+        many as this session) and wait are those of `Client.session`.
+        """
+        await self.open()
+        core = self._core.fork(length, max_length=max_length, wait=wait)
+        return await self._client._open_session(core)
 
     async def step(
         self, token_ids: Sequence[int], wanted: LogitsWanted, *, echo: bool = False
@@ -205,7 +228,8 @@ class AsyncSession:
                     in_flight += 1
             reply = forward.finish()
         except ClientError as error:
-            self._reachable = not isinstance(error, ConnectionLostError)
+            # neither a server that is away nor a session that is gone has anything to close
+            self._reachable = not isinstance(error, (ConnectionLostError, SessionLostError))
             self._drop_stream()
             raise
         self._settled = True
@@ -237,7 +261,7 @@ class AsyncSession:
         finally:
             self._closed = True
             self._drop_stream()
-            self._on_closed(self)
+            self._client._sessions.discard(self)
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

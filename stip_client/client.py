@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,11 +20,18 @@ from stip.v1.inference_pb2 import (
     GetModelInfoResponse,
     InferRequest,
     InferResponse,
+    Limits,
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
 from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, timed_out
-from stip_client.errors import ClientError, ConnectionLostError, RequestError, from_rpc_error
+from stip_client.errors import (
+    ClientError,
+    ConnectionLostError,
+    RequestError,
+    SessionLostError,
+    from_rpc_error,
+)
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.sampling import SamplingParameters
@@ -56,6 +63,7 @@ class Client:
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._sessions: set[Session] = set()
+        self._limits: Limits | None = None
 
     def model_info(self) -> GetModelInfoResponse:
         """What the server serves, and within which limits."""
@@ -65,12 +73,17 @@ class Client:
             raise from_rpc_error(error, self.target) from error
         return cast(GetModelInfoResponse, response)
 
-    def session(self, *, max_length: int = 0) -> Session:
-        """Open a session that may hold max_length tokens (0: as many as the server allows)."""
-        core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
-        session = Session(
-            core, self._stub, self.target, self._connect_timeout, self._sessions.discard
-        )
+    def session(self, *, max_length: int = 0, wait: float = 0.0) -> Session:
+        """Open a session that may hold max_length tokens, for which the server reserves memory.
+
+        0 leaves max_length to the server. Where there is no room, the server looks for it for
+        `wait` seconds. Raises ServerBusyError.
+        """
+        core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length, wait=wait)
+        return self._open_session(core)
+
+    def _open_session(self, core: SessionCore) -> Session:
+        session = Session(core, self)
         session.open()
         self._sessions.add(session)
         return session
@@ -90,6 +103,7 @@ class Client:
         ignore_eos: bool = False,
         raw: bool = False,
         echo: bool = False,
+        wait: float = 0.0,
     ) -> Iterator[Piece]:
         """Generate a reply in a session of its own, piece by piece.
 
@@ -99,7 +113,10 @@ class Client:
         sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
         parameters = GenerationParameters(max_new_tokens, sampling, stop, ignore_eos)
         token_ids = encode_prompt(self.bundle, prompt, raw=raw)
-        with self.session() as session:
+        if self._limits is None:
+            self._limits = self.model_info().limits
+        max_length = min(len(token_ids) + max_new_tokens, self._limits.max_length)
+        with self.session(max_length=max_length, wait=wait) as session:
             yield from session.generate(token_ids, parameters, echo=echo)
 
     def close(self) -> None:
@@ -130,17 +147,11 @@ class Session:
     def __init__(
         self,
         core: SessionCore,
-        stub: InferenceServiceStub,
-        target: str,
-        connect_timeout: float,
-        on_closed: Callable[[Session], None],
+        client: Client,
     ) -> None:
-        """Made by a client; `on_closed` tells it that the session needs no more care."""
-        self._on_closed = on_closed
+        """Made by a client."""
         self._core = core
-        self._stub = stub
-        self._target = target
-        self._connect_timeout = connect_timeout
+        self._client = client
         self._stream: _Stream | None = None
         # whether every request on the stream has been answered
         self._settled = True
@@ -159,7 +170,7 @@ class Session:
 
     def open(self) -> None:
         """Open the session, or resume it after a broken stream; nothing if it is open."""
-        self._open(self._connect_timeout)
+        self._open(self._client._connect_timeout + self._core.patience)
 
     def _open(self, timeout: float) -> None:
         if self._closed:
@@ -167,7 +178,7 @@ class Session:
         if self._stream is not None and self._settled:
             return
         self._drop_stream()
-        stream = _Stream(self._stub, self._target)
+        stream = _Stream(self._client._stub, self._client.target)
         try:
             stream.send(self._core.open_request())
             self._core.take_opened(stream.receive(timeout))
@@ -191,6 +202,16 @@ class Session:
         """Forget the tokens from `position` on; the next forward call continues from there."""
         self._core.rollback(position)
 
+    def fork(self, length: int | None = None, *, max_length: int = 0, wait: float = 0.0) -> Session:
+        """Open a session that begins with the first `length` tokens of this one (None: all).
+
+        They are neither computed nor sent again; this session goes on unchanged. max_length (0: as
+        many as this session) and wait are those of `Client.session`.
+        """
+        self.open()
+        core = self._core.fork(length, max_length=max_length, wait=wait)
+        return self._client._open_session(core)
+
     def step(self, token_ids: Sequence[int], wanted: LogitsWanted, *, echo: bool = False) -> Reply:
         """Add tokens to the session and ask for some form of logits."""
         self.open()
@@ -211,7 +232,8 @@ class Session:
                     in_flight += 1
             reply = forward.finish()
         except ClientError as error:
-            self._reachable = not isinstance(error, ConnectionLostError)
+            # neither a server that is away nor a session that is gone has anything to close
+            self._reachable = not isinstance(error, (ConnectionLostError, SessionLostError))
             self._drop_stream()
             raise
         self._settled = True
@@ -243,7 +265,7 @@ class Session:
         finally:
             self._closed = True
             self._drop_stream()
-            self._on_closed(self)
+            self._client._sessions.discard(self)
 
     def _drop_stream(self) -> None:
         if self._stream is not None:

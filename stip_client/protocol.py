@@ -14,6 +14,7 @@ import numpy as np
 
 from stip.v1.inference_pb2 import (
     CloseSession,
+    ForkPoint,
     InferRequest,
     InferResponse,
     Limits,
@@ -62,13 +63,23 @@ class SessionCore:
     """
 
     def __init__(
-        self, bundle: ClientBundle, *, dtype: str = "float16", max_length: int = 0
+        self,
+        bundle: ClientBundle,
+        *,
+        dtype: str = "float16",
+        max_length: int = 0,
+        wait: float = 0.0,
+        fork: ForkPoint | None = None,
     ) -> None:
+        """max_length 0 leaves it to the server; `wait` seconds may pass until there is room."""
         if dtype not in WIRE_TYPES:
             raise ValueError(f"dtype {dtype!r} is none of {', '.join(WIRE_TYPES)}")
         self._bundle = bundle
         self._wire_type = WIRE_TYPES[dtype]
+        self._dtype = dtype
         self._requested_length = max_length
+        self._wait = wait
+        self._fork = fork
         self._limits = Limits()
         self.session_id = b""
         self.position = 0
@@ -91,17 +102,45 @@ class SessionCore:
         """How many steps may be unanswered at once."""
         return max(1, self._limits.max_steps_in_flight)
 
+    @property
+    def patience(self) -> float:
+        """Seconds that the server may take to find room for the session."""
+        return 0.0 if self.session_id else self._wait
+
     def open_request(self) -> InferRequest:
         """The first request of a stream: opens the session, or resumes it after a broken stream."""
         manifest = self._bundle.manifest
-        return InferRequest(
-            open=OpenSession(
-                key_id=manifest.key_id,
-                bundle_id=manifest.bundle_id,
-                max_length=self._requested_length,
-                resume_session_id=self.session_id,
+        request = OpenSession(key_id=manifest.key_id, bundle_id=manifest.bundle_id)
+        if self.session_id:
+            request.resume_session_id = self.session_id
+        else:
+            request.max_length = self._requested_length
+            request.wait_millis = round(self._wait * 1000)
+            if self._fork is not None:
+                request.fork.CopyFrom(self._fork)
+        return InferRequest(open=request)
+
+    def fork(self, length: int | None, *, max_length: int, wait: float) -> SessionCore:
+        """The core of a session that begins with this one's first `length` tokens (None: all).
+
+        Raises RequestError beyond the end.
+        """
+        length = self.position if length is None else length
+        if not 0 <= length <= self.position:
+            raise RequestError(
+                f"cannot fork {length} tokens: the session holds {self.position} tokens"
             )
+        # of no tokens there is nothing to share, and a fork of length 0 would be one of all
+        point = ForkPoint(session_id=self.session_id, length=length) if length else None
+        core = SessionCore(
+            self._bundle,
+            dtype=self._dtype,
+            max_length=max_length or self.max_length,
+            wait=wait,
+            fork=point,
         )
+        core.position = length
+        return core
 
     def close_request(self) -> InferRequest:
         """The last request of a session: ends it."""
