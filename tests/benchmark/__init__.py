@@ -1,1 +1,1 @@
-"""Measures speed and memory, against mlx-lm and against stated targets: `make bench`."""
+"""Measures speed, waiting and memory, against mlx-lm and stated targets: `make bench`."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.benchmark import machine, memory, speed
+from tests.benchmark import batch, machine, memory, speed
 from tests.benchmark.figures import Figure, Skipped
 from tests.benchmark.report import Report, line
 from tests.benchmark.workspace import Workspace
@@ -18,6 +18,8 @@ SCENARIOS = {
     "wheel": speed.wheel,
     "prefill": speed.prefill,
     "demo": speed.demo,
+    "batch": batch.batch,
+    "curve": batch.curve,
     "convert": memory.convert,
     "client-memory": memory.client_memory,
 }
@@ -37,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Workspace(arguments.out) as workspace:
         for name in arguments.only:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            for figure in SCENARIOS[name](workspace, arguments.repeats):
-                report.figures.append(figure)
-                print(line(figure), flush=True)
-                # after each figure: an interrupted run keeps what it has measured
+            for result in SCENARIOS[name](workspace, arguments.repeats):
+                report.add(result)
+                print(line(result), flush=True)
+                # after each result: an interrupted run keeps what it has measured
                 report.write(arguments.out)
     print()
     print(report.markdown())

@@ -1,13 +1,15 @@
-"""What a scenario yields: figures with their target, and the samples behind them."""
+"""What a scenario yields: figures with their target or a curve, and the samples behind them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
 # the largest value of a series over its smallest, beyond which it says little
 STEADY = 1.25
+UNSTEADY = "; UNSTEADY: run it again on a machine that does nothing else"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,39 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Point:
+    """What was measured with some sessions at once: all together, and one of them."""
+
+    sessions: int
+    rate: Series
+    between: Series
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Measurements over the number of sessions; no target, but a table and a plot."""
+
+    scenario: str
+    name: str
+    points: list[Point]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for results.json."""
+        return {
+            "scenario": self.scenario,
+            "name": self.name,
+            "points": [
+                {
+                    "sessions": point.sessions,
+                    "rate": point.rate.to_json(),
+                    "between": point.between.to_json(),
+                }
+                for point in self.points
+            ],
+        }
+
+
+@dataclass(frozen=True)
 class Skipped:
     """A figure that this machine cannot give, and why."""
 
@@ -106,3 +141,9 @@ class Skipped:
     def to_json(self) -> dict[str, Any]:
         """For results.json."""
         return {"scenario": self.scenario, "name": self.name, "skipped": self.reason}
+
+
+def agreeing(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many tokens agree from the first on: a comparison of different work is worth nothing."""
+    pairs = enumerate(zip(ours, theirs, strict=True))
+    return next((n for n, (a, b) in pairs if a != b), len(ours))

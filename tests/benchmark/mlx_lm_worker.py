@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,12 @@ from tests.benchmark.timing import time_tokens
 
 def main() -> None:
     """Serve commands until standard input ends."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmark.mlx_lm_worker")
+    serve("tests.benchmark.mlx_lm_worker", _timed)
+
+
+def serve(module: str, answer: Callable[[Any, dict[str, Any]], Any]) -> None:
+    """Load the model of the command line, then answer(model, command) until the input ends."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--dtype", choices=("checkpoint", "float32"), required=True)
     parser.add_argument("--blas", choices=CHOICES, required=True)
@@ -30,10 +35,13 @@ def main() -> None:
     model = _load(arguments.checkpoint, arguments.dtype)
     print(json.dumps({"blas": blas.name}), flush=True)
     for line in sys.stdin:
-        command = json.loads(line)
-        timing = time_tokens(_generate(model, command["prompt"], command["max_tokens"]))
+        answered = answer(model, json.loads(line))
         _wait_until_idle()
-        print(json.dumps(asdict(timing)), flush=True)
+        print(json.dumps(answered), flush=True)
+
+
+def _timed(model: Any, command: dict[str, Any]) -> dict[str, Any]:
+    return asdict(time_tokens(_generate(model, command["prompt"], command["max_tokens"])))
 
 
 # MLX is imported only below, behind the BLAS, and mlx-lm only once the device is chosen.

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmark.figures import Figure, Series, Target
+from tests.benchmark.figures import UNSTEADY, Figure, Series, Target, agreeing
 from tests.benchmark.models import DEMO, QWEN_0_5B
 from tests.benchmark.sides import Side, mlx_lm, stip
 from tests.benchmark.timing import Timing
 from tests.benchmark.workspace import Workspace
 
-UNSTEADY = "; UNSTEADY: run it again on a machine that does nothing else"
 PACKAGED_DEMO = Path(str(resources.files("stip_client"))) / "demo_model"
 
 
@@ -107,9 +106,6 @@ class Runs:
         )
 
     def _agreement(self) -> str:
-        """Whether the two sides said the same: a comparison of different work is worth nothing."""
+        """Whether the two sides said the same."""
         ours, baseline = (timing.token_ids for timing in self._pairs[0])
-        same = next(
-            (n for n, (a, b) in enumerate(zip(ours, baseline, strict=True)) if a != b), len(ours)
-        )
-        return f"{same} of {len(ours)} tokens agree from the first on"
+        return f"{agreeing(ours, baseline)} of {len(ours)} tokens agree from the first on"
