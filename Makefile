@@ -47,7 +47,7 @@ generate: $(DEV_STAMP) ## regenerate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos $(PROTOS)
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --grpc_python_out=protos protos/stip/v1/inference.proto
 
-bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (about 15 minutes)
+bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (about 20 minutes)
 	$(BIN)/python -m tests.benchmark
 
 train-demo: $(DEV_STAMP) ## train the demo model afresh into build/demo_model (half an hour or more)

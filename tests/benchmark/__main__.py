@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.benchmark import batch, machine, memory, speed
+from tests.benchmark import batch, gap, machine, memory, speed
 from tests.benchmark.figures import Figure, Skipped
 from tests.benchmark.report import Report, line
 from tests.benchmark.workspace import Workspace
@@ -20,6 +20,7 @@ SCENARIOS = {
     "demo": speed.demo,
     "batch": batch.batch,
     "curve": batch.curve,
+    "gap": gap.gap,
     "convert": memory.convert,
     "client-memory": memory.client_memory,
 }
