@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.benchmark import batch, gap, machine, memory, speed
+from tests.benchmark import batch, gap, machine, memory, opening, speed
 from tests.benchmark.figures import Figure, Skipped
 from tests.benchmark.report import Report, line
 from tests.benchmark.workspace import Workspace
@@ -21,6 +21,8 @@ SCENARIOS = {
     "batch": batch.batch,
     "curve": batch.curve,
     "gap": gap.gap,
+    "open": opening.open_session,
+    "fork": opening.fork,
     "convert": memory.convert,
     "client-memory": memory.client_memory,
 }
