@@ -18,7 +18,7 @@ DEV_STAMP := $(VENV)/.dev-$(MLX)
 RELEASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto
 
-.PHONY: help demo test lint format generate bench train-demo clean
+.PHONY: help demo test lint format generate bench soak train-demo clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -50,12 +50,17 @@ generate: $(DEV_STAMP) ## regenerate the stubs from the .proto files
 bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (about 20 minutes)
 	$(BIN)/python -m tests.benchmark
 
+# Sixteen clients keep two cores busy; memory that leaks a little shows only after minutes.
+MINUTES ?= 10
+soak: $(DEV_STAMP) ## let clients come and go for MINUTES=10 at one server; writes soak-results.json
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --clients 16
+
 train-demo: $(DEV_STAMP) ## train the demo model afresh into build/demo_model (half an hour or more)
 	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[train]"
 	$(BIN)/python tests/demo_model/train.py --out build/demo_model
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build bench-results *.egg-info
+	rm -rf $(VENV) build bench-results soak-results.json *.egg-info
 
 # Debian's python3 has no ensurepip unless python3-venv is installed; virtualenv needs only pip.
 $(VENV)/pyvenv.cfg:

@@ -1,0 +1,1 @@
+"""Clients that come and go for minutes, against one server process: `make soak`."""
