@@ -213,12 +213,13 @@ class Engine:
                 self.beats += 1
                 commands, self._commands = self._commands, []
                 if not commands:
-                    if batch := self._scheduler.next_batch():
+                    hold = self._scheduler.hold()
+                    if hold == 0 and (batch := self._scheduler.next_batch()):
                         self._running.update(chunk.step for chunk in batch)
                         return batch
-                    if self._stopping:
+                    if self._stopping and not len(self._scheduler):
                         return None
-                    self._wake.wait(HEARTBEAT)
+                    self._wake.wait(hold or HEARTBEAT)
             # outside the lock: copying a cache takes its time
             for command in commands:
                 command()
@@ -260,6 +261,8 @@ class Engine:
             self._retry_alone(model, runnable, error)
             return
         seconds = self._clock() - began
+        with self._wake:
+            self._scheduler.computed([chunk for chunk, _ in runnable], seconds)
         for (chunk, cache), logits in zip(runnable, results, strict=True):
             self._complete(chunk, cache, logits, seconds)
         rows = sum(chunk.num_rows for chunk, _ in runnable)

@@ -5,12 +5,16 @@ rows. Short steps (decoding, drafts) come first and whole; prompts fill what is 
 those that have waited longest first. After an iteration with prompt rows comes one of short steps
 alone, where any wait: so between two tokens of a running session lies at most one chunk, and a
 prompt gets at least every second iteration.
+
+Sessions that were answered together come back within a few milliseconds, one by one. The next
+iteration is held for them a little, where they have been as quick before: otherwise the first one
+back would run alone, the others after it, and they would never meet again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stip_server.steps import Chunk, Step
 
@@ -18,6 +22,10 @@ from stip_server.steps import Chunk, Step
 SHORT_ROWS = 16
 # The part of an iteration that short steps leave to prompts, where it is the prompts' turn.
 PROMPT_SHARE = 4
+# How long an iteration is held for sessions that were just answered: a part of what the last one
+# took, and seconds at most.
+HOLD_SHARE = 0.05
+MAX_HOLD = 0.01
 
 
 class Scheduler:
@@ -30,6 +38,11 @@ class Scheduler:
         # rows of a session's first step that have been handed out
         self._begun: dict[bytes, int] = {}
         self._prompts_ran = False
+        # when each session's last step was answered, unless it has sent another one since, and the
+        # seconds that it last took to do so
+        self._answered: dict[bytes, float] = {}
+        self._turnaround: dict[bytes, float] = {}
+        self._hold = 0.0
 
     def __len__(self) -> int:
         """The number of steps that wait, or of which rows still wait."""
@@ -38,11 +51,14 @@ class Scheduler:
     def submit(self, step: Step) -> None:
         """Queue a step behind the earlier steps of its session."""
         step.submitted = self._clock()
+        if (answered := self._answered.pop(step.session_id, None)) is not None:
+            self._turnaround[step.session_id] = step.submitted - answered
         self._queues.setdefault(step.session_id, deque()).append(step)
 
     def cancel(self, session_id: bytes) -> list[Step]:
         """Forget the steps of a session that wait, or of which rows wait; they are returned."""
-        self._begun.pop(session_id, None)
+        for memory in (self._begun, self._answered, self._turnaround):
+            memory.pop(session_id, None)
         return list(self._queues.pop(session_id, ()))
 
     def drop(self, step: Step) -> None:
@@ -50,6 +66,25 @@ class Scheduler:
         queue = self._queues.get(step.session_id)
         if queue and queue[0] is step:
             self._finish_first(step.session_id)
+
+    def computed(self, batch: Sequence[Chunk], seconds: float) -> None:
+        """The last iteration took so long, and the steps of it that are complete get answers."""
+        now = self._clock()
+        self._hold = min(MAX_HOLD, HOLD_SHARE * seconds)
+        for chunk in batch:
+            if chunk.is_last and chunk.step.session_id not in self._queues:
+                self._answered[chunk.step.session_id] = now
+
+    def hold(self) -> float:
+        """Seconds to hold the next iteration for sessions that will be back at once."""
+        if not self._queues:
+            return 0.0
+        expected = [
+            answered
+            for session_id, answered in self._answered.items()
+            if self._turnaround.get(session_id, 0.0) <= self._hold
+        ]
+        return max(0.0, max(expected, default=0.0) + self._hold - self._clock())
 
     def next_batch(self) -> list[Chunk]:
         """Take the next iteration's chunks, at most one a session; empty when nothing waits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from stip_server.scheduler import SHORT_ROWS, Scheduler
 from stip_server.steps import Chunk, Rows, Step
@@ -160,3 +161,47 @@ def test_the_clock_stamps_when_a_step_came_and_when_it_began() -> None:
     now[0] = 9.0
     scheduler.next_batch()
     assert (waiting.submitted, waiting.started) == (5.0, 8.0)
+
+
+def held_scheduler(now: list[float]) -> Scheduler:
+    """Two sessions were answered together at 1.0, after an iteration of 0.1 s: a hold of 5 ms."""
+    scheduler = Scheduler(BUDGET, clock=lambda: now[0])
+    for session in "ab":
+        scheduler.submit(step(session))
+    batch = scheduler.next_batch()
+    now[0] = 1.0
+    scheduler.computed(batch, 0.1)
+    assert scheduler.hold() == 0.0  # nothing waits
+    return scheduler
+
+
+def test_an_iteration_is_held_for_a_session_that_was_answered_with_the_first_one_back() -> None:
+    scheduler = held_scheduler(now := [0.0])
+    now[0] = 1.001
+    scheduler.submit(step("a", position=1))
+    assert scheduler.hold() == pytest.approx(0.004)
+    now[0] = 1.002
+    scheduler.submit(step("b", position=1))
+    assert scheduler.hold() == 0.0
+    assert len(scheduler.next_batch()) == 2
+
+
+def test_it_is_not_held_for_longer_than_a_part_of_the_iteration() -> None:
+    scheduler = held_scheduler(now := [0.0])
+    scheduler.submit(step("a", position=1))
+    now[0] = 1.0051
+    assert scheduler.hold() == 0.0
+
+
+def test_it_is_not_held_for_a_session_that_was_slow_the_last_time_nor_for_one_that_left() -> None:
+    scheduler = held_scheduler(now := [0.0])
+    scheduler.submit(step("a", position=1))
+    now[0] = 1.05
+    scheduler.submit(step("b", position=1))
+    scheduler.computed(scheduler.next_batch(), 0.1)
+    scheduler.submit(step("a", position=2))
+    assert scheduler.hold() == 0.0  # b took 50 ms
+    scheduler = held_scheduler([0.0])
+    scheduler.submit(step("a", position=1))
+    scheduler.cancel(b"b")
+    assert scheduler.hold() == 0.0
