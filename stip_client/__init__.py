@@ -5,16 +5,20 @@ Runs where MLX does not: it needs gRPC, NumPy, safetensors and tokenizers only.
 
 from stip_client.aio import AsyncClient, AsyncSession
 from stip_client.client import Client, Session
+from stip_client.credentials import TLS
 from stip_client.errors import (
     BundleError,
     ClientError,
     ConnectionLostError,
     ContextOverflowError,
+    CredentialsError,
     HidesNothingWarning,
     RequestError,
+    SecretFilePermissionWarning,
     ServerBusyError,
     ServerError,
     SessionLostError,
+    UnauthenticatedError,
     WrongKeyError,
 )
 from stip_client.generation import Piece
@@ -24,6 +28,7 @@ from stip_client.sampling import SamplingParameters
 __version__ = "0.1.0"
 
 __all__ = [
+    "TLS",
     "AsyncClient",
     "AsyncSession",
     "BundleError",
@@ -31,14 +36,17 @@ __all__ = [
     "ClientError",
     "ConnectionLostError",
     "ContextOverflowError",
+    "CredentialsError",
     "HidesNothingWarning",
     "Piece",
     "RequestError",
     "SamplingParameters",
+    "SecretFilePermissionWarning",
     "ServerBusyError",
     "ServerError",
     "Session",
     "SessionLostError",
     "StepProfile",
+    "UnauthenticatedError",
     "WrongKeyError",
 ]

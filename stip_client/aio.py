@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from itertools import islice
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 import numpy as np
@@ -22,17 +23,23 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
-from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, timed_out
+from stip_client.channel import CLOSE_TIMEOUT, CONNECT_TIMEOUT, Endpoint
+from stip_client.credentials import TLS
 from stip_client.errors import (
+    BROKEN_WRITE,
     ClientError,
     ConnectionLostError,
     RequestError,
     SessionLostError,
-    from_rpc_error,
 )
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.sampling import SamplingParameters
+
+_T = TypeVar("_T")
+
+# How long the status of a call that has ended may take to come; it is on this machine already.
+STATUS_TIMEOUT = 1.0
 
 
 class AsyncClient:
@@ -50,12 +57,17 @@ class AsyncClient:
         *,
         dtype: str = "float16",
         connect_timeout: float = CONNECT_TIMEOUT,
+        tls: TLS | None = None,
+        token: str | None = None,
+        insecure: bool = False,
     ) -> None:
         self.bundle = ClientBundle(Path(bundle))
         self.target = target
         self._dtype = dtype
-        self._connect_timeout = connect_timeout
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._endpoint = Endpoint(
+            target, tls=tls, token=token, insecure=insecure, connect_timeout=connect_timeout
+        )
+        self._channel = self._endpoint.channel(grpc.aio)
         self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._sessions: set[AsyncSession] = set()
         self._limits: Limits | None = None
@@ -64,10 +76,12 @@ class AsyncClient:
         """What the server serves, and within which limits."""
         try:
             response = await self._stub.GetModelInfo(
-                GetModelInfoRequest(), timeout=self._connect_timeout
+                GetModelInfoRequest(),
+                timeout=self._endpoint.connect_timeout,
+                metadata=self._endpoint.metadata,
             )
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            raise self._endpoint.error(error) from error
         return cast(GetModelInfoResponse, response)
 
     async def session(self, *, max_length: int = 0, wait: float = 0.0) -> AsyncSession:
@@ -160,7 +174,7 @@ class AsyncSession:
 
     async def open(self) -> None:
         """Open the session, or resume it after a broken stream; nothing if it is open."""
-        await self._open(self._client._connect_timeout + self._core.patience)
+        await self._open(self._client._endpoint.connect_timeout + self._core.patience)
 
     async def _open(self, timeout: float) -> None:
         if self._closed:
@@ -168,13 +182,13 @@ class AsyncSession:
         if self._stream is not None and self._settled:
             return
         self._drop_stream()
-        stream = _Stream(self._client._stub, self._client.target)
+        stream = _Stream(self._client._stub, self._client._endpoint)
         try:
             opened = stream.ask(self._core.open_request())
             self._core.take_opened(await asyncio.wait_for(opened, timeout))
         except asyncio.TimeoutError as error:
             stream.cancel()
-            raise timed_out(self._client.target, timeout) from error
+            raise self._client._endpoint.timed_out(timeout) from error
         except BaseException:
             stream.cancel()
             raise
@@ -284,18 +298,17 @@ class AsyncSession:
 class _Stream:
     """One Infer call."""
 
-    def __init__(self, stub: InferenceServiceStub, target: str) -> None:
-        self._target = target
-        self._call: Any = stub.Infer()
+    def __init__(self, stub: InferenceServiceStub, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._call: Any = stub.Infer(metadata=endpoint.metadata)
+        self._status: grpc.aio.AioRpcError | None = None
+        self._call.add_done_callback(self._keep_status)
 
     async def send(self, request: InferRequest) -> None:
         try:
             await self._call.write(request)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._target) from error
-        except asyncio.InvalidStateError:
-            # the call has ended; its status comes with the next receive
-            await self.receive()
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            raise await self._ended() from error
 
     async def ask(self, request: InferRequest) -> InferResponse:
         await self.send(request)
@@ -305,9 +318,9 @@ class _Stream:
         try:
             response = await self._call.read()
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self._target) from error
+            raise await self._ended() from error
         if response is grpc.aio.EOF:  # type: ignore[attr-defined]  # absent from the stubs
-            raise ConnectionLostError(f"{self._target} ended the stream")
+            raise await self._ended()
         return cast(InferResponse, response)
 
     async def close(self, request: InferRequest) -> None:
@@ -315,7 +328,7 @@ class _Stream:
         try:
             await asyncio.wait_for(self._finish(request), CLOSE_TIMEOUT)
         except asyncio.TimeoutError as error:
-            raise timed_out(self._target, CLOSE_TIMEOUT) from error
+            raise self._endpoint.timed_out(CLOSE_TIMEOUT) from error
 
     async def _finish(self, request: InferRequest) -> None:
         await self.send(request)
@@ -323,7 +336,45 @@ class _Stream:
             while await self._call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
                 pass  # answers that nobody has waited for
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self._target) from error
+            raise await self._ended() from error
+
+    async def _ended(self) -> ClientError:
+        """Why the stream has ended."""
+        deadline = monotonic() + STATUS_TIMEOUT
+        while _made_up(self._status) and monotonic() < deadline:
+            await asyncio.sleep(0.001)
+            self._keep_status(self._call)
+        if self._status is None or self._status.code() is grpc.StatusCode.OK:
+            return ConnectionLostError(f"{self._endpoint.target} ended the stream")
+        return self._endpoint.error(self._status)
+
+    def _keep_status(self, call: Any) -> None:
+        """Keep a call's status, which grpc.aio can forget.
+
+        A write that fails because the call has ended sets a status of its own, before the server's
+        has come or over it; a refusal of the whole call would then look like a lost connection.
+        """
+        if call.done():
+            self._status = grpc.aio.AioRpcError(
+                code=_at_once(call.code()),
+                initial_metadata=grpc.aio.Metadata(),
+                trailing_metadata=_at_once(call.trailing_metadata()),
+                details=_at_once(call.details()),
+                debug_error_string="",
+            )
 
     def cancel(self) -> None:
         self._call.cancel()
+
+
+def _made_up(status: grpc.aio.AioRpcError | None) -> bool:
+    return status is None or (status.details() or "").startswith(BROKEN_WRITE)
+
+
+def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as finished:
+        return cast(_T, finished.value)
+    raise RuntimeError("the coroutine waits")

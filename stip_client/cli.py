@@ -7,10 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
+from stip_client import connection_options
 from stip_client.commands import demo, generate
-from stip_client.errors import ClientError, HidesNothingWarning
+from stip_client.errors import ClientError, HidesNothingWarning, SecretFilePermissionWarning
 from stip_keys.errors import KeyFilePermissionWarning
 
 PROGRAM = "stip-client"
@@ -18,6 +18,8 @@ EPILOG = """\
 examples:
   stip-client demo
   stip-client generate --server localhost:50051 --bundle stip_model/client --prompt "Hello!"
+  stip-client generate --server gpu.example.org:50051 --tls --token-file token \\
+    --bundle stip_model/client --prompt "Hello!"
 """
 
 
@@ -25,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = _parser().parse_args(argv)
     with warnings.catch_warnings():
-        for category in (KeyFilePermissionWarning, HidesNothingWarning):
+        for category in (
+            KeyFilePermissionWarning,
+            SecretFilePermissionWarning,
+            HidesNothingWarning,
+        ):
             warnings.simplefilter("always", category)
         warnings.showwarning = _show_warning
         try:
@@ -54,14 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    connection = argparse.ArgumentParser(add_help=False)
-    connection.add_argument(
-        "--server", default="localhost:50051", metavar="HOST:PORT", help="(%(default)s)"
-    )
-    connection.add_argument(
-        "--bundle", type=Path, required=True, metavar="DIR", help="client bundle (OUT/client)"
-    )
-    generate.add_parser(commands, connection)
+    generate.add_parser(commands, connection_options.parent_parser())
     demo.add_parser(commands)
     return parser
 

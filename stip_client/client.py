@@ -24,13 +24,13 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle import ClientBundle
-from stip_client.channel import CHANNEL_OPTIONS, CLOSE_TIMEOUT, CONNECT_TIMEOUT, timed_out
+from stip_client.channel import CLOSE_TIMEOUT, CONNECT_TIMEOUT, Endpoint
+from stip_client.credentials import TLS
 from stip_client.errors import (
     ClientError,
     ConnectionLostError,
     RequestError,
     SessionLostError,
-    from_rpc_error,
 )
 from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
@@ -45,7 +45,10 @@ class Client:
     ...         print(piece.text, end="")
 
     `dtype` is the type of hidden states on the wire: "float16" (default), "bfloat16" or "float32".
-    Raises BundleError for a damaged bundle; connecting happens with the first call.
+    `tls` makes the connection TLS. `token` goes with every call; it is refused on a connection in
+    plain text to another machine unless `insecure`. Raises BundleError for a damaged bundle,
+    CredentialsError for TLS files or a token that cannot be used; connecting happens with the
+    first call.
     """
 
     def __init__(
@@ -55,12 +58,17 @@ class Client:
         *,
         dtype: str = "float16",
         connect_timeout: float = CONNECT_TIMEOUT,
+        tls: TLS | None = None,
+        token: str | None = None,
+        insecure: bool = False,
     ) -> None:
         self.bundle = ClientBundle(Path(bundle))
         self.target = target
         self._dtype = dtype
-        self._connect_timeout = connect_timeout
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._endpoint = Endpoint(
+            target, tls=tls, token=token, insecure=insecure, connect_timeout=connect_timeout
+        )
+        self._channel = self._endpoint.channel(grpc)
         self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._sessions: set[Session] = set()
         self._limits: Limits | None = None
@@ -68,9 +76,13 @@ class Client:
     def model_info(self) -> GetModelInfoResponse:
         """What the server serves, and within which limits."""
         try:
-            response = self._stub.GetModelInfo(GetModelInfoRequest(), timeout=self._connect_timeout)
+            response = self._stub.GetModelInfo(
+                GetModelInfoRequest(),
+                timeout=self._endpoint.connect_timeout,
+                metadata=self._endpoint.metadata,
+            )
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.target) from error
+            raise self._endpoint.error(error) from error
         return cast(GetModelInfoResponse, response)
 
     def session(self, *, max_length: int = 0, wait: float = 0.0) -> Session:
@@ -170,7 +182,7 @@ class Session:
 
     def open(self) -> None:
         """Open the session, or resume it after a broken stream; nothing if it is open."""
-        self._open(self._client._connect_timeout + self._core.patience)
+        self._open(self._client._endpoint.connect_timeout + self._core.patience)
 
     def _open(self, timeout: float) -> None:
         if self._closed:
@@ -178,7 +190,7 @@ class Session:
         if self._stream is not None and self._settled:
             return
         self._drop_stream()
-        stream = _Stream(self._client._stub, self._client.target)
+        stream = _Stream(self._client._stub, self._client._endpoint)
         try:
             stream.send(self._core.open_request())
             self._core.take_opened(stream.receive(timeout))
@@ -292,12 +304,12 @@ class _Stream:
     gRPC's Python code leaves a lock held there, and the next call then waits for ever.
     """
 
-    def __init__(self, stub: InferenceServiceStub, target: str) -> None:
-        self._target = target
+    def __init__(self, stub: InferenceServiceStub, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
         self._requests: SimpleQueue[InferRequest | None] = SimpleQueue()
         # responses, then the error that ended the stream, or None for OK
         self._responses: SimpleQueue[InferResponse | grpc.RpcError | None] = SimpleQueue()
-        self._call: Any = stub.Infer(iter(self._requests.get, None))
+        self._call: Any = stub.Infer(iter(self._requests.get, None), metadata=endpoint.metadata)
         Thread(target=self._read, name="stip-stream", daemon=True).start()
 
     def send(self, request: InferRequest) -> None:
@@ -308,11 +320,11 @@ class _Stream:
         try:
             response = self._responses.get(timeout=timeout)
         except Empty:
-            raise timed_out(self._target, cast(float, timeout)) from None
+            raise self._endpoint.timed_out(cast(float, timeout)) from None
         if response is None:
-            raise ConnectionLostError(f"{self._target} ended the stream")
+            raise ConnectionLostError(f"{self._endpoint.target} ended the stream")
         if isinstance(response, grpc.RpcError):
-            raise from_rpc_error(response, self._target) from response
+            raise self._endpoint.error(response) from response
         return response
 
     def close(self, request: InferRequest) -> None:

@@ -39,6 +39,10 @@ class BundleError(ClientError):
     """The client bundle is missing, damaged or of another kind."""
 
 
+class CredentialsError(ClientError):
+    """A certificate, a key or a token cannot be used."""
+
+
 class RequestError(ClientError):
     """The server refuses the request as it is."""
 
@@ -53,6 +57,12 @@ class ContextOverflowError(RequestError):
     """The tokens do not fit into the session."""
 
 
+class UnauthenticatedError(ClientError):
+    """The server does not know who is calling: the token is missing, unknown or revoked."""
+
+    hint = "give the token that the server's operator made for you (--token-file or STIP_TOKEN)"
+
+
 class ServerBusyError(ClientError):
     """The server has no room now; `retry_after` says when it may."""
 
@@ -63,6 +73,10 @@ class SessionLostError(ClientError):
 
 class HidesNothingWarning(UserWarning):
     """The bundle's scheme is none: what the client sends is not masked."""
+
+
+class SecretFilePermissionWarning(UserWarning):
+    """A file with a token or a TLS key can be read by others than its owner."""
 
 
 class ConnectionLostError(ClientError):
@@ -79,7 +93,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: RequestError,
     grpc.StatusCode.OUT_OF_RANGE: RequestError,
     grpc.StatusCode.FAILED_PRECONDITION: RequestError,
-    grpc.StatusCode.UNAUTHENTICATED: RequestError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.PERMISSION_DENIED: RequestError,
     grpc.StatusCode.UNIMPLEMENTED: RequestError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ServerBusyError,

@@ -32,8 +32,20 @@ class DemoError(ClientError):
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser("demo", help="run all three parties on this machine")
-    parser.add_argument("prompt", nargs="?", default=DEFAULT_PROMPT, metavar="PROMPT")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.add_argument(
+        "prompt",
+        nargs="?",
+        default=DEFAULT_PROMPT,
+        metavar="PROMPT",
+        help="what to ask (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="end after so many tokens (default: %(default)s)",
+    )
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="checkpoint (default: the demo model)"
     )

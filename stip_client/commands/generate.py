@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TextIO
 
 from stip_client.client import Client
+from stip_client.connection_options import access
 from stip_client.errors import RequestError
 from stip_client.generation import Piece
 
@@ -20,22 +21,76 @@ def add_parser(
 ) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "generate", parents=[connection], help="generate a reply to a prompt"
+        "generate",
+        parents=[connection],
+        help="generate a reply to a prompt",
+        allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     parser.add_argument(
-        "--prompt", required=True, metavar="TEXT", help="- reads it from standard input"
+        "--prompt",
+        required=True,
+        metavar="TEXT",
+        help="the user's message; - reads it from standard input",
     )
-    parser.add_argument("--raw", action="store_true", help="do not apply the chat template")
-    parser.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="(%(default)s)")
-    sampling = parser.add_argument_group("sampling (greedy unless --temperature is above 0)")
-    sampling.add_argument("--temperature", type=float, default=0.0, metavar="T")
-    sampling.add_argument("--top-k", type=int, default=0, metavar="K")
-    sampling.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    sampling.add_argument("--min-p", type=float, default=0.0, metavar="P")
-    sampling.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
-    sampling.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument(
+        "--raw", action="store_true", help="send the prompt as it is, without the chat template"
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=32,
+        metavar="N",
+        help="end after so many tokens (default: %(default)s)",
+    )
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end at this text; repeatable"
+    )
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait so long for a place where the server is full (default: %(default)g)",
+    )
+    sampling = parser.add_argument_group("sampling (greedy unless --temperature is above 0)")
+    sampling.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 takes the likeliest token, more makes the choice freer (default: %(default)g)",
+    )
+    sampling.add_argument(
+        "--top-k",
+        type=int,
+        default=0,
+        metavar="K",
+        help="choose among the K likeliest tokens; 0: among all (default: %(default)s)",
+    )
+    sampling.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="choose among the likeliest tokens that add up to this probability; "
+        "1: among all (default: %(default)g)",
+    )
+    sampling.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="leave out tokens less likely than P times the likeliest (default: %(default)g)",
+    )
+    sampling.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="make tokens that have occurred less likely; 1: do not (default: %(default)g)",
+    )
+    sampling.add_argument(
+        "--seed", type=int, metavar="N", help="choose the same tokens every time (default: random)"
     )
     output = parser.add_argument_group("output")
     output.add_argument("--quiet", action="store_true", help="print the reply and nothing else")
@@ -59,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
     pieces: list[Piece] = []
     started = perf_counter()
     first_token_at = started
-    with Client(arguments.server, arguments.bundle) as client:
+    with Client(arguments.server, arguments.bundle, **access(arguments)) as client:
         for piece in client.generate(
             prompt,
             max_new_tokens=arguments.max_new_tokens,
@@ -72,6 +127,7 @@ def _run(arguments: argparse.Namespace) -> int:
             stop=arguments.stop,
             raw=arguments.raw,
             echo=arguments.echo,
+            wait=arguments.wait,
         ):
             if not pieces:
                 first_token_at = perf_counter()
@@ -90,6 +146,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if not arguments.quiet and streamed:
         _note(_summary(pieces, started, first_token_at, finished))
     return 0
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def _as_json(
