@@ -52,17 +52,17 @@ class Admission:
         waiting = _Waiting(open_session, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         try:
-            return await asyncio.wait_for(asyncio.shield(waiting.session), wait)
-        except asyncio.TimeoutError:
-            if waiting.session.done():
-                return waiting.session.result()
-            raise refusal from None
+            # not wait_for: it may drop a cancellation that comes together with the session
+            await asyncio.wait({waiting.session}, timeout=wait)
         except BaseException:
             self._give_back(waiting)
             raise
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
+        if not waiting.session.done():
+            raise refusal
+        return waiting.session.result()
 
     def close(self, error: ServiceError) -> None:
         """Fail all that wait, and whoever would."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import mlx.core as mx
 
 from stip_server.memory import capacity_for
+
+log = logging.getLogger(__name__)
 
 
 class KVCache:
@@ -24,6 +28,8 @@ class KVCache:
         self._dtype = dtype
         self._capacity = 0
         self._arrays: list[mx.array] = []
+        # set when the arrays cannot be computed any more
+        self.lost = False
         self._lender: KVCache | None = None
         self._borrowers: list[KVCache] = []
 
@@ -49,8 +55,7 @@ class KVCache:
         """Make room for `rows` more rows, which are about to be written."""
         for borrower in [each for each in self._borrowers if each.length > self.length]:
             # what it borrows is about to be overwritten
-            borrower._own(0)
-            mx.eval(borrower._arrays)
+            borrower._stand_alone()
         needed = self.length + rows
         if self._lender is not None:
             self._own(rows)
@@ -60,10 +65,18 @@ class KVCache:
     def release(self) -> None:
         """Drop everything; whoever borrows from this cache takes a copy first."""
         for borrower in list(self._borrowers):
-            borrower._own(0)
-            mx.eval(borrower._arrays)
+            borrower._stand_alone()
         self._return_loan()
         self._arrays = []
+
+    def lose(self) -> None:
+        """Give up the arrays, which cannot be evaluated; so must whoever borrows from them."""
+        for borrower in list(self._borrowers):
+            borrower.lose()
+        self._return_loan()
+        self._arrays = []
+        self._capacity = self.length = 0
+        self.lost = True
 
     def update(self, layer: int, keys_values: mx.array) -> tuple[mx.array, mx.array]:
         """Write a step's keys and values, [2, heads, rows, head_dim]; return all up to them, each
@@ -72,6 +85,15 @@ class KVCache:
         array = self._arrays[layer]
         array[..., self.length : end, :] = keys_values
         return array[:1, :, :end], array[1:, :, :end]
+
+    def _stand_alone(self) -> None:
+        """Copy what is borrowed, now."""
+        self._own(0)
+        try:
+            mx.eval(self._arrays)
+        except Exception:
+            log.exception("the copy of a forked session's cache failed")
+            self.lose()
 
     def _own(self, rows: int) -> None:
         """Copy the borrowed prefix into arrays of its own with room for `rows` more rows."""
@@ -99,3 +121,10 @@ class KVCache:
                 for old, new in zip(prefix, grown, strict=True)
             ]
         self._arrays = grown
+
+
+def lost_cache() -> KVCache:
+    """A cache that never was: a fork of one that is lost."""
+    cache = KVCache(0, 0, 0, mx.float32)
+    cache.lose()
+    return cache

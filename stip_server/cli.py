@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,11 @@ def _run(arguments: argparse.Namespace) -> None:
         _announce(engine, settings, address, metrics_port)
 
     asyncio.run(serve(engine, metrics, settings, announce))
+    if engine.alive:
+        # It loads, or is stuck: a process that ends around a thread within MLX may crash or hang.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _admittance(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from stip.v1.manifest_pb2 import Manifest
 from stip_server import memory
 from stip_server.bundle import ServerBundle
-from stip_server.cache import KVCache
+from stip_server.cache import KVCache, lost_cache
 from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
 from stip_server.loader import compute_dtype, load_model
 from stip_server.metrics import Metrics
@@ -101,12 +101,12 @@ class Engine:
         """Whether the engine's thread runs."""
         return self._thread.is_alive()
 
-    def stop(self) -> None:
-        """Finish the iteration under way and end the thread."""
+    def stop(self, timeout: float) -> None:
+        """Let the thread end once nothing waits, and wait for that, `timeout` seconds at most."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(timeout)
 
     @property
     def manifest(self) -> Manifest:
@@ -115,7 +115,8 @@ class Engine:
     @property
     def waiting_steps(self) -> int:
         """Steps that wait, or of which rows wait."""
-        return len(self._scheduler)
+        with self._wake:
+            return len(self._scheduler)
 
     @property
     def active_bytes(self) -> int:
@@ -179,7 +180,6 @@ class Engine:
         except BaseException:
             # the watchdog sees the thread gone, and tells the clients
             log.critical("the engine has failed and will not compute again", exc_info=True)
-            raise
 
     def _load(self) -> Model:
         settings = self._settings
@@ -209,7 +209,6 @@ class Engine:
     def _next_batch(self) -> list[Chunk] | None:
         while True:
             with self._wake:
-                self._running.clear()
                 self.beats += 1
                 commands, self._commands = self._commands, []
                 if not commands:
@@ -234,10 +233,14 @@ class Engine:
                 mx.clear_cache()  # nobody is about to need the buffers again
 
     def _fork_cache(self, source_id: bytes, session_id: bytes, length: int) -> None:
+        if length == 0:
+            return
         source = self._caches.get(source_id)
-        if source is not None and source.length >= length:
+        if source is None or source.length < length:
+            # lost just now, and so is the fork: its first step finds out
+            self._caches[session_id] = lost_cache()
+        else:
             self._caches[session_id] = source.fork(length)
-        # otherwise the source was lost just now, and so is the fork: its first step finds out
 
     def _run_batch(self, model: Model, batch: Sequence[Chunk]) -> None:
         """Compute and deliver; where that fails, each chunk alone, so that one fails alone."""
@@ -246,7 +249,9 @@ class Engine:
             cache = self._caches.get(chunk.step.session_id)
             if cache is None:
                 cache = self._caches[chunk.step.session_id] = model.new_cache()
-            if chunk.position > cache.length:
+            if cache.lost:
+                self._fail(chunk, _lost_cache(), 0)
+            elif chunk.position > cache.length:
                 # only after an earlier step of the session failed: the service checks positions
                 self._fail(chunk, _lost_position(chunk, cache), cache.length)
             else:
@@ -280,8 +285,8 @@ class Engine:
                 mx.eval(cache.arrays)
             except Exception:
                 log.exception("a session's cache is lost")
-                self._drop_cache(chunk.step.session_id)
-                self._fail(chunk, Internal("CACHE_LOST", f"step failed: {error}"), 0)
+                cache.lose()
+                self._fail(chunk, _lost_cache(), 0)
                 continue
             if len(runnable) > 1:
                 self._run_batch(model, [chunk])
@@ -311,6 +316,8 @@ class Engine:
 
     def _deliver_cancelled(self) -> None:
         with self._wake:
+            # together: what is cancelled from now on is delivered by whoever cancels it
+            self._running.clear()
             cancelled, self._cancelled = self._cancelled, set()
         for step in cancelled:
             _deliver_error(step, _cancelled(), self._length_of(step.session_id))
@@ -404,6 +411,10 @@ def _concatenate(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 def _cancelled() -> ServiceError:
     return Aborted("CANCELLED", "the step was cancelled")
+
+
+def _lost_cache() -> ServiceError:
+    return Internal("CACHE_LOST", "the session's keys and values are lost: open another one")
 
 
 def _lost_position(chunk: Chunk, cache: KVCache) -> ServiceError:

@@ -60,7 +60,10 @@ class MemoryAmount:
             if not 0 < number <= 100:
                 raise ValueError(f"{text!r} is not between 0% and 100%")
             return MemoryAmount(fraction=number / 100)
-        size = int(number * _UNITS[match[3].upper()])
+        number *= _UNITS[match[3].upper()]
+        if number >= 2**63:
+            raise ValueError(f"{text!r} is more than any machine has")
+        size = int(number)
         if size < 1:
             raise ValueError(f"{text!r} is no memory at all")
         return MemoryAmount(size=size)

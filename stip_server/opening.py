@@ -10,6 +10,9 @@ from stip_server.engine import Engine
 from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
 from stip_server.sessions import ID_BYTES, Holder, Session, Sessions, session_gone
 
+# characters of a caller's text that are told back
+SHOWN = 80
+
 
 class Opening:
     """Opens the sessions of one server."""
@@ -39,7 +42,7 @@ class Opening:
                 await self._idle(session)
             except BaseException:
                 if session.holder is holder:
-                    self._sessions.park(session)
+                    self._sessions.let_go(session)
                 raise
             session.end = session.length
             return session
@@ -124,13 +127,19 @@ class Opening:
         if request.key_id != manifest.key_id:
             raise FailedPrecondition(
                 "WRONG_KEY",
-                f"the client's key_id {request.key_id!r} is not this model's {manifest.key_id!r}",
+                f"the client's key_id {_shown(request.key_id)} is not this model's "
+                f"{manifest.key_id!r}",
                 field="open.key_id",
             )
         if request.bundle_id != manifest.bundle_id:
             raise FailedPrecondition(
                 "WRONG_BUNDLE",
-                f"the client's bundle_id {request.bundle_id!r} is not this server's "
+                f"the client's bundle_id {_shown(request.bundle_id)} is not this server's "
                 f"{manifest.bundle_id!r}: the bundles come from different conversions",
                 field="open.bundle_id",
             )
+
+
+def _shown(text: str) -> str:
+    """A caller's text, in a length that fits into a status."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")

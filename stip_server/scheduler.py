@@ -94,10 +94,10 @@ class Scheduler:
         if short and self._prompts_ran:
             prompts = []
         room = self._max_batch_rows
-        share = room // PROMPT_SHARE if prompts else 0
+        share = max(1, room // PROMPT_SHARE) if prompts else 0
         batch: list[Chunk] = []
         for step in short:
-            if step.num_rows <= room - share or not batch:
+            if step.num_rows <= room - share or not (batch or prompts):
                 batch.append(self._take(step, step.num_rows))
                 room -= step.num_rows
         self._prompts_ran = bool(prompts)

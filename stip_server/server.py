@@ -43,6 +43,8 @@ LOADING_INTERVAL = 0.02
 HOUSEKEEPING_INTERVAL = 1.0
 # seconds in which the last statuses reach their clients
 FAREWELL = 0.5
+# seconds in which the engine finishes the iteration under way
+ENGINE_STOP = 5.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -113,9 +115,8 @@ async def serve(
     await server.stop(FAREWELL)
     if endpoint is not None:
         endpoint.close()
-    if house.watchdog.condition is Condition.WELL:
-        # while the loop still runs, to which the engine delivers
-        await asyncio.get_running_loop().run_in_executor(None, engine.stop)
+    # while the loop still runs, to which the engine delivers
+    await asyncio.get_running_loop().run_in_executor(None, engine.stop, ENGINE_STOP)
     event(log, logging.INFO, "stopped")
 
 

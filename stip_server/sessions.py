@@ -10,7 +10,7 @@ is needed: then the least recently used goes first.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -52,9 +52,9 @@ class Session:
     """A session's id, owner and lengths; its cache lives in the engine.
 
     `length` tokens have been computed; `end` counts those of the steps under way as well.
-    `kv_bytes` are reserved for max_length tokens. `holder` is the stream that the session is
-    attached to. `outstanding` steps are with the engine; each of `when_idle` is called once when
-    none is left.
+    `kv_bytes` are reserved for max_length tokens. `known` is whether the client was sent the id.
+    `holder` is the stream that the session is attached to. `outstanding` steps are with the engine;
+    each of `when_idle` is called once when none is left.
     """
 
     id: bytes
@@ -64,6 +64,7 @@ class Session:
     last_used: float
     length: int = 0
     end: int = 0
+    known: bool = False
     holder: Holder | None = None
     outstanding: int = 0
     when_idle: list[Callable[[], None]] = field(default_factory=list)
@@ -126,11 +127,14 @@ class Sessions:
         """
         self.expire()
         kv_bytes = self._kv_bytes(max_length)
-        while (refusal := self._refusal(identity, kv_bytes)) is not None:
-            idle = self._least_recently_used_idle(of=refusal.identity)
+        evicted: list[Session] = []
+        while (refusal := self._refusal(identity, kv_bytes, without=evicted)) is not None:
+            idle = self._least_recently_used_idle(of=refusal.identity, without=evicted)
             if refusal.error.retry_after is None or idle is None:
                 raise refusal.error
-            self._evict(idle)
+            evicted.append(idle)
+        for each in evicted:
+            self._evict(each)
         session = Session(
             secrets.token_bytes(ID_BYTES), identity, max_length, kv_bytes, self._clock()
         )
@@ -163,8 +167,15 @@ class Sessions:
         """The session is in use now."""
         session.last_used = self._clock()
 
+    def let_go(self, session: Session) -> None:
+        """Park a session whose stream broke; close it where nobody knows its id."""
+        if session.known:
+            self.park(session)
+        else:
+            self.close(session)
+
     def park(self, session: Session) -> None:
-        """Detach a session whose stream broke; it can be resumed until its time to live is over."""
+        """Detach a session; it can be resumed until its time to live is over."""
         session.holder = None
         self.used(session)
 
@@ -191,19 +202,22 @@ class Sessions:
     def _is_idle(self, session: Session) -> bool:
         return not session.outstanding and self._clock() - session.last_used >= self._ttl
 
-    def _least_recently_used_idle(self, of: str | None) -> Session | None:
-        idle = [each for each in self._of(of) if self._is_idle(each)]
+    def _least_recently_used_idle(
+        self, of: str | None, without: Sequence[Session]
+    ) -> Session | None:
+        idle = [each for each in self._of(of, without) if self._is_idle(each)]
         return min(idle, key=lambda session: session.last_used, default=None)
 
-    def _of(self, identity: str | None) -> list[Session]:
-        """The sessions of an identity; of all for None."""
-        return [each for each in self._all() if identity is None or each.identity == identity]
+    def _of(self, identity: str | None, without: Sequence[Session] = ()) -> list[Session]:
+        """The sessions of an identity, some left out; of all for None."""
+        sessions = [each for each in self._all() if each not in without]
+        return [each for each in sessions if identity is None or each.identity == identity]
 
     def _all(self) -> tuple[Session, ...]:
         # at once, since the thread that gathers metrics looks as well
         return tuple(self._sessions.values())
 
-    def _refusal(self, identity: str, kv_bytes: int) -> _Refusal | None:
+    def _refusal(self, identity: str, kv_bytes: int, without: Sequence[Session]) -> _Refusal | None:
         """Why a session of so many bytes cannot be opened now."""
         quotas = self._quotas
         for whose, of, sessions_reason, max_sessions, memory_reason, max_bytes in (
@@ -224,7 +238,7 @@ class Sessions:
                 quotas.kv_bytes,
             ),
         ):
-            held = self._of(of)
+            held = self._of(of, without)
             if max_sessions is not None and len(held) >= max_sessions:
                 message = f"all {max_sessions} sessions of {whose} are in use"
                 return self._refuse(sessions_reason, message, of)

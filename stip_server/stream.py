@@ -102,6 +102,7 @@ class Stream:
         self.let_go.clear()
         try:
             yield InferResponse(opened=self._opened(session))
+            session.known = True
             self._reader = asyncio.create_task(self._read(requests, session))
             while not isinstance(answer := await self._answers.get(), _End):
                 if isinstance(answer, ServiceError):
@@ -115,7 +116,9 @@ class Stream:
                 self._reader.cancel()
             if session.holder is self:
                 self._engine.cancel(session.id)
-                self._sessions.park(session)
+                self._sessions.let_go(session)
+            while not self._answers.empty():
+                self._answers.get_nowait()  # what they hold can be large
             self.let_go.set()
 
     def interrupt(self, error: ServiceError) -> None:
@@ -167,7 +170,7 @@ class Stream:
             return
         session = opening.result()
         if session is not None and session.holder is self:
-            self._sessions.park(session)
+            self._sessions.let_go(session)
 
     async def _first_request(self, requests: Requests) -> Session | None:
         try:
