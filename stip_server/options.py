@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
         description="Serve a permuted model over gRPC.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument(

@@ -14,7 +14,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from stip_server import __version__
+from stip_server import __version__, systemd
 from stip_server.admission import Admission
 from stip_server.engine import Engine
 from stip_server.errors import StartError, Unavailable
@@ -104,10 +104,12 @@ async def serve(
     await house.set_health(SERVING)
     tasks = [asyncio.create_task(each) for each in (house.keep(), house.watch())]
     announce(engine, f"{_bracketed(settings.host)}:{port}", endpoint.port if endpoint else None)
+    systemd.notify(systemd.READY)
 
     await stop.wait()
     for task in tasks:
         task.cancel()
+    systemd.notify(systemd.STOPPING)
     event(log, logging.INFO, "draining", grace=settings.grace, sessions=len(house.sessions))
     await house.set_health(NOT_SERVING)
     await _drain(house.service, stop, settings.grace)
@@ -185,9 +187,11 @@ class _House:
         """Tell everyone when the engine is stuck, dead, or well again; for ever."""
         while True:
             await asyncio.sleep(TICK)
-            if not self.watchdog.tick():
+            changed, condition = self.watchdog.tick(), self.watchdog.condition
+            if condition is Condition.WELL:
+                systemd.notify(systemd.WELL)
+            if not changed:
                 continue
-            condition = self.watchdog.condition
             if condition is Condition.WELL:
                 event(log, logging.WARNING, "the engine is well again")
                 self.service.engine_recovered()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import grpc
@@ -107,3 +109,21 @@ def test_compiled_elementwise_operations_give_the_same_answers(
     expected = Oracle(tiny_checkpoint.write(tmp_path / "checkpoint")).logits(prompt)
     assert_equal_logits(rows, expected)
     assert_equal_logits(last, expected[-1:])
+
+
+def test_systemd_hears_that_it_is_ready_that_it_lives_and_that_it_stops(
+    tiny_bundles: Path, tmp_path: Path
+) -> None:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(30)
+        systemd.bind(address)
+        environment = os.environ | {"NOTIFY_SOCKET": address}
+        with server_process(tiny_bundles / "server", env=environment) as server:
+            assert systemd.recv(100) == b"READY=1"
+            assert systemd.recv(100) == b"WATCHDOG=1"
+            server.process.send_signal(signal.SIGTERM)
+            while (state := systemd.recv(100)) == b"WATCHDOG=1":
+                pass
+            assert state == b"STOPPING=1"
+            assert server.process.wait(20) == 0
