@@ -19,15 +19,17 @@ from stip_server.bundle import ServerBundle
 from stip_server.errors import StartError
 from stip_server.exposure import check_exposure, check_tls_options
 from stip_server.identity import Authenticator
-from stip_server.logs import configure_logging
+from stip_server.logs import CONSOLE, configure_logging, event
 from stip_server.memory import readable
-from stip_server.options import PROGRAM, parser
+from stip_server.options import parser
 from stip_server.tls import server_credentials
 from stip_server.tokens import TokenFile
 
 if TYPE_CHECKING:
     from stip_server.engine import Engine
     from stip_server.server import ServerSettings
+
+console = logging.getLogger(CONSOLE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(arguments)
         sys.stdout.flush()
     except StartError as error:
-        _say(f"error: {error}")
-        if error.hint:
-            _say(f"hint: {error.hint}")
+        event(console, logging.ERROR, str(error), hint=error.hint)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -50,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     bundle = ServerBundle(arguments.model)
     if bundle.manifest.scheme == Scheme.SCHEME_NONE:
-        _say("warning: scheme none hides nothing: weights and hidden states are in plain order")
+        event(
+            console,
+            logging.WARNING,
+            "scheme none hides nothing: weights and hidden states are in plain order",
+        )
     credentials, authenticator = _admittance(arguments)
     _load_blas(arguments.blas)
     # MLX is imported only now, behind the BLAS
@@ -133,32 +137,28 @@ def _load_blas(choice: str) -> None:
         loaded = blas.load_blas(choice)
     except OSError as error:
         raise StartError(f"cannot load {choice}: {error}", hint=blas.INSTALL_HINT) from error
-    _say(f"BLAS: {loaded.name}")
+    console.info("BLAS: %s", loaded.name)
     if loaded.slow:
-        _say("warning: it is many times slower than the CPU could be")
-        _say(f"hint: {blas.INSTALL_HINT}")
+        slow = "it is many times slower than the CPU could be"
+        event(console, logging.WARNING, slow, hint=blas.INSTALL_HINT)
 
 
 def _announce(
     engine: Engine, settings: ServerSettings, address: str, metrics_port: int | None
 ) -> None:
     model = engine.manifest.model
-    _say(
+    console.info(
         f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, "
         f"{engine.dtype} on {engine.device}"
     )
-    _say(
+    console.info(
         f"{readable(engine.kv_bytes_total)} for keys and values: "
         f"{engine.kv_bytes_total // engine.kv_bytes_per_token} tokens"
     )
     if metrics_port is not None:
-        _say(f"metrics on http://{settings.metrics_host}:{metrics_port}/metrics")
+        console.info(f"metrics on http://{settings.metrics_host}:{metrics_port}/metrics")
     try:
         print(f"listening on {address}", flush=True)
     except BrokenPipeError:
         # nobody reads our output: what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr, flush=True)

@@ -22,6 +22,10 @@ Field = str | int | float | bool | None
 # what a JSON record holds beside its fields
 _RESERVED = frozenset({"time", "level", "logger", "message", "exception"})
 _ATTRIBUTE = "stip_fields"
+# The logger of what the program says as it starts and fails to. As text it is for whoever typed the
+# command, so these lines look like those of any program.
+CONSOLE = "stip-server"
+_PREFIXES = {"WARNING": "warning: ", "ERROR": "error: "}
 
 
 def configure_logging(level: str, format: str) -> None:
@@ -76,6 +80,8 @@ class _TextFormatter(logging.Formatter):
     """TIME LEVEL LOGGER MESSAGE NAME=VALUE ..., and a traceback in indented lines below."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if record.name == CONSOLE:
+            return _console_lines(record)
         line = f"{_time(record)} {record.levelname} {record.name} {_escape(record.getMessage())}"
         for name, value in _fields(record).items():
             line += f" {name}={_quote(_spell(value))}"
@@ -102,6 +108,13 @@ class _JsonFormatter(logging.Formatter):
         if trace := _trace(self, record):
             entry["exception"] = trace
         return json.dumps(entry)
+
+
+def _console_lines(record: logging.LogRecord) -> str:
+    """PROGRAM: LEVEL: MESSAGE, and a line PROGRAM: NAME: VALUE for each field that is set."""
+    texts = [_PREFIXES.get(record.levelname, "") + record.getMessage()]
+    texts += [f"{name}: {value}" for name, value in _fields(record).items() if value is not None]
+    return "\n".join(f"{CONSOLE}: {_escape(text)}" for text in texts)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 
 from stip_server import __version__, blas
-from stip_server.logs import FORMATS, LEVELS
+from stip_server.logs import CONSOLE, FORMATS, LEVELS
 from stip_server.memory import MemoryAmount
 
-PROGRAM = "stip-server"
 EPILOG = """\
 examples:
   stip-server --model stip_model/server
@@ -22,13 +21,13 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command line's parser."""
     parser = argparse.ArgumentParser(
-        prog=PROGRAM,
+        prog=CONSOLE,
         description="Serve a permuted model over gRPC.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--version", action="version", version=f"{CONSOLE} {__version__}")
     parser.add_argument(
         "--model", type=Path, required=True, metavar="DIR", help="server bundle (OUT/server)"
     )

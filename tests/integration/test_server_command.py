@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from stip.v1.tensor_pb2 import DataType
 from stip_client import Client
 from tests.checkpoints import RandomCheckpoint
 from tests.oracle import Oracle, assert_equal_logits
-from tests.parties import Server, convert, server_process
+from tests.parties import Server, convert, run_tool, server_process
 
 SERVICE = "stip.v1.InferenceService"
 
@@ -127,3 +128,19 @@ def test_systemd_hears_that_it_is_ready_that_it_lives_and_that_it_stops(
                 pass
             assert state == b"STOPPING=1"
             assert server.process.wait(20) == 0
+
+
+def test_with_json_logs_every_line_on_stderr_is_an_object(tiny_bundles: Path) -> None:
+    with server_process(tiny_bundles / "server", "--log-format", "json") as server:
+        server.process.send_signal(signal.SIGTERM)
+        _, errors = server.process.communicate(timeout=20)
+    records = [json.loads(line) for line in errors.splitlines()]
+    assert [record["message"] for record in records][-1] == "stopped"
+    assert any(record["message"].startswith("BLAS: ") for record in records)
+
+
+def test_with_json_logs_an_error_at_the_start_is_an_object_too(tmp_path: Path) -> None:
+    done = run_tool("stip_server", "--model", tmp_path / "gone", "--log-format", "json")
+    (record,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 1
+    assert record["level"] == "ERROR" and "manifest.json" in record["message"] and record["hint"]
