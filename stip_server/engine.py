@@ -22,7 +22,7 @@ from stip.v1.manifest_pb2 import Manifest
 from stip_server import memory
 from stip_server.bundle import ServerBundle
 from stip_server.cache import KVCache, lost_cache
-from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
+from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError, StartError
 from stip_server.loader import compute_dtype, load_model
 from stip_server.metrics import Metrics
 from stip_server.model import Model, Segment
@@ -36,6 +36,8 @@ HEARTBEAT = 1.0
 # Rows from which an iteration on a GPU is evaluated layer by layer: it takes long enough that the
 # pause between layers does not count, and that its progress should show.
 LONG_ROWS = 64
+# Rows of the steps that are computed before the first client may come.
+WARM_UP_ROWS = (1, 16)
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,7 @@ class Engine:
         self.device = "cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda"
         self.dtype = str(dtype).removeprefix("mlx.core.")
         model = load_model(self._bundle, dtype, fused=settings.fused)
+        _warm_up(model)
         mx.clear_cache()
         self.kv_bytes_per_token = memory.kv_bytes_per_token(self.manifest.model, dtype.size)
         self.kv_bytes_total = settings.kv_memory.of(self._memory_left())
@@ -346,6 +349,20 @@ class Engine:
             self.beats += 1
 
         return beat
+
+
+def _warm_up(model: Model) -> None:
+    """Compute a token and a short prompt: what a device compiles at first use takes its time now,
+    not while a heartbeat is waited for, and what it cannot compute shows. Raises StartError.
+    """
+    for rows in WARM_UP_ROWS:
+        cache = model.new_cache()
+        try:
+            cache.reserve(rows)
+            hidden_states = mx.zeros((rows, model.config.hidden_size))
+            mx.eval(model(hidden_states, [Segment(cache, 0, rows, rows - 1)]))
+        except Exception as error:
+            raise StartError(f"the device cannot run the model: {error}") from error
 
 
 def _forward(

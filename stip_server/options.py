@@ -76,7 +76,8 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
         default=512,
         metavar="N",
         help="rows (tokens) that an iteration computes, and the longest that a prompt keeps "
-        "other sessions waiting (%(default)s)",
+        "other sessions waiting; a layer of so many must take less than the 4 s after which the "
+        "engine counts as stuck (%(default)s)",
     )
 
 
