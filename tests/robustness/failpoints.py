@@ -9,6 +9,10 @@ A fault strikes an iteration that holds a step of so many rows:
     die=ROWS            the engine's thread ends
     stall=ROWS:SECONDS  computing it takes so much longer, without a sign of life
     slow=SECONDS        every iteration takes so much longer (no rows)
+
+No fault, but what a test may need to see beside them:
+
+    trace=FILE          every iteration is appended to a file (see tests/robustness/trace.py)
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.parties import Server
+from tests.robustness.trace import Trace
 
 Fault = Callable[[Any], None]
 
@@ -62,6 +67,8 @@ def _fault(text: str) -> Fault:
     name, _, value = text.partition("=")
     if name == "slow":
         return lambda _: time.sleep(float(value))
+    if name == "trace":
+        return Trace(Path(value)).write
     rows, _, seconds = value.partition(":")
 
     def strike(runnable: Any) -> None:

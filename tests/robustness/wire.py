@@ -86,9 +86,13 @@ class WireStream:
 
     def half_close(self) -> None:
         """Close our side of the stream alone, and wait until the server has ended it."""
-        self._requests.put(None)
+        self.stop_sending()
         for _ in self.call:
             pass
+
+    def stop_sending(self) -> None:
+        """Close our side of the stream alone."""
+        self._requests.put(None)
 
     def break_off(self) -> None:
         """Cancel the stream, as a lost connection does."""
