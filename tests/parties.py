@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,17 @@ def make_model(folder: Path, checkpoint: RandomCheckpoint, *arguments: object) -
 
 
 @contextmanager
-def server_process(bundle: Path, *arguments: object, **options: Any) -> Iterator[Server]:
-    """A server on a free port; killed afterwards if it still runs."""
-    command = [sys.executable, "-m", "stip_server", "--model", str(bundle), "--port", "0", "--cpu"]
+def server_process(
+    bundle: Path, *arguments: object, program: Sequence[str] = ("stip_server",), **options: Any
+) -> Iterator[Server]:
+    """A server on a free port; killed afterwards if it still runs.
+
+    Its stderr is a pipe, which holds it up when full: give `stderr` a file where it logs much.
+    """
+    command = [sys.executable, "-m", *program, "--model", str(bundle), "--port", "0", "--cpu"]
     command += map(str, arguments)
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    process = subprocess.Popen(command, **options)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -121,7 +121,7 @@ class RandomSession:
         elif cut == "disconnect":
             disconnect()
         elif cut == "half-close":
-            lost.stop_sending()
+            lost.half_close_only()
             session.receive_all()
         self._pause(0.02)
         session.resume()

@@ -25,28 +25,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.parties import Server
+from tests.parties import Server, server_process
 from tests.robustness.trace import Trace
 
 Fault = Callable[[Any], None]
 
 
 @contextmanager
-def faulty_server(bundle: Path, faults: Sequence[str], *arguments: object) -> Iterator[Server]:
+def faulty_server(
+    bundle: Path, faults: Sequence[str], *arguments: object, **options: Any
+) -> Iterator[Server]:
     """A server with faults on a free port; killed afterwards if it still runs."""
-    command = [sys.executable, "-m", "tests.robustness.failpoints", *faults, "--"]
-    command += ["--model", str(bundle), "--port", "0", "--cpu", *map(str, arguments)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("listening on "), "the server did not start"
-        yield Server(process, line.removeprefix("listening on ").strip())
-    finally:
-        process.kill()
-        process.communicate()
+    program = ("tests.robustness.failpoints", *faults, "--")
+    options = {"stderr": subprocess.DEVNULL, **options}
+    with server_process(bundle, *arguments, program=program, **options) as server:
+        yield server
 
 
 def _install(faults: Sequence[str]) -> None:

@@ -86,12 +86,12 @@ class WireStream:
 
     def half_close(self) -> None:
         """Close our side of the stream alone, and wait until the server has ended it."""
-        self.stop_sending()
+        self.half_close_only()
         for _ in self.call:
             pass
 
-    def stop_sending(self) -> None:
-        """Close our side of the stream alone."""
+    def half_close_only(self) -> None:
+        """Close our side of the stream, without waiting for the server."""
         self._requests.put(None)
 
     def break_off(self) -> None:
