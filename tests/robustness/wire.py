@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ CLOSE = InferRequest(close=CloseSession())
 INFER = "/stip.v1.InferenceService/Infer"
 # A stream that hangs ends with DEADLINE_EXCEEDED, which no test expects.
 DEADLINE = 15.0
+Metadata = Iterable[tuple[str, str]]
 ITEM_BYTES = {DataType.DATA_TYPE_FLOAT16: "<f2", DataType.DATA_TYPE_FLOAT32: "<f4"}
 
 
@@ -52,12 +53,16 @@ class Refusal:
 class WireStream:
     """One Infer call. Requests are messages, or bytes that need not be a message at all."""
 
-    def __init__(self, channel: grpc.Channel, *, deadline: float = DEADLINE) -> None:
+    def __init__(
+        self, channel: grpc.Channel, *, deadline: float = DEADLINE, metadata: Metadata = ()
+    ) -> None:
         infer = channel.stream_stream(
             INFER, request_serializer=_serialize, response_deserializer=InferResponse.FromString
         )
         self._requests: SimpleQueue[InferRequest | bytes | None] = SimpleQueue()
-        self.call: Any = infer(iter(self._requests.get, None), timeout=deadline)
+        self.call: Any = infer(
+            iter(self._requests.get, None), timeout=deadline, metadata=tuple(metadata)
+        )
 
     def send(self, *requests: InferRequest | bytes) -> WireStream:
         for request in requests:
@@ -115,10 +120,16 @@ class WireStream:
 
 
 @contextmanager
-def connection(address: str) -> Iterator[grpc.Channel]:
+def connection(
+    address: str, credentials: grpc.ChannelCredentials | None = None
+) -> Iterator[grpc.Channel]:
     """A connection of its own, which shares nothing with other channels to the same server."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(address, options=options) as channel:
+    with (
+        grpc.insecure_channel(address, options=options)
+        if credentials is None
+        else grpc.secure_channel(address, credentials, options=options)
+    ) as channel:
         yield channel
 
 
