@@ -15,6 +15,7 @@ from stip_server.blas import load_blas
 load_blas()
 
 from tests.checkpoints import RandomCheckpoint  # noqa: E402
+from tests.oracle import Oracle  # noqa: E402
 from tests.parties import Server, make_model, server_process  # noqa: E402
 
 
@@ -30,6 +31,14 @@ def tiny_bundles(
 ) -> Path:
     """The bundles of tiny_checkpoint: its folder holds server/ and client/."""
     return make_model(tmp_path_factory.mktemp("tiny"), tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_oracle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: RandomCheckpoint
+) -> Oracle:
+    """mlx-lm's model of tiny_checkpoint."""
+    return Oracle(tiny_checkpoint.write(tmp_path_factory.mktemp("oracle") / "checkpoint"))
 
 
 @pytest.fixture(scope="session")
