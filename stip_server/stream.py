@@ -31,7 +31,7 @@ from stip_server.errors import (
 from stip_server.metrics import Metrics
 from stip_server.opening import Opening
 from stip_server.rate import TokenRate
-from stip_server.sessions import Session, Sessions
+from stip_server.sessions import Session, Sessions, session_gone
 from stip_server.steps import Step, StepOutcome
 
 # None stands for a message that could not be parsed.
@@ -110,6 +110,8 @@ class Stream:
                 yield await self._answer(answer)
                 await self._backlog.remove(answer.size)
             if answer is _End.CLOSED:
+                if session.holder is not self:  # taken over before the close had its turn
+                    raise self._interruption.result()
                 self._sessions.close(session)
         finally:
             if self._reader is not None:
@@ -224,6 +226,8 @@ class Stream:
             await asyncio.sleep(seconds)
 
     def _submit(self, pending: _Pending, session: Session) -> None:
+        if session.holder is not self:
+            raise session_gone()  # the engine would begin a cache that nobody ever frees
         session.end = pending.step.position + pending.step.num_rows
         session.outstanding += 1
         self._outcomes.add(pending.outcome)
