@@ -64,7 +64,9 @@ class UnauthenticatedError(ClientError):
 
 
 class ServerBusyError(ClientError):
-    """The server has no room now; `retry_after` says when it may."""
+    """The server has no room now; `retry_after` says when it may, None that it never will."""
+
+    hint = "try again later, or let it wait for room (--wait SECONDS)"
 
 
 class SessionLostError(ClientError):
