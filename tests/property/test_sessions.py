@@ -111,6 +111,8 @@ class SessionsMachine(RuleBasedStateMachine):
         source = self.pick(which)
         self.expect_expiries()
         if source not in self.live:
+            with pytest.raises(NotFound):
+                self.sessions.find(source.session.id, source.identity)
             return
         self.sessions.used(self.sessions.find(source.session.id, source.identity))
         source.last_used = self.now
