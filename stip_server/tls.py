@@ -41,13 +41,15 @@ class _TLSFiles:
         self._key = key
         self._client_ca = client_ca
         self._stamps: list[watched_file.Stamp] = []
+        # the versions that were refused last
+        self._refused: list[watched_file.Stamp] = []
         # gRPC asks from threads of its own
         self._lock = Lock()
 
     def load(self) -> grpc.ServerCertificateConfiguration:
         """What the files hold, after checking it. Raises StartError."""
         # taken before reading: a change that comes in between is seen the next time
-        self._stamps = self._stamps_now()
+        stamps = self._stamps_now()
         cert = watched_file.read(self._cert, "certificate", secret=False)
         key = watched_file.read(self._key, "key", secret=True)
         _check_certificates(self._cert)
@@ -56,17 +58,23 @@ class _TLSFiles:
         if self._client_ca is not None:
             client_ca = watched_file.read(self._client_ca, "client CA", secret=False)
             _check_certificates(self._client_ca)
+        self._stamps = stamps
         return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca)
 
     def load_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What renewed files hold; None keeps what was loaded before. Called for each handshake."""
         with self._lock:
-            if self._stamps_now() == self._stamps:
+            stamps = self._stamps_now()
+            if stamps == self._stamps:
                 return None
             try:
                 renewed = self.load()
             except StartError as error:
-                log.error("%s; the certificate loaded before is kept", error)
+                if not isinstance(error, watched_file.UnreadableError):
+                    self._stamps = stamps
+                if stamps != self._refused:
+                    log.error("%s; the certificate loaded before is kept", error)
+                self._refused = stamps
                 return None
             log.info("took up the renewed certificate %s", self._cert)
             return renewed
@@ -82,7 +90,7 @@ def _check_certificates(path: Path) -> None:
     except ssl.SSLError:
         raise StartError(f"{path} holds no certificate", hint=PEM_CERTIFICATE_HINT) from None
     except OSError as error:
-        raise StartError(f"cannot read {path}: {error.strerror}") from error
+        raise watched_file.UnreadableError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _check_pair(cert: Path, key: Path) -> None:
@@ -105,4 +113,6 @@ def _check_pair(cert: Path, key: Path) -> None:
             f"{key} holds no key that can be used with {cert}{reason}", hint=PEM_KEY_HINT
         ) from None
     except OSError as error:
-        raise StartError(f"cannot read {cert} or {key}: {error.strerror}") from error
+        raise watched_file.UnreadableError(
+            f"cannot read {cert} or {key}: {error.strerror}"
+        ) from error

@@ -32,6 +32,8 @@ class TokenFile:
         # taken before reading: a change that comes in between is seen the next time
         self._stamp = watched_file.stamp(path)
         self._names = _read(path)
+        # the version that was refused last
+        self._refused = self._stamp
 
     def find(self, token: str) -> tuple[str, bytes] | None:
         """The name that a token stands for, and the token's digest; None if it does not count.
@@ -52,17 +54,22 @@ class TokenFile:
     def reload_if_changed(self) -> bool:
         """Read the file again if it has changed; whether its tokens now count.
 
-        A file that is bad or missing leaves the tokens as they are and is logged once.
+        A file that is bad or missing leaves the tokens as they are and is logged once. One that
+        cannot be read is tried again: a process that has run out of files must not miss a change.
         """
         stamp = watched_file.stamp(self._path)
         if stamp == self._stamp:
             return False
-        self._stamp = stamp
         try:
             self._names = _read(self._path)
         except StartError as error:
-            log.error("%s; the tokens read before still count", error)
+            if not isinstance(error, watched_file.UnreadableError):
+                self._stamp = stamp
+            if stamp != self._refused:
+                log.error("%s; the tokens read before still count", error)
+            self._refused = stamp
             return False
+        self._stamp = stamp
         log.info("took up %d tokens from %s", len(self._names), self._path)
         return True
 

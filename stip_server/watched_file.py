@@ -13,6 +13,11 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 1024 * 1024
 
+
+class UnreadableError(StartError):
+    """The file could not be read this time: what is in it may be good."""
+
+
 # What tells one version of a file from the next; None where there is no file.
 Stamp = tuple[int, int, int, int] | None
 
@@ -31,7 +36,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def read(path: Path, what: str, *, secret: bool) -> bytes:
-    """All of a file; `what` it is stands in errors. Raises StartError.
+    """All of a file; `what` it is stands in errors. Raises StartError, UnreadableError among them.
 
     Logs a warning when `secret` and others than its owner may read or change it.
     """
@@ -41,7 +46,7 @@ def read(path: Path, what: str, *, secret: bool) -> bytes:
             raise StartError(f"cannot read the {what} {path}: not a regular file")
         content = path.read_bytes() if status.st_size <= MAX_BYTES else None
     except OSError as error:
-        raise StartError(f"cannot read the {what} {path}: {error.strerror}") from error
+        raise UnreadableError(f"cannot read the {what} {path}: {error.strerror}") from error
     if content is None:
         raise StartError(f"the {what} {path} has {status.st_size} bytes; at most {MAX_BYTES}")
     mode = stat.S_IMODE(status.st_mode)

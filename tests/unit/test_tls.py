@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from cryptography.x509 import UniformResourceIdentifier, load_pem_x509_certifica
 
 from stip_server.errors import StartError
 from stip_server.identity import Authenticator
-from stip_server.tls import server_credentials
+from stip_server.tls import _TLSFiles, server_credentials
 from tests.certificates import Authority, Issued, write_key
 
 
@@ -233,3 +235,22 @@ def test_a_bad_renewal_keeps_the_old_pair_and_is_logged_once(
         assert await ask(port, new_authority.certificate) == "anonymous"
 
     with_server(server_credentials(pair.cert, pair.key, None), use, answer_anyone)
+
+
+def test_a_renewal_that_cannot_be_read_is_taken_up_once_it_can(
+    pair: Issued, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = _TLSFiles(pair.cert, pair.key, None)
+    files.load()
+    new = authority.server("new")
+    shutil.copy(new.cert, pair.cert)
+    shutil.copy(new.key, pair.key)
+
+    def refuse(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        assert files.load_if_changed() is None
+    assert files.load_if_changed() is not None
+    assert files.load_if_changed() is None

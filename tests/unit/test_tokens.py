@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import logging
 import os
@@ -164,17 +165,22 @@ def test_a_bad_change_keeps_the_old_tokens_and_is_logged_once(
     assert tokens.find(ALICE_NEXT) and not tokens.find(ALICE)
 
 
-def test_a_file_made_readable_is_taken_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """chmod leaves the time of modification alone; root reads all, so the refusal is feigned."""
+@pytest.mark.parametrize("failure", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_a_change_that_cannot_be_read_is_taken_up_once_it_can(
+    failure: int, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that has run out of files must not go on with a token that was removed."""
     tokens = TokenFile(path)
     write(path, f"alice {ALICE_NEXT}\n")
     with monkeypatch.context() as patch:
 
         def refuse(_: Path) -> bytes:
-            raise PermissionError(13, "Permission denied")
+            raise OSError(failure, os.strerror(failure))
 
         patch.setattr(Path, "read_bytes", refuse)
-        assert not tokens.reload_if_changed()
-    path.chmod(0o400)
+        for _ in range(3):
+            assert not tokens.reload_if_changed()
+        assert tokens.find(ALICE)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
     assert tokens.reload_if_changed()
-    assert tokens.find(ALICE_NEXT)
+    assert tokens.find(ALICE_NEXT) and not tokens.find(ALICE)
