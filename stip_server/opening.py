@@ -106,7 +106,7 @@ class Opening:
 
     async def _idle(self, session: Session) -> None:
         """Wait until the steps that an earlier stream left with the engine are done; they count."""
-        if session.outstanding:
+        while session.outstanding:  # others may have begun when those have ended
             idle = asyncio.Event()
             session.when_idle.append(idle.set)
             await idle.wait()

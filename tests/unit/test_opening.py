@@ -1,0 +1,138 @@
+"""Opening forks and resuming, step by step on the event loop: what the network leaves to chance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from stip.v1.inference_pb2 import ForkPoint, Limits, OpenSession
+from stip.v1.manifest_pb2 import Manifest
+from stip_server.admission import Admission
+from stip_server.errors import NotFound
+from stip_server.opening import Opening
+from stip_server.sessions import Quotas, Session, Sessions
+
+
+class Stream:
+    """Holds a session."""
+
+    def taken_over(self, session: Session) -> None: ...
+
+    def evicted(self, session: Session) -> None: ...
+
+
+@dataclass
+class Asked:
+    """Remembers what an engine is asked for, in order."""
+
+    manifest: Manifest = field(default_factory=Manifest)
+    forks: list[tuple[bytes, bytes, int]] = field(default_factory=list)
+    released: list[bytes] = field(default_factory=list)
+
+    def fork(self, source_id: bytes, session_id: bytes, length: int) -> None:
+        self.forks.append((source_id, session_id, length))
+
+
+class House:
+    """A source with ten tokens computed and one step under way, and what opens forks of it."""
+
+    def __init__(self) -> None:
+        self.engine = Asked()
+        self.sessions = Sessions(
+            Quotas(max_sessions=9, kv_bytes=1000),
+            kv_bytes=lambda length: length,
+            ttl=10.0,
+            clock=lambda: 0.0,
+            release=self.engine.released.append,
+            ended=lambda _: None,
+        )
+        limits = Limits(max_length=100, default_length=100)
+        admission = Admission(self.sessions)
+        self.opening = Opening(cast(Any, self.engine), self.sessions, admission, limits)
+        self.source = self.sessions.open("me", 50, Stream())
+        self.source.length, self.source.outstanding = 10, 1
+
+    def fork(self, length: int = 0) -> asyncio.Task[Session]:
+        point = ForkPoint(session_id=self.source.id, length=length)
+        return asyncio.create_task(self.opening.open(OpenSession(fork=point), "me", Stream()))
+
+    def resume(self) -> asyncio.Task[Session]:
+        request = OpenSession(resume_session_id=self.source.id)
+        return asyncio.create_task(self.opening.open(request, "me", Stream()))
+
+
+async def settle() -> None:
+    """Let every task get as far as it can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_a_fork_waits_for_the_steps_under_way_and_counts_them() -> None:
+    async def ask() -> None:
+        house = House()
+        forking = house.fork()
+        await settle()
+        assert not forking.done()
+        house.source.length = 30
+        house.source.step_done()
+        fork = await forking
+        assert (fork.length, fork.end) == (30, 30)
+        assert house.engine.forks == [(house.source.id, fork.id, 30)]
+
+    asyncio.run(ask())
+
+
+def test_a_fork_waits_for_a_step_that_comes_in_the_moment_in_which_another_ends() -> None:
+    """Such a step may roll back below the fork before the engine has forked."""
+
+    async def ask() -> None:
+        house = House()
+        forking = house.fork(10)
+        await settle()
+        for _ in range(4):
+            house.source.step_done()
+            house.source.outstanding += 1  # before the fork has its turn
+            await settle()
+            assert house.engine.forks == []
+        house.source.length = 30
+        house.source.step_done()
+        assert (await forking).length == 10
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("begin", [House.fork, House.resume])
+def test_a_session_that_ends_while_its_steps_are_waited_for_is_gone(
+    begin: Callable[[House], asyncio.Task[Session]],
+) -> None:
+    async def ask() -> None:
+        house = House()
+        opening = begin(house)
+        await settle()
+        house.sessions.close(house.source)
+        house.source.step_done()
+        with pytest.raises(NotFound):
+            await opening
+        assert len(house.sessions) == 0
+        assert house.engine.forks == []
+
+    asyncio.run(ask())
+
+
+def test_a_fork_that_is_given_up_while_it_waits_leaves_nothing_behind() -> None:
+    async def ask() -> None:
+        house = House()
+        forking = house.fork()
+        await settle()
+        forking.cancel()
+        await settle()
+        house.source.step_done()
+        await settle()
+        assert len(house.sessions) == 1
+        assert house.engine.forks == []
+
+    asyncio.run(ask())
