@@ -23,8 +23,8 @@ class _Waiting:
 class Admission:
     """Opens sessions at once, or when there is room within the time that the caller gives.
 
-    Whenever a session ends, those that wait are tried in the order in which they came; one that
-    still does not fit holds up none behind it.
+    Whenever a session ends, those that wait are tried in the order in which they came, before
+    anyone who comes later; one that still does not fit holds up none behind it.
     """
 
     def __init__(self, sessions: Sessions) -> None:
@@ -41,12 +41,12 @@ class Admission:
 
         Raises the last ResourceExhausted, at once where no waiting can help.
         """
+        self.retry()
         try:
             return open_session()
         except ResourceExhausted as error:
             if wait <= 0 or error.retry_after is None or len(self._waiting) >= MAX_WAITING:
                 raise
-            refusal = error
         if self._closed is not None:
             raise self._closed
         waiting = _Waiting(open_session, asyncio.get_running_loop().create_future())
@@ -60,9 +60,7 @@ class Admission:
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-        if not waiting.session.done():
-            raise refusal
-        return waiting.session.result()
+        return waiting.session.result() if waiting.session.done() else open_session()
 
     def close(self, error: ServiceError) -> None:
         """Fail all that wait, and whoever would."""
