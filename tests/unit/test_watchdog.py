@@ -60,7 +60,7 @@ def test_a_stalled_engine_gets_well_with_its_next_beat(watchdog: Watchdog, engin
     assert watchdog.tick()
     assert watchdog.condition is Condition.WELL
     assert watchdog.seconds_without_beat == 0
-    assert not any(ticks(watchdog, STALLED_TICKS - 1))
+    assert ticks(watchdog, STALLED_TICKS) == [False] * (STALLED_TICKS - 1) + [True]
 
 
 def test_an_engine_whose_thread_has_ended_is_dead_at_once(
