@@ -21,6 +21,7 @@ from stip_server.sessions import ID_BYTES, RETRY_AFTER, EndCause, Quotas, Sessio
 TTL = 10.0
 BYTES_PER_TOKEN = 3
 CALLERS = st.sampled_from(["ann", "bob", "cy"])
+LENGTHS = st.integers(1, 12) | st.integers(1, 45)
 WHICH = st.integers(0, 99)  # of the sessions that there are
 QUOTAS = st.builds(
     Quotas,
@@ -84,7 +85,12 @@ class SessionsMachine(RuleBasedStateMachine):
 
     # -- what callers do -------------------------------------------------------------------------
 
-    @rule(identity=CALLERS, length=st.integers(1, 45))
+    @rule(callers=st.lists(CALLERS, min_size=1, max_size=4), length=LENGTHS)
+    def open_some(self, callers: list[str], length: int) -> None:
+        for identity in callers:
+            self.open(identity, length)
+            self.now += 0.5
+
     def open(self, identity: str, length: int) -> None:
         holder, size = Stream(), BYTES_PER_TOKEN * length
         self.expect_expiries()
@@ -105,7 +111,7 @@ class SessionsMachine(RuleBasedStateMachine):
         self.live.append(Expected(session, identity, size, holder, self.now))
 
     @precondition(lambda self: self.live)
-    @rule(which=WHICH, length=st.integers(1, 45))
+    @rule(which=WHICH, length=LENGTHS)
     def fork(self, which: int, length: int) -> None:
         """Open a session beside one of the same caller's, which must not make room for it."""
         source = self.pick(which)
@@ -170,7 +176,7 @@ class SessionsMachine(RuleBasedStateMachine):
         each.outstanding -= 1
         each.last_used = self.now
 
-    @rule(seconds=st.sampled_from([0.5, 3.0, TTL - 0.5, TTL, 3 * TTL]))
+    @rule(seconds=st.sampled_from([0.5, TTL - 1.0, TTL, TTL + 0.5]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 

@@ -25,6 +25,7 @@ AMPLE = 100_000 * TOKEN
 def test_a_session_may_be_as_long_as_the_models_context() -> None:
     found = limits(LimitSettings(), MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN)
     assert (found.max_length, found.default_length) == (10_000, DEFAULT_LENGTH)
+    assert not found.echo_allowed
 
 
 def test_a_session_may_be_no_longer_than_the_memory_holds_with_its_growth() -> None:
