@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 LOADING_INTERVAL = 0.02
 # seconds between looking for expired sessions, room for those that wait, and a changed token file
 HOUSEKEEPING_INTERVAL = 1.0
+# connections without a stream, beside as many as may have one: health checks, handshakes
+SPARE_CONNECTIONS = 64
 # seconds in which the last statuses reach their clients
 FAREWELL = 0.5
 # seconds in which the engine finishes the iteration under way
@@ -267,6 +269,11 @@ def _channel_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", MAX_STEP_BYTES + MESSAGE_OVERHEAD),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", settings.max_streams),
+        # whoever can connect could otherwise leave the process without files to open
+        (
+            "grpc.max_allowed_incoming_connections",
+            2 * settings.max_connections + SPARE_CONNECTIONS,
+        ),
         ("grpc.server_handshake_timeout_ms", 10_000),
         # a client that vanished without a word is found out, and its session parked
         ("grpc.keepalive_time_ms", 20_000),

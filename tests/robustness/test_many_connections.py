@@ -1,0 +1,71 @@
+"""Connections that nobody has vouched for yet are bounded too."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import grpc
+import psutil
+
+from stip.v1.manifest_pb2 import Manifest
+from tests.parties import Server
+from tests.robustness.guarded import info_refusal, model_info, wait_until
+from tests.robustness.wire import WireStream, connection, open_request
+
+MAX_CONNECTIONS = 4
+MANY = 400
+
+
+def test_connections_that_say_nothing_do_not_use_up_the_servers_files(
+    own_server: Callable[..., Server], manifest: Manifest
+) -> None:
+    server = own_server("--max-connections", MAX_CONNECTIONS)
+    process = psutil.Process(server.process.pid)
+    host, _, port = server.address.rpartition(":")
+    with connection(server.address) as channel, ExitStack() as silent:
+        stream = WireStream(channel, deadline=60).send(open_request(manifest))
+        stream.opened()
+        before = process.num_fds()
+        for _ in range(MANY):
+            silent.enter_context(socket.create_connection((host, int(port))))
+        with connection(server.address) as late:
+            assert info_refusal(late).code is grpc.StatusCode.UNAVAILABLE
+        assert process.num_fds() < before + MANY / 2
+        # who is in stays in
+        assert model_info(channel).load.sessions == 1
+        stream.close()
+        silent.close()
+
+        def has_room() -> bool:
+            with connection(server.address) as late:
+                try:
+                    return bool(model_info(late).key_id)
+                except grpc.RpcError:
+                    return False
+
+        wait_until(has_room)
+
+
+def test_one_connection_with_streams_too_many_is_told_when_to_retry(
+    own_server: Callable[..., Server], manifest: Manifest
+) -> None:
+    server = own_server("--max-connections", MAX_CONNECTIONS)
+    with ExitStack() as stack:
+        channels = [
+            stack.enter_context(connection(server.address)) for _ in range(MAX_CONNECTIONS + 1)
+        ]
+        streams = [WireStream(channel) for channel in channels[:-1]]
+        for stream in streams:
+            stream.send(open_request(manifest)).opened()
+        told = WireStream(channels[-1]).send(open_request(manifest)).refusal()
+        assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (told.reason, told.retry_after) == ("TOO_MANY_CONNECTIONS", 1.0)
+        # another stream on a connection that has one already
+        with WireStream(channels[0]) as another:
+            another.send(open_request(manifest)).opened()
+        for stream in streams:
+            stream.close()
+        with WireStream(channels[-1]) as room:
+            room.send(open_request(manifest)).opened()
