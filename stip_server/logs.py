@@ -37,8 +37,14 @@ def configure_logging(level: str, format: str) -> None:
         raise ValueError(f"{level!r} must be one of {LEVELS}, and {format!r} one of {FORMATS}")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter())
+    handler.addFilter(_shows_no_metadata)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+
+
+def _shows_no_metadata(record: logging.LogRecord) -> bool:
+    """False for what gRPC logs of metadata that is not UTF-8: the whole value, a token as well."""
+    return not (record.name.startswith("grpc.") and str(record.msg).startswith("Invalid encoding"))
 
 
 def event(

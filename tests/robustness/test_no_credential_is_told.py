@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from tests.certificates import Authority
 from tests.parties import run_tool
 from tests.robustness.command_line import assert_no_traceback
 from tests.robustness.guarded import (
+    PATIENCE,
     Guarded,
     bearer,
     guarded_server,
@@ -178,3 +181,47 @@ def test_a_client_that_runs_shows_no_credential_in_its_arguments(
         _, errors = client.communicate()
     for text in forms(ALICE) + lines_of(carol.key):
         assert text not in shown + errors.decode()
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """A frame of HTTP/2."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def raw_call(address: str, path: bytes, authorization: bytes) -> None:
+    """A call as no gRPC client would make it; returns when the server has answered it."""
+    headers = {
+        b":method": b"POST",
+        b":scheme": b"http",
+        b":path": path,
+        b":authority": b"x",
+        b"te": b"trailers",
+        b"content-type": b"application/grpc",
+        b"authorization": authorization,
+    }
+    literals = [
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        for name, value in headers.items()
+    ]
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connected:
+        connected.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
+        connected.sendall(frame(1, 4, 1, b"".join(literals)) + frame(0, 1, 1, bytes(5)))
+        answer = b""
+        while b"grpc-status" not in answer:
+            answer += connected.recv(65536)
+
+
+@pytest.mark.parametrize("method", ["GetModelInfo", "Infer"])
+def test_a_token_that_is_no_text_is_not_logged_either(
+    method: str, model: Path, tmp_path: Path
+) -> None:
+    """gRPC itself logs the whole value of metadata that is not UTF-8."""
+    path = write_tokens(tmp_path / "tokens", f"alice {ALICE}\n")
+    with guarded_server(model / "server", tmp_path, "--token-file", path) as server:
+        service = f"/stip.v1.InferenceService/{method}".encode()
+        for scrap in (b"\xe4", b"\xff\xfe", b"\x1b[2J", b"\n"):
+            raw_call(server.server.address, service, b"Bearer " + ALICE.encode() + scrap)
+        assert server.said.count("reason=TOKEN_UNKNOWN") == 4
+        assert not any(text in server.said for text in forms(ALICE))
+        assert_no_traceback(server.said)
