@@ -153,11 +153,11 @@ class InferenceService:
             self._unavailable = None
 
     def tokens_changed(self) -> None:
-        """End the streams whose token no longer counts."""
+        """End the streams whose token no longer counts, whatever is under way."""
         for call in self._calls:
             if not self._authenticator.still_valid(call.caller):
                 revoked = Unauthenticated("TOKEN_REVOKED", "the token no longer counts")
-                call.stream.interrupt(revoked)
+                call.stream.abandon(revoked)
 
     def _admit(self, caller: Caller, peer: str) -> _Call:
         if self._unavailable is not None:

@@ -116,9 +116,7 @@ class Stream:
         finally:
             if self._reader is not None:
                 self._reader.cancel()
-            if session.holder is self:
-                self._engine.cancel(session.id)
-                self._sessions.let_go(session)
+            self._detach(session)
             while not self._answers.empty():
                 self._answers.get_nowait()  # what they hold can be large
             self.let_go.set()
@@ -132,8 +130,13 @@ class Stream:
             self._reader.cancel()
 
     def abandon(self, error: ServiceError) -> None:
-        """End with `error` now, whatever is under way."""
+        """End with `error` now, whatever is under way.
+
+        The session is let go of at once: a client that does not read would hold it for ever.
+        """
         self.interrupt(error)
+        if self.session is not None:
+            self._detach(self.session)
         for outcome in list(self._outcomes):
             if not outcome.done():
                 outcome.set_result(StepOutcome(error=error))
@@ -165,6 +168,11 @@ class Stream:
                 await asyncio.wait({opening})
             if session is None:
                 self._park_unwanted(opening)
+
+    def _detach(self, session: Session) -> None:
+        if session.holder is self:
+            self._engine.cancel(session.id)
+            self._sessions.let_go(session)
 
     def _park_unwanted(self, opening: asyncio.Future[Session | None]) -> None:
         """Let go of a session that was opened in the moment in which the stream ended."""

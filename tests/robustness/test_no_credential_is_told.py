@@ -209,7 +209,9 @@ def raw_call(address: str, path: bytes, authorization: bytes) -> None:
         connected.sendall(frame(1, 4, 1, b"".join(literals)) + frame(0, 1, 1, bytes(5)))
         answer = b""
         while b"grpc-status" not in answer:
-            answer += connected.recv(65536)
+            piece = connected.recv(65536)
+            assert piece, answer
+            answer += piece
 
 
 @pytest.mark.parametrize("method", ["GetModelInfo", "Infer"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from time import sleep
 
 import grpc
 import numpy as np
@@ -14,8 +15,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from stip.v1.inference_pb2 import ForkPoint
+from stip.v1.inference_pb2 import ForkPoint, LogitsRequest, LogitsRows
 from stip.v1.manifest_pb2 import Manifest
+from stip.v1.tensor_pb2 import DataType
 from stip_client import Client, UnauthenticatedError
 from tests.certificates import Authority
 from tests.parties import run_tool
@@ -218,6 +220,29 @@ def test_a_removed_token_ends_its_streams_within_seconds_and_no_others(
         wait_until(lambda token=revoked: lets_in(channel, token))
     assert other.send(step_request(3, ROWS)).result().length == 6
     other.close()
+
+
+def test_a_client_whose_token_was_removed_holds_no_session_by_not_reading(
+    model: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    everything = LogitsRequest(rows=LogitsRows.LOGITS_ROWS_ALL, dtype=DataType.DATA_TYPE_FLOAT32)
+    rows = np.ones((1500, 60), np.float16)
+    path = write_tokens(tmp_path / "tokens", TOKENS)
+    arguments = ("--token-file", path, "--session-ttl", 1)
+    with (
+        guarded_server(model / "server", tmp_path, *arguments) as server,
+        connection(server.address) as channel,
+        connection(server.address) as other,
+    ):
+        stream = WireStream(channel, metadata=bearer(ALICE), deadline=PATIENCE * 4)
+        stream.send(open_request(manifest)).opened()
+        # more than gRPC sends ahead of a reader
+        stream.send(*(step_request(start, rows, logits=everything) for start in (0, 1500)))
+        sleep(2)  # it is not idle, whatever its time to live
+        assert model_info(other, bearer(BOB)).load.sessions == 1
+        write_tokens(path, f"bob {BOB}\n")
+        wait_until(lambda: model_info(other, bearer(BOB)).load.sessions == 0)
+        assert stream.refusal().reason == "TOKEN_REVOKED"
 
 
 def test_a_new_token_is_taken_up(tokens: Path, channel: grpc.Channel) -> None:
