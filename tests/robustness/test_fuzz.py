@@ -6,26 +6,22 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 
 import grpc
-import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Load
 from stip.v1.manifest_pb2 import Manifest
-from tests.robustness.fuzzer import OVERSIZED, ROWS, Fuzzer, Script
+from tests.robustness.fuzzer import OVERSIZED, Fuzzer, Script
+from tests.robustness.healthy import healthy_session
 from tests.robustness.watched import Watched, eventually, watched_server
 from tests.robustness.wire import (
     Refusal,
     WireStream,
     connection,
-    logits_of,
-    open_request,
     refusal_of,
-    step_request,
 )
 from tests.soak.statuses import MESSAGE_TOO_LARGE, documented
 
@@ -60,12 +56,7 @@ REACHED = {
     ("OUT_OF_RANGE", "POSITION_BEYOND_END"),
     ("RESOURCE_EXHAUSTED", ""),
 }
-# Told by the server, and not yet in the table of SPEC.md.
-UNDOCUMENTED = {
-    ("INVALID_ARGUMENT", "NO_FORK_SOURCE"),
-    ("INVALID_ARGUMENT", "RESUME_AND_FORK"),
-}
-ALLOWED = documented() | UNDOCUMENTED
+ALLOWED = documented()
 
 
 class Tally:
@@ -166,40 +157,6 @@ class FuzzingClient:
             assert response.result.length == step.position + step.hidden_states.shape[0]
 
 
-class HealthySession:
-    """A session that decodes beside all that, over and over, and compares what it gets."""
-
-    def __init__(self, server: Watched, manifest: Manifest) -> None:
-        self._server = server
-        self._manifest = manifest
-        self.rounds = 0
-
-    def run(self, stop: Event) -> None:
-        with (
-            connection(self._server.address) as channel,
-            WireStream(channel, deadline=10 * DEADLINE) as stream,
-        ):
-            stream.send(open_request(self._manifest, max_length=16)).opened()
-            expected = self._round(stream)
-            scale = np.abs(expected).max()
-            self.rounds = 1
-            while not stop.wait(0.01):
-                found = self._round(stream)
-                # rounding depends on what a step is batched with
-                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
-                assert (found.argmax(-1) == expected.argmax(-1)).all()
-                self.rounds += 1
-            assert self._server.load().sessions >= 1
-
-    def _round(self, stream: WireStream) -> NDArray[np.float32]:
-        starts = range(len(ROWS))
-        for start in starts:
-            stream.send(step_request(start, ROWS[start : start + 1]))
-        logits = np.concatenate([logits_of(stream.result()) for _ in starts])
-        assert np.isfinite(logits).all()
-        return logits
-
-
 @pytest.fixture
 def fuzzed(model: Path, tmp_path: Path) -> Iterator[Watched]:
     flags = ("--session-ttl", 1, "--max-sessions", 2000, "--max-open-wait", 1)
@@ -211,22 +168,18 @@ def fuzzed(model: Path, tmp_path: Path) -> Iterator[Watched]:
 def test_no_request_harms_the_server_or_another_session(
     fuzzed: Watched, manifest: Manifest
 ) -> None:
-    tally, stop = Tally(), Event()
-    healthy = HealthySession(fuzzed, manifest)
+    tally = Tally()
     clients = [FuzzingClient(fuzzed, manifest, number, tally) for number in range(CLIENTS)]
     rss = []
-    with ThreadPoolExecutor(CLIENTS + 1) as pool:
-        beside = pool.submit(healthy.run, stop)
-        try:
-            eventually(lambda: healthy.rounds > 0 or beside.done())
-            for share in (SLOW_START, 1.0):
-                runs = [pool.submit(client.run, round(share * REQUESTS)) for client in clients]
-                for run in runs:
-                    run.result()
-                rss.append(fuzzed.rss)
-        finally:
-            stop.set()
-        beside.result()
+    with (
+        healthy_session(fuzzed.address, manifest) as healthy,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+        for share in (SLOW_START, 1.0):
+            runs = [pool.submit(client.run, round(share * REQUESTS)) for client in clients]
+            for run in runs:
+                run.result()
+            rss.append(fuzzed.rss)
     assert fuzzed.alive
     assert tally.answered >= REQUESTS
     assert set(tally.outcomes) >= REACHED, REACHED - set(tally.outcomes)
