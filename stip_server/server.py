@@ -17,15 +17,10 @@ from grpc_reflection.v1alpha import reflection
 from stip_server import __version__, systemd
 from stip_server.admission import Admission
 from stip_server.engine import Engine
-from stip_server.errors import StartError, Unavailable
+from stip_server.errors import Unavailable
 from stip_server.identity import Authenticator
-from stip_server.limits import (
-    MAX_STEP_BYTES,
-    MESSAGE_OVERHEAD,
-    LimitSettings,
-    check_max_length,
-    limits,
-)
+from stip_server.limits import LimitSettings, check_max_length, limits
+from stip_server.listener import Listener
 from stip_server.logs import event
 from stip_server.metrics import Build, Metrics, Observation
 from stip_server.metrics_endpoint import serve_metrics
@@ -82,8 +77,13 @@ async def serve(
     of the metrics if there is one, once requests are answered. Raises StartError.
     """
     check_max_length(settings.limits, engine.manifest.model)
-    server = grpc.aio.server(options=_channel_options(settings))
-    port = _listen(server, settings)
+    listener = Listener(
+        settings.host,
+        settings.port,
+        credentials=settings.credentials,
+        max_streams=settings.max_streams,
+        max_connections=2 * settings.max_connections + SPARE_CONNECTIONS,
+    )
     endpoint = (
         None
         if settings.metrics_port is None
@@ -97,15 +97,13 @@ async def serve(
         await asyncio.sleep(LOADING_INTERVAL)
 
     house = _House(engine, metrics, settings)
-    house.service.add_to(server)
-    health_pb2_grpc.add_HealthServicer_to_server(house.health, server)
-    reflection.enable_server_reflection(
-        (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
-    await server.start()
+    await listener.start(house.add_to)
     await house.set_health(SERVING)
-    tasks = [asyncio.create_task(each) for each in (house.keep(), house.watch())]
-    announce(engine, f"{_bracketed(settings.host)}:{port}", endpoint.port if endpoint else None)
+    tasks = [
+        asyncio.create_task(each)
+        for each in (house.keep(), house.watch(), listener.keep(house.add_to))
+    ]
+    announce(engine, listener.address, endpoint.port if endpoint else None)
     systemd.notify(systemd.READY)
 
     await stop.wait()
@@ -116,7 +114,7 @@ async def serve(
     await house.set_health(NOT_SERVING)
     await _drain(house.service, stop, settings.grace)
     # what is left are health watches and streams that never opened: nobody waits for an answer
-    await server.stop(FAREWELL)
+    await listener.stop(FAREWELL)
     if endpoint is not None:
         endpoint.close()
     # while the loop still runs, to which the engine delivers
@@ -169,6 +167,14 @@ class _House:
             Build(__version__, engine.manifest.model.model_type, engine.device, engine.dtype)
         )
         metrics.watch(self.observe)
+
+    def add_to(self, server: Any) -> None:
+        """Register all that is served with a gRPC server."""
+        self.service.add_to(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
 
     async def set_health(self, status: Any) -> None:
         """Tell whoever asks or watches."""
@@ -260,47 +266,3 @@ def _stop_on_signals() -> _Signals:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, signals.arrived)
     return signals
-
-
-def _channel_options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
-    return (
-        # two servers on one port would share its connections silently
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", MAX_STEP_BYTES + MESSAGE_OVERHEAD),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", settings.max_streams),
-        # whoever can connect could otherwise leave the process without files to open
-        (
-            "grpc.max_allowed_incoming_connections",
-            2 * settings.max_connections + SPARE_CONNECTIONS,
-        ),
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        # a client that vanished without a word is found out, and its session parked
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        # a connection on which nothing runs makes room
-        ("grpc.max_connection_idle_ms", 300_000),
-        # clients ping to find out that a server is gone; however often, they are not cut off
-        # for it (too_many_pings)
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-        ("grpc.http2.max_ping_strikes", 0),
-    )
-
-
-def _listen(server: Any, settings: ServerSettings) -> int:
-    address = f"{_bracketed(settings.host)}:{settings.port}"
-    try:
-        if settings.credentials is not None:
-            port: int = server.add_secure_port(address, settings.credentials)
-        else:
-            port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise StartError(
-            f"cannot listen on {address}", hint="is the port taken? --port 0 takes a free one"
-        ) from error
-    return port
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

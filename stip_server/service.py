@@ -23,7 +23,13 @@ from stip.v1.inference_pb2 import (
 )
 from stip_server import __version__
 from stip_server.admission import Admission
-from stip_server.errors import ResourceExhausted, ServiceError, Unauthenticated, Unavailable
+from stip_server.errors import (
+    InvalidArgument,
+    ResourceExhausted,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
 from stip_server.identity import Authenticator, Caller
 from stip_server.loader import wire_dtype
 from stip_server.logs import event, session_label
@@ -73,7 +79,7 @@ class InferenceService:
         handlers = {
             "GetModelInfo": grpc.unary_unary_rpc_method_handler(
                 self.get_model_info,
-                request_deserializer=GetModelInfoRequest.FromString,
+                request_deserializer=_parse_info,
                 response_serializer=GetModelInfoResponse.SerializeToString,
             ),
             "Infer": grpc.stream_stream_rpc_method_handler(
@@ -84,10 +90,14 @@ class InferenceService:
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    async def get_model_info(self, _: GetModelInfoRequest, context: Any) -> GetModelInfoResponse:
+    async def get_model_info(
+        self, request: GetModelInfoRequest | None, context: Any
+    ) -> GetModelInfoResponse:
         """What is served, within which limits, and how busy the server is."""
         try:
             self._authenticator.identify(context)
+            if request is None:
+                raise InvalidArgument("MALFORMED", "the message is not a GetModelInfoRequest")
         except ServiceError as error:
             await self._refuse(error, context, None)
         engine, sessions = self._backend.engine, self._backend.sessions
@@ -194,6 +204,13 @@ class InferenceService:
 def _parse(message: bytes) -> InferRequest | None:
     try:
         return InferRequest.FromString(message)
+    except DecodeError:
+        return None
+
+
+def _parse_info(message: bytes) -> GetModelInfoRequest | None:
+    try:
+        return GetModelInfoRequest.FromString(message)
     except DecodeError:
         return None
 
