@@ -49,6 +49,21 @@ def message(content: bytes, *, compressed: int = 0, length: int | None = None) -
     return bytes((compressed,)) + length.to_bytes(4, "big") + content
 
 
+# A whole connection whose only call has a path that is not UTF-8.
+PATH_NOT_UTF8 = (
+    PREFACE
+    + frame(SETTINGS)
+    + frame(
+        HEADERS,
+        fields((":method", "POST"), (":scheme", "http"), (":authority", "localhost"))
+        + b"\0\x05:path\x03/a\xdc"
+        + fields(("te", "trailers"), ("content-type", "application/grpc")),
+        flags=END_HEADERS,
+        stream=1,
+    )
+)
+
+
 class FrameFuzzer:
     """Draws whole connections, as the bytes that the client sends."""
 

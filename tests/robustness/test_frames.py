@@ -7,20 +7,22 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
+from time import monotonic, sleep
 
 import grpc
 import pytest
 
 from stip.v1.inference_pb2 import Load
 from stip.v1.manifest_pb2 import Manifest
-from tests.robustness.frames import INFER, INFO, FrameFuzzer
+from tests.robustness.frames import INFER, INFO, PATH_NOT_UTF8, FrameFuzzer
 from tests.robustness.healthy import healthy_session
 from tests.robustness.watched import PATIENCE, Watched, eventually, watched_server
-from tests.robustness.wire import connection
+from tests.robustness.wire import WireStream, connection, open_request, refusal_of
 
 SEED = "frames"
 CONNECTIONS = 500
 SILENT = 20
+TIMES = 5
 NOT_HTTP2 = (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\0" * 99)
 
 
@@ -31,13 +33,20 @@ def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
 
 
 def dial(address: str) -> socket.socket:
+    """A connection; where the port is closed for the moment, it is tried again."""
     host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=PATIENCE)
+    end = monotonic() + PATIENCE
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), timeout=PATIENCE)
+        except ConnectionRefusedError:
+            assert monotonic() < end, "the port stays closed"
+            sleep(0.02)
 
 
 def send(address: str, content: bytes, *, waits: bool) -> None:
     """Send what a client sends; read to the end of the answer if it `waits`, or go away."""
-    with closing(dial(address)) as wire, suppress(ConnectionError):
+    with closing(dial(address)) as wire, suppress(OSError):
         wire.sendall(content)
         if waits:
             wire.shutdown(socket.SHUT_WR)
@@ -62,7 +71,8 @@ def test_no_connection_harms_the_server_or_another_session(
     eventually(lambda: server.load() == Load())
     eventually(lambda: server.metric("process_open_fds") <= files + 2)
     server.stop()
-    server.assert_no_errors()
+    # gRPC itself tells of paths and header fields that are not UTF-8
+    server.assert_no_errors(of_grpc=False)
 
 
 @pytest.mark.parametrize("path", ["/stip.v1.InferenceService/Nothing", "/nothing.Service/Infer"])
@@ -76,9 +86,36 @@ def test_a_stream_called_as_a_single_call_and_the_other_way_round_ends(
     server: Watched, manifest: Manifest
 ) -> None:
     with healthy_session(server.address, manifest), connection(server.address) as channel:
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(grpc.RpcError) as error:
             channel.unary_unary(INFER)(b"\xff", timeout=PATIENCE)
-        with pytest.raises(grpc.RpcError):
+        assert refusal_of(error.value).reason == "MALFORMED"
+        with pytest.raises(grpc.RpcError) as error:
             list(channel.stream_stream(INFO)(iter((b"\xff", b"\xff")), timeout=PATIENCE))
+        assert error.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
     server.stop()
     server.assert_no_errors()
+
+
+def test_a_model_info_request_of_no_meaning_is_refused(server: Watched) -> None:
+    with connection(server.address) as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(INFO)(b"\xff", timeout=PATIENCE)
+    refusal = refusal_of(error.value)
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED")
+    server.stop()
+    server.assert_no_errors()
+
+
+def test_a_call_whose_path_is_not_utf8_takes_neither_the_port_nor_the_sessions(
+    server: Watched, manifest: Manifest
+) -> None:
+    with healthy_session(server.address, manifest) as healthy:
+        for _ in range(TIMES):
+            send(server.address, PATH_NOT_UTF8, waits=False)
+            healthy.wait_for_rounds(1)
+            with closing(dial(server.address)), connection(server.address) as channel:
+                grpc.channel_ready_future(channel).result(PATIENCE)
+                with WireStream(channel, deadline=PATIENCE) as stream:
+                    stream.send(open_request(manifest, max_length=16)).opened()
+        assert server.load().sessions == 1
+    server.stop()
+    server.assert_no_errors(of_grpc=False)
