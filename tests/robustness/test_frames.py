@@ -39,7 +39,7 @@ def dial(address: str) -> socket.socket:
     while True:
         try:
             return socket.create_connection((host, int(port)), timeout=PATIENCE)
-        except ConnectionRefusedError:
+        except ConnectionError:
             assert monotonic() < end, "the port stays closed"
             sleep(0.02)
 
