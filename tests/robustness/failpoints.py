@@ -8,6 +8,7 @@ A fault strikes an iteration that holds a step of so many rows:
     lose=ROWS           the same, and the caches that took part can no longer be evaluated
     die=ROWS            the engine's thread ends
     stall=ROWS:SECONDS  computing it takes so much longer, without a sign of life
+    load=SECONDS        loading the weights takes so much longer; tells on stderr that it has begun
     slow=SECONDS        every iteration takes so much longer (no rows)
 
 No fault, but what a test may need to see beside them:
@@ -47,6 +48,14 @@ def _install(faults: Sequence[str]) -> None:
 
     forward = engine._forward
     striking = [_fault(each) for each in faults]
+    load_model = engine.load_model
+    loading = sum(float(each[5:]) for each in faults if each.startswith("load="))
+
+    def slow_load(*arguments: Any, **options: Any) -> Any:
+        if loading:
+            print("loading", file=sys.stderr, flush=True)
+            time.sleep(loading)
+        return load_model(*arguments, **options)
 
     def faulty(model: Any, runnable: Any, after_layer: Any) -> Any:
         for strike in striking:
@@ -54,10 +63,13 @@ def _install(faults: Sequence[str]) -> None:
         return forward(model, runnable, after_layer)
 
     engine._forward = faulty
+    engine.load_model = slow_load
 
 
 def _fault(text: str) -> Fault:
     name, _, value = text.partition("=")
+    if name == "load":
+        return lambda _: None
     if name == "slow":
         return lambda _: time.sleep(float(value))
     if name == "trace":
