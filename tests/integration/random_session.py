@@ -18,6 +18,7 @@ from tests.integration.wire_session import ALL, LAST, NONE, House, WireSession
 
 LONGEST_PROMPT = 100
 LENGTHS = (150, 400)
+SHORTEST_FORK = 50
 CUTS = ("break off", "disconnect", "half-close", "take over")
 
 
@@ -97,7 +98,8 @@ class RandomSession:
             actions=self._actions // 2,
             forks=self._forks // 2,
         )
-        max_length = self._random.randint(length or session.held, LENGTHS[1])
+        least = max(length or session.held, SHORTEST_FORK)
+        max_length = self._random.randint(least, LENGTHS[1])
         fork._session.open_as_fork(session, length, max_length)
         self._house.start(fork._live)
         session.receive_all()

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stip_client.bundle import ClientBundle
 from stip_server import engine as engine_module
@@ -94,14 +94,19 @@ class RunningEngine:
             self.engine._ready.wait(PATIENCE)
 
     def submit(
-        self, session: str, position: int, tokens: Sequence[int], rows: Rows = Rows.ALL
+        self,
+        session: str,
+        position: int,
+        tokens: Sequence[int],
+        rows: Rows = Rows.ALL,
+        dtype: DTypeLike = np.float32,
     ) -> Future[StepOutcome]:
-        """Queue a step of whole float32 rows of logits."""
+        """Queue a step of hidden states of a type, for whole float32 rows of logits."""
         outcome: Future[StepOutcome] = Future()
         step = Step(
             session_id=session.encode(),
             position=position,
-            hidden_states=self._bundle.masked_embeddings(tokens).astype(np.float32),
+            hidden_states=self._bundle.masked_embeddings(tokens).astype(dtype),
             rows=rows,
             half_precision=False,
             top_k=0,

@@ -15,6 +15,7 @@ from stip_server.errors import BundleError
 from stip_server.metrics import Metrics
 from stip_server.steps import Rows
 from tests.oracle import Oracle, assert_equal_logits
+from tests.robustness.watched import eventually
 from tests.unit.running_engine import PATIENCE, RunningEngine, logits_of
 
 Start = Callable[..., RunningEngine]
@@ -60,6 +61,19 @@ def test_sessions_of_any_length_share_iterations(start: Start, tiny_oracle: Orac
     expected = [tiny_oracle.logits(all_of_it) for all_of_it in ([*A, 7], B[:9], C)]
     for rows, alone in zip(found, expected, strict=True):
         assert_equal_logits(rows, alone[-len(rows) :])
+
+
+def test_sessions_that_send_different_types_share_an_iteration(
+    start: Start, tiny_oracle: Oracle
+) -> None:
+    running = start()
+    running.hold()
+    outcomes = [running.submit(str(dtype), 0, A, dtype=dtype) for dtype in (np.float16, np.float32)]
+    running.within.open()
+    for outcome in outcomes:
+        rows = logits_of(outcome.result(PATIENCE))
+        assert_equal_logits(rows, tiny_oracle.logits(A))
+    assert len(running.iterations[-1]) == 2
 
 
 def test_each_row_of_a_batch_has_its_own_rollback(start: Start, tiny_oracle: Oracle) -> None:
@@ -167,8 +181,7 @@ def test_an_idle_engine_shows_that_it_lives_and_a_long_iteration_after_each_laye
     monkeypatch.setattr("stip_server.engine.HEARTBEAT", 0.001)
     running = start()
     seen = running.engine.beats
-    while running.engine.beats < seen + 3:
-        assert running.engine.alive
+    eventually(lambda: running.engine.beats >= seen + 3)
     running.hold()
     before = running.engine.beats
     running.between.close()
