@@ -31,6 +31,7 @@ from tests.robustness.wire import (
 TIMES = 2
 PREFILLING, DECODING = 4, 4
 PROMPT_ROWS, BATCH_ROWS, ITERATION = 600, 16, 0.01
+ENDLESS = 2000
 GRACE = 60
 DEADLINE = 2 * PATIENCE
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -79,8 +80,8 @@ class Worker:
             return stream.refusal()
 
 
-def workers_of(server: Watched, manifest: Manifest, prefilling: int, decoding: int) -> list[Worker]:
-    rows = [PROMPT_ROWS] * prefilling + [1] * decoding
+def workers_of(server: Watched, manifest: Manifest) -> list[Worker]:
+    rows = [PROMPT_ROWS] * PREFILLING + [1] * DECODING
     return [Worker(server.address, manifest, each) for each in rows]
 
 
@@ -95,7 +96,7 @@ def test_what_runs_is_answered_and_nothing_else_is_begun(
 ) -> None:
     for _ in range(TIMES):
         server = start()
-        workers = workers_of(server, manifest, PREFILLING, DECODING)
+        workers = workers_of(server, manifest)
         with (
             ThreadPoolExecutor(len(workers)) as pool,
             health_of(server.address) as health,
@@ -122,16 +123,18 @@ def test_what_runs_is_answered_and_nothing_else_is_begun(
 
 def test_a_second_signal_ends_what_still_runs(start: StartServer, manifest: Manifest) -> None:
     server = start()
-    workers = workers_of(server, manifest, 2 * PREFILLING, 0)
+    workers = [Worker(server.address, manifest, ENDLESS) for _ in range(2 * PREFILLING)]
     with ThreadPoolExecutor(len(workers)) as pool, health_of(server.address) as health:
         running = [pool.submit(worker.run) for worker in workers]
         eventually(lambda: server.metric("stip_waiting_steps") == len(workers))
+        for worker in workers:
+            worker.enough.set()
         server.server.process.send_signal(signal.SIGTERM)
         health.await_change(NOT_SERVING)
         server.server.process.send_signal(signal.SIGTERM)
         refusals = [each.result(DEADLINE) for each in running]
     assert {(each.code, each.reason) for each in refusals} == {(UNAVAILABLE, "DRAINING")}
-    assert any(worker.sent > worker.answered for worker in workers)
+    assert all(worker.answered == 0 for worker in workers)
     assert server.server.process.wait(PATIENCE) == 0
     server.assert_no_errors(of_grpc=False)
 

@@ -26,7 +26,8 @@ from tests.robustness.wire import (
 )
 
 STALLING, DYING = 17, 19
-# Seconds that a stall takes; what must have been noticed within 5 s is told before it is over.
+# Seconds within which everyone is told: 5, and what a slow machine takes for it. A stall is longer.
+TOLD_WITHIN = 6.5
 STALL = 8
 TIMES = 2
 ROWS = np.ones((3, 60), np.float16)
@@ -85,7 +86,7 @@ def test_a_stalled_engine_is_told_of_and_loses_no_session(
                 refusal = stream.refusal()
                 assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_STALLED")
             health.await_change(NOT_SERVING)
-            assert monotonic() - began < STALL
+            assert monotonic() - began < TOLD_WITHIN
             refusal = refused_open(channel, manifest)
             assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_STALLED")
             # what does not need the engine is still told
@@ -122,7 +123,7 @@ def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
             refusal = stream.refusal()
             assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
         health.await_change(NOT_SERVING)
-        assert monotonic() - began < STALL
+        assert monotonic() - began < TOLD_WITHIN
         for _ in range(3):
             assert refused_open(channel, manifest).reason == "ENGINE_DEAD"
         sleep(1)
