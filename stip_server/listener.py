@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 # Seconds between looking whether gRPC's server still takes calls, and between tries to take the
 # port again.
 CHECK_INTERVAL = 0.1
+# Seconds of silence after which a client is asked whether it is there, and that it has to answer.
+KEEPALIVE_TIME, KEEPALIVE_TIMEOUT = 20.0, 10.0
 
 
 class Listener:
@@ -112,8 +114,10 @@ class Listener:
             ("grpc.max_allowed_incoming_connections", self._max_connections),
             ("grpc.server_handshake_timeout_ms", 10_000),
             # a client that vanished without a word is found out, and its session parked
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.keepalive_time_ms", round(1000 * KEEPALIVE_TIME)),
+            ("grpc.keepalive_timeout_ms", round(1000 * KEEPALIVE_TIMEOUT)),
+            # a ping that gRPC sent for its own ends stands in for it, and would be waited for 60 s
+            ("grpc.http2.ping_timeout_ms", round(1000 * KEEPALIVE_TIMEOUT)),
             # a connection on which nothing runs makes room
             ("grpc.max_connection_idle_ms", 300_000),
             # clients ping to find out that a server is gone; however often, they are not cut off
