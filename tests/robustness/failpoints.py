@@ -11,8 +11,9 @@ A fault strikes an iteration that holds a step of so many rows:
     load=SECONDS        loading the weights takes so much longer; tells on stderr that it has begun
     slow=SECONDS        every iteration takes so much longer (no rows)
 
-No fault, but what a test may need to see beside them:
+No faults, but what a test may need beside them:
 
+    keepalive=SECONDS   a client that is silent is asked after so long, and has as long to answer
     trace=FILE          every iteration is appended to a file (see tests/robustness/trace.py)
 """
 
@@ -44,12 +45,15 @@ def faulty_server(
 
 
 def _install(faults: Sequence[str]) -> None:
-    from stip_server import engine
+    from stip_server import engine, listener
 
     forward = engine._forward
     striking = [_fault(each) for each in faults]
     load_model = engine.load_model
     loading = sum(float(each[5:]) for each in faults if each.startswith("load="))
+    for each in faults:
+        if each.startswith("keepalive="):
+            listener.KEEPALIVE_TIME = listener.KEEPALIVE_TIMEOUT = float(each[10:])
 
     def slow_load(*arguments: Any, **options: Any) -> Any:
         if loading:
@@ -68,7 +72,7 @@ def _install(faults: Sequence[str]) -> None:
 
 def _fault(text: str) -> Fault:
     name, _, value = text.partition("=")
-    if name == "load":
+    if name in ("load", "keepalive"):  # not in an iteration
         return lambda _: None
     if name == "slow":
         return lambda _: time.sleep(float(value))
