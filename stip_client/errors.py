@@ -70,7 +70,7 @@ class ServerBusyError(ClientError):
 
 
 class SessionLostError(ClientError):
-    """The session no longer exists on the server: it was closed, or has expired."""
+    """The session no longer exists: it was closed, has expired, or was lost in a failure."""
 
 
 class HidesNothingWarning(UserWarning):
@@ -109,6 +109,7 @@ _BY_REASON: dict[str, type[ClientError]] = {
     "WRONG_KEY": WrongKeyError,
     "WRONG_BUNDLE": WrongKeyError,
     "CONTEXT_OVERFLOW": ContextOverflowError,
+    "CACHE_LOST": SessionLostError,
 }
 
 

@@ -74,7 +74,7 @@ def test_a_session_whose_cache_is_lost_is_gone_and_no_other(client: Client) -> N
         expected = healthy.forward([5, 6, 7])
         doomed = client.session()
         doomed.forward([5, 6])
-        with pytest.raises(ServerError, match="keys and values are lost") as failure:
+        with pytest.raises(SessionLostError, match="keys and values are lost") as failure:
             doomed.forward(list(range(LOSING)))
         assert failure.value.reason == "CACHE_LOST"
         with pytest.raises(SessionLostError):
