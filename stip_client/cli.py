@@ -70,4 +70,6 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"{PROGRAM}: {text}", file=sys.stderr)
+    # what a server says must not steer the terminal
+    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    print(f"{PROGRAM}: {shown}", file=sys.stderr)

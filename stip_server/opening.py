@@ -68,6 +68,8 @@ class Opening:
         session = await self._admit(request, identity, max_length, holder)
         try:
             await self._idle(source)  # again: waiting for room takes time
+            if session not in self._sessions:  # evicted meanwhile: nobody would free its cache
+                raise session_gone()
             session.length = session.end = self._fork_length(request, source, max_length)
         except BaseException:
             self._sessions.close(session)

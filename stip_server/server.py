@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ LOADING_INTERVAL = 0.02
 HOUSEKEEPING_INTERVAL = 1.0
 # connections without a stream, beside as many as may have one: health checks, handshakes
 SPARE_CONNECTIONS = 64
+# files that the process opens besides: the bundle while it loads, libraries, sockets to listen on
+SPARE_FILES = 64
 # seconds in which the last statuses reach their clients
 FAREWELL = 0.5
 # seconds in which the engine finishes the iteration under way
@@ -77,12 +80,14 @@ async def serve(
     of the metrics if there is one, once requests are answered. Raises StartError.
     """
     check_max_length(settings.limits, engine.manifest.model)
+    connections = 2 * settings.max_connections + SPARE_CONNECTIONS
+    _allow_open_files(connections + SPARE_FILES)
     listener = Listener(
         settings.host,
         settings.port,
         credentials=settings.credentials,
         max_streams=settings.max_streams,
-        max_connections=2 * settings.max_connections + SPARE_CONNECTIONS,
+        max_connections=connections,
     )
     endpoint = (
         None
@@ -226,6 +231,23 @@ class _House:
             serving=self._serving,
             mlx_active_bytes=self.engine.active_bytes,
             mlx_cache_bytes=self.engine.cached_bytes,
+        )
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of open files, which is 256 on macOS; say so where that cannot be done."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < count:
+        event(
+            log,
+            logging.WARNING,
+            "connections may need more files than the system lets the process open",
+            files=count,
+            allowed=allowed,
         )
 
 

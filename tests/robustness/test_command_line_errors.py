@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stip_client.cli import _say
 from tests.parties import Server, run_tool
 from tests.robustness.command_line import assert_no_traceback, assert_refused
 
@@ -146,3 +147,10 @@ def test_a_reader_that_goes_away_is_no_error(model: Path, strict_server: Server)
     assert_no_traceback(stderr)
     assert "error" not in stderr
     assert process.returncode == 141
+
+
+def test_what_a_server_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _say("error: \x1b[2Jgone\n\u202esdrawkcab, 日本語")
+    assert capsys.readouterr().err == (
+        "stip-client: error: \\x1b[2Jgone\\n\\u202esdrawkcab, 日本語\n"
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import grpc
 import psutil
+import pytest
 
 from stip.v1.manifest_pb2 import Manifest
-from tests.parties import Server
+from tests.parties import Server, server_process
 from tests.robustness.guarded import info_refusal, model_info, wait_until
 from tests.robustness.wire import WireStream, connection, open_request
 
@@ -69,3 +73,15 @@ def test_one_connection_with_streams_too_many_is_told_when_to_retry(
             stream.close()
         with WireStream(channels[-1]) as room:
             room.send(open_request(manifest)).opened()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil tells a process's limits on Linux alone")
+def test_the_server_lets_itself_open_as_many_files_as_connections_may_need(model: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def allow_few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+
+    with server_process(model / "server", "--max-connections", 100, preexec_fn=allow_few) as server:
+        allowed, _ = psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert allowed >= min(hard, 2 * 100 + 64)
