@@ -75,7 +75,7 @@ def test_one_connection_with_streams_too_many_is_told_when_to_retry(
             room.send(open_request(manifest)).opened()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="psutil tells a process's limits on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil tells it on Linux alone")
 def test_the_server_lets_itself_open_as_many_files_as_connections_may_need(model: Path) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
