@@ -87,7 +87,7 @@ def watched_server(
         log_file.open("w") as stderr,
         server_process(bundle, *arguments, program=program, stderr=stderr) as server,
     ):
-        found = re.search(r"metrics on (\S+)", log_file.read_text())
+        found = re.search(r"metrics on ([^\s\"]+)", log_file.read_text())
         assert found is not None
         yield Watched(server, log_file, found[1])
 
