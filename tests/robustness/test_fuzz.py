@@ -9,12 +9,14 @@ from pathlib import Path
 from threading import Lock
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Load
 from stip.v1.manifest_pb2 import Manifest
-from tests.robustness.fuzzer import OVERSIZED, Fuzzer, Script
+from stip.v1.tensor_pb2 import DataType, Tensor
+from tests.robustness.fuzzer import HIDDEN_SIZE, OVERSIZED, Fuzzer, Script
 from tests.robustness.healthy import healthy_session
 from tests.robustness.watched import Watched, eventually, watched_server
 from tests.robustness.wire import (
@@ -57,6 +59,12 @@ REACHED = {
     ("RESOURCE_EXHAUSTED", ""),
 }
 ALLOWED = documented()
+# The bits of each type that are all set in NaN and infinity.
+EXPONENTS = {
+    DataType.DATA_TYPE_FLOAT16: ("<u2", 0x7C00),
+    DataType.DATA_TYPE_BFLOAT16: ("<u2", 0x7F80),
+    DataType.DATA_TYPE_FLOAT32: ("<u4", 0x7F800000),
+}
 
 
 class Tally:
@@ -154,7 +162,19 @@ class FuzzingClient:
         else:
             step = asked.step
             assert asked.WhichOneof("request") == "step"
+            assert is_right(step.hidden_states), step
             assert response.result.length == step.position + step.hidden_states.shape[0]
+
+
+def is_right(tensor: Tensor) -> bool:
+    """Whether a tensor is what SPEC.md wants of hidden states."""
+    if tensor.dtype not in EXPONENTS or len(tensor.shape) != 2 or tensor.shape[1] != HIDDEN_SIZE:
+        return False
+    type_, exponent = EXPONENTS[tensor.dtype]
+    if len(tensor.data) != tensor.shape[0] * HIDDEN_SIZE * np.dtype(type_).itemsize:
+        return False
+    bits = np.frombuffer(tensor.data, type_)
+    return bits.size > 0 and not (bits & exponent == exponent).any()
 
 
 @pytest.fixture
