@@ -27,8 +27,8 @@ QUOTAS = st.builds(
     Quotas,
     max_sessions=st.integers(1, 6),
     kv_bytes=st.integers(30, 120),
-    max_sessions_per_identity=st.none() | st.integers(1, 4),
-    kv_bytes_per_identity=st.none() | st.integers(20, 90),
+    max_sessions_per_identity=st.none() | st.integers(1, 3),
+    kv_bytes_per_identity=st.none() | st.integers(20, 60),
 )
 
 
@@ -88,8 +88,13 @@ class SessionsMachine(RuleBasedStateMachine):
     @rule(callers=st.lists(CALLERS, min_size=1, max_size=4), length=LENGTHS)
     def open_some(self, callers: list[str], length: int) -> None:
         for identity in callers:
-            self.open(identity, length)
             self.now += 0.5
+            self.open(identity, length)
+
+    @rule(callers=st.lists(CALLERS, min_size=1, max_size=4), length=LENGTHS)
+    def open_some_after_everyone_was_idle(self, callers: list[str], length: int) -> None:
+        self.now += TTL
+        self.open_some(callers, length)
 
     def open(self, identity: str, length: int) -> None:
         holder, size = Stream(), BYTES_PER_TOKEN * length
