@@ -224,8 +224,9 @@ def _port(text: str) -> int:
 
 
 def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    # what a message and gRPC's settings can carry, even twice
+    if not (text.isdecimal() and 0 < int(text) <= 10**9):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number up to {10**9}")
     return int(text)
 
 

@@ -31,6 +31,8 @@ WRONG_USAGE = {
     "port too large": ([*SERVE, "--port", "65536"], "65536"),
     "port as text": ([*SERVE, "--port", "http"], "http"),
     "no sessions": ([*SERVE, "--max-sessions", "0"], "'0' is not a positive number"),
+    "sessions beyond counting": ([*SERVE, "--max-sessions", "9999999999"], "9999999999"),
+    "streams beyond counting": ([*SERVE, "--max-streams", "9999999999"], "9999999999"),
     "endless time to live": ([*SERVE, "--session-ttl", "inf"], "inf"),
     "negative grace": ([*SERVE, "--grace", "-1"], "-1"),
     "no such BLAS": ([*SERVE, "--blas", "mkl"], "mkl"),
