@@ -182,7 +182,9 @@ def test_a_connection_has_no_more_streams_than_its_own_and_others_have_theirs(
             stream.opened()
         # the connection's own end holds it until there is room
         one_more = WireStream(channel, deadline=0.5).send(open_request(manifest))
-        assert one_more.refusal().code is grpc.StatusCode.DEADLINE_EXCEEDED
+        with pytest.raises(grpc.RpcError) as held:
+            one_more.opened()
+        assert held.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         with WireStream(other) as beside:
             beside.send(open_request(manifest)).opened()
         waiting = WireStream(channel, deadline=PATIENCE).send(open_request(manifest))
