@@ -12,20 +12,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import Manifest
 from stip_server import memory
 from stip_server.bundle import ServerBundle
 from stip_server.cache import KVCache, lost_cache
-from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError, StartError
+from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
+from stip_server.iteration import forward, warm_up
 from stip_server.loader import compute_dtype, load_model
 from stip_server.metrics import Metrics
-from stip_server.model import Model, Segment
+from stip_server.model import Model
 from stip_server.scheduler import Scheduler
 from stip_server.steps import Chunk, Step, StepLogits, StepOutcome, join_logits
 
@@ -36,8 +34,6 @@ HEARTBEAT = 1.0
 # Rows from which an iteration on a GPU is evaluated layer by layer: it takes long enough that the
 # pause between layers does not count, and that its progress should show.
 LONG_ROWS = 64
-# Rows of the steps that are computed before the first client may come.
-WARM_UP_ROWS = (1, 16)
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,7 @@ class Engine:
         self.device = "cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda"
         self.dtype = str(dtype).removeprefix("mlx.core.")
         model = load_model(self._bundle, dtype, fused=settings.fused)
-        _warm_up(model)
+        warm_up(model)
         mx.clear_cache()
         self.kv_bytes_per_token = memory.kv_bytes_per_token(self.manifest.model, dtype.size)
         self.kv_bytes_total = settings.kv_memory.of(self._memory_left())
@@ -263,7 +259,7 @@ class Engine:
             return
         began = self._clock()
         try:
-            results = _forward(model, runnable, self._after_layer(runnable))
+            results = forward(model, runnable, self._after_layer(runnable))
         except Exception as error:
             log.exception("an iteration of %d sessions failed", len(runnable))
             self._retry_alone(model, runnable, error)
@@ -349,81 +345,6 @@ class Engine:
             self.beats += 1
 
         return beat
-
-
-def _warm_up(model: Model) -> None:
-    """Compute a token and a short prompt: what a device compiles at first use takes its time now,
-    not while a heartbeat is waited for, and what it cannot compute shows. Raises StartError.
-    """
-    for rows in WARM_UP_ROWS:
-        cache = model.new_cache()
-        try:
-            cache.reserve(rows)
-            hidden_states = mx.zeros((rows, model.config.hidden_size))
-            mx.eval(model(hidden_states, [Segment(cache, 0, rows, rows - 1)]))
-        except Exception as error:
-            raise StartError(f"the device cannot run the model: {error}") from error
-
-
-def _forward(
-    model: Model,
-    runnable: Sequence[tuple[Chunk, KVCache]],
-    after_layer: Callable[[mx.array], None] | None,
-) -> list[StepLogits | None]:
-    """Run the chunks of one batch and move their caches on."""
-    segments = []
-    start = 0
-    for chunk, cache in runnable:
-        cache.length = chunk.position  # the rollback
-        cache.reserve(chunk.num_rows)
-        stop = start + chunk.num_rows
-        segments.append(Segment(cache, start, stop, stop - chunk.wanted_rows))
-        start = stop
-    rows = [chunk.step.hidden_states[chunk.start : chunk.stop] for chunk, _ in runnable]
-    hidden_states = mx.array(rows[0] if len(rows) == 1 else _concatenate(rows))
-    logits = model(hidden_states, segments, after_layer)
-
-    outputs: list[tuple[mx.array, ...] | None] = []
-    first = 0
-    for chunk, _ in runnable:
-        wanted = chunk.wanted_rows
-        if wanted and logits is not None:
-            outputs.append(_output(logits[first : first + wanted], chunk.step))
-            first += wanted
-        else:
-            outputs.append(None)
-    mx.eval(outputs, [cache.arrays for _, cache in runnable])
-    for chunk, cache in runnable:
-        cache.length += chunk.num_rows
-    return [None if output is None else _to_bytes(output) for output in outputs]
-
-
-def _output(logits: mx.array, step: Step) -> tuple[mx.array, ...]:
-    """(values,) of the whole vocabulary, or (values, indices, log_sum_exp) of the top k."""
-    logits = logits.astype(mx.float32)
-    dtype = mx.float16 if step.half_precision else mx.float32
-    if step.top_k == 0:
-        return (logits.astype(dtype),)
-    if step.top_k == 1:
-        indices = mx.argmax(logits, axis=-1, keepdims=True)
-    else:
-        largest = mx.argpartition(-logits, step.top_k - 1, axis=-1)[:, : step.top_k]
-        order = mx.argsort(-mx.take_along_axis(logits, largest, axis=-1), axis=-1)
-        indices = mx.take_along_axis(largest, order, axis=-1)
-    values = mx.take_along_axis(logits, indices, axis=-1)
-    return values.astype(dtype), indices.astype(mx.int32), mx.logsumexp(logits, axis=-1)
-
-
-def _to_bytes(output: tuple[mx.array, ...]) -> StepLogits:
-    rows, width = output[0].shape
-    return StepLogits(rows, width, *(np.asarray(array).tobytes() for array in output))
-
-
-def _concatenate(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Rows of one dtype; of several, in float32, which holds every wire type exactly."""
-    if len({each.dtype for each in rows}) > 1:
-        rows = [each.astype(np.float32) for each in rows]
-    return np.concatenate(rows)
 
 
 def _cancelled() -> ServiceError:

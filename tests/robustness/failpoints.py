@@ -47,7 +47,7 @@ def faulty_server(
 def _install(faults: Sequence[str]) -> None:
     from stip_server import engine, listener
 
-    forward = engine._forward
+    forward = engine.forward
     striking = [_fault(each) for each in faults]
     load_model = engine.load_model
     loading = sum(float(each[5:]) for each in faults if each.startswith("load="))
@@ -66,7 +66,7 @@ def _install(faults: Sequence[str]) -> None:
             strike(runnable)
         return forward(model, runnable, after_layer)
 
-    engine._forward = faulty
+    engine.forward = faulty
     engine.load_model = slow_load
 
 

@@ -70,7 +70,7 @@ class RunningEngine:
         self.within, self.between = Gate(), Gate()
         self.iterations: list[list[tuple[str, int, int]]] = []
         self.strike: Callable[[Sequence[Any]], None] = lambda _: None
-        forward, count_bytes = engine_module._forward, self.engine._count_bytes
+        forward, count_bytes = engine_module.forward, self.engine._count_bytes
 
         def watched(model: Any, runnable: Any, after_layer: Any) -> Any:
             self.iterations.append(
@@ -87,7 +87,7 @@ class RunningEngine:
             count_bytes()
             self.between.pass_through()
 
-        monkeypatch.setattr(engine_module, "_forward", watched)
+        monkeypatch.setattr(engine_module, "forward", watched)
         monkeypatch.setattr(self.engine, "_count_bytes", counted)
         self.engine.start()
         while not self.engine.loaded():
