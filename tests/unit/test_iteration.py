@@ -1,0 +1,68 @@
+"""One iteration: whatever forms of answer meet in it, each step gets its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from stip_server.bundle import ServerBundle
+from stip_server.iteration import forward
+from stip_server.loader import load_model
+from stip_server.model import Model
+from stip_server.steps import Chunk, Rows, Step, StepLogits
+
+# rows of the step, rows asked for, top_k, float16; neighbours of one form and of different ones
+ASKED = (
+    (2, Rows.ALL, 0, False),
+    (1, Rows.LAST, 0, False),
+    (3, Rows.LAST, 4, True),
+    (1, Rows.NONE, 4, True),
+    (2, Rows.ALL, 4, True),
+    (1, Rows.LAST, 4, False),
+    (4, Rows.LAST, 1, False),
+    (2, Rows.ALL, 1, False),
+    (3, Rows.ALL, 0, True),
+    (2, Rows.LAST, 0, False),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundles: Path) -> Model:
+    mx.set_default_device(mx.cpu)
+    return load_model(ServerBundle(tiny_bundles / "server"), mx.float32)
+
+
+def chunk(model: Model, index: int) -> Chunk:
+    num_rows, rows, top_k, half_precision = ASKED[index]
+    rng = np.random.default_rng(index)
+    hidden_states = rng.standard_normal((num_rows, model.config.hidden_size)).astype(np.float32)
+    step = Step(bytes([index]), 0, hidden_states, rows, half_precision, top_k, lambda _: None)
+    return Chunk(step, 0, num_rows)
+
+
+def assert_same(found: StepLogits | None, expected: StepLogits | None, half: bool) -> None:
+    if found is None or expected is None:
+        assert found is expected
+        return
+    assert (found.rows, found.width) == (expected.rows, expected.width)
+    values, others = (
+        np.frombuffer(each.values, np.float16 if half else np.float32) for each in (found, expected)
+    )
+    assert np.isfinite(values).all()
+    np.testing.assert_allclose(values, others, rtol=1e-2 if half else 1e-4, atol=1e-3)
+    assert found.indices == expected.indices
+    sums, other_sums = (np.frombuffer(each.log_sum_exp, np.float32) for each in (found, expected))
+    np.testing.assert_allclose(sums, other_sums, rtol=1e-5)
+
+
+def test_forms_that_meet_are_answered_as_each_is_alone(model: Model) -> None:
+    indices = range(len(ASKED))
+    together = forward(model, [(chunk(model, each), model.new_cache()) for each in indices], None)
+    for index, found in enumerate(together):
+        (alone,) = forward(model, [(chunk(model, index), model.new_cache())], None)
+        assert_same(found, alone, ASKED[index][3])
+        wanted = {Rows.ALL: ASKED[index][0], Rows.LAST: 1, Rows.NONE: 0}[ASKED[index][1]]
+        assert (found.rows if found else 0) == wanted
