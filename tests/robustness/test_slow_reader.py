@@ -73,8 +73,8 @@ def test_a_reader_that_never_reads_holds_little_and_holds_up_nobody(
                 stream.break_off()
         eventually(lambda: server.metric("stip_sessions", state="attached") == 0)
         left.append(server.rss)
-    # what was computed and never read is gone
-    assert left[-1] - left[0] < SLACK
+    # what was computed and never read is gone: two rounds of it would be more
+    assert left[-1] - left[0] < (TIMES - 1) * 0.75 * READERS * (MAX_ANSWERS - 1) * ANSWER, left
     server.stop()
     # gRPC itself tells of an answer that it could not send
     server.assert_no_errors(of_grpc=False)
