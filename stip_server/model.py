@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import ModelConfig
 from stip_server.cache import KVCache
+from stip_server.elementwise import PLAIN, Elementwise
 from stip_server.rope import cosines_and_sines, inverse_frequencies
 
 
@@ -31,16 +32,6 @@ class Segment(NamedTuple):
     start: int
     stop: int
     keep: int
-
-
-class Elementwise(NamedTuple):
-    """The chains of elementwise operations, either plain or fused by mx.compile.
-
-    Fusing saves launches on a GPU; on a CPU it calls a C++ compiler at run time.
-    """
-
-    rotate: Callable[[mx.array, mx.array, mx.array], mx.array]
-    swiglu: Callable[[mx.array], mx.array]
 
 
 class Batch(NamedTuple):
@@ -169,15 +160,10 @@ class Model:
     layers: list[TransformerBlock]
     norm: mx.array
     lm_head: mx.array  # [vocab_size, hidden_size]
-    fused: bool = False  # fuse elementwise chains with mx.compile
+    elementwise: Elementwise = PLAIN
 
     def __post_init__(self) -> None:
         self._frequencies = inverse_frequencies(self.config.rope_parameters, self.config.head_dim)
-        self._elementwise = (
-            Elementwise(mx.compile(rotate), mx.compile(swiglu))
-            if self.fused
-            else Elementwise(rotate, swiglu)
-        )
 
     def new_cache(self) -> KVCache:
         """An empty cache that fits this model."""
@@ -195,8 +181,8 @@ class Model:
         """Run every layer: hidden_states [rows, hidden_size], each cache having room for its rows.
 
         Returns the logits of the kept rows, [kept rows, vocab_size], or None where none are kept.
-        Nothing is evaluated here, unless `after_layer` does so with the residual stream that it is
-        given after each layer. No cache's length changes.
+        What it evaluates is left to `elementwise` and to `after_layer`, which is given the residual
+        stream after each layer. No cache's length changes.
         """
         positions = np.concatenate(
             [
@@ -205,7 +191,7 @@ class Model:
             ]
         )
         cosines, sines = self._rotations(positions)
-        batch = Batch(segments, cosines, sines, self._elementwise)
+        batch = Batch(segments, cosines, sines, self.elementwise)
         h = hidden_states.astype(self.dtype)
         for layer in self.layers:
             out = layer(h, batch, last=layer is self.layers[-1])
@@ -220,22 +206,6 @@ class Model:
     def _rotations(self, positions: NDArray[np.int64]) -> tuple[mx.array, mx.array]:
         cosines, sines = cosines_and_sines(positions, self._frequencies)
         return mx.array(cosines), mx.array(sines)
-
-
-def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
-    """Rotate the planes (j, j + head_dim/2) of every head: x [rows, heads, head_dim]."""
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    rotated = mx.concatenate(
-        [first * cosines - second * sines, second * cosines + first * sines], axis=-1
-    )
-    return rotated.astype(x.dtype)
-
-
-def swiglu(gate_up: mx.array) -> mx.array:
-    """silu(gate) * up, where gate_up is [rows, 2 * intermediate_size]."""
-    gate, up = mx.split(gate_up, 2, axis=-1)
-    return gate * mx.sigmoid(gate) * up
 
 
 def _kept_rows(h: mx.array, segments: Sequence[Segment]) -> mx.array:

@@ -1,0 +1,64 @@
+"""The chains of elementwise operations of a layer, in the form that suits the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+
+class Elementwise(NamedTuple):
+    """`rotate` turns the planes of queries and keys, `swiglu` is the MLP's activation."""
+
+    rotate: Callable[[mx.array, mx.array, mx.array], mx.array]
+    swiglu: Callable[[mx.array], mx.array]
+
+
+def elementwise(dtype: mx.Dtype, *, on_cpu: bool, fused: bool) -> Elementwise:
+    """The form to compute `dtype` in.
+
+    `fused` has mx.compile make one kernel of each chain: fewer launches on a GPU; on a CPU it calls
+    a C++ compiler at run time.
+    """
+    if fused:
+        return Elementwise(mx.compile(rotate), mx.compile(swiglu))
+    if on_cpu and dtype == mx.float32:
+        return Elementwise(rotate, swiglu_on_host)
+    return PLAIN
+
+
+def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
+    """Rotate the planes (j, j + head_dim/2) of every head: x [rows, heads, head_dim]."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    rotated = mx.concatenate(
+        [first * cosines - second * sines, second * cosines + first * sines], axis=-1
+    )
+    return rotated.astype(x.dtype)
+
+
+def swiglu(gate_up: mx.array) -> mx.array:
+    """silu(gate) * up, where gate_up is [rows, 2 * intermediate_size]."""
+    gate, up = mx.split(gate_up, 2, axis=-1)
+    return gate * mx.sigmoid(gate) * up
+
+
+def swiglu_on_host(gate_up: mx.array) -> mx.array:
+    """The same by NumPy, which has a vector exp where MLX's CPU kernels have a scalar one.
+
+    gate_up is evaluated. Measured (Xeon with AVX-512, float32, 4,864 wide), ms for 8 rows: 0.04
+    instead of 0.66; for 512 rows: 4.7 instead of 40, as much as the projection before it takes.
+    """
+    mx.eval(gate_up)
+    gate, up = np.split(np.asarray(gate_up), 2, axis=-1)
+    with np.errstate(over="ignore"):  # of a very negative gate: inf, by which it becomes 0
+        activated = np.exp(-gate)
+    activated += 1
+    np.divide(gate, activated, out=activated)
+    activated *= up
+    return mx.array(activated)
+
+
+PLAIN = Elementwise(rotate, swiglu)
