@@ -1,32 +1,9 @@
-"""The chains of elementwise operations of a layer, in the form that suits the device."""
+"""The chains of elementwise operations of a layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import mlx.core as mx
 import numpy as np
-
-
-class Elementwise(NamedTuple):
-    """`rotate` turns the planes of queries and keys, `swiglu` is the MLP's activation."""
-
-    rotate: Callable[[mx.array, mx.array, mx.array], mx.array]
-    swiglu: Callable[[mx.array], mx.array]
-
-
-def elementwise(dtype: mx.Dtype, *, on_cpu: bool, fused: bool) -> Elementwise:
-    """The form to compute `dtype` in.
-
-    `fused` has mx.compile make one kernel of each chain: fewer launches on a GPU; on a CPU it calls
-    a C++ compiler at run time.
-    """
-    if fused:
-        return Elementwise(mx.compile(rotate), mx.compile(swiglu))
-    if on_cpu and dtype == mx.float32:
-        return Elementwise(rotate, swiglu_on_host)
-    return PLAIN
 
 
 def rotate(x: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
@@ -59,6 +36,3 @@ def swiglu_on_host(gate_up: mx.array) -> mx.array:
     np.divide(gate, activated, out=activated)
     activated *= up
     return mx.array(activated)
-
-
-PLAIN = Elementwise(rotate, swiglu)

@@ -19,12 +19,12 @@ from stip.v1.manifest_pb2 import Manifest
 from stip_server import memory
 from stip_server.bundle import ServerBundle
 from stip_server.cache import KVCache, lost_cache
-from stip_server.elementwise import elementwise
 from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
 from stip_server.iteration import forward, warm_up
 from stip_server.loader import compute_dtype, load_model
 from stip_server.metrics import Metrics
 from stip_server.model import Model
+from stip_server.operations import operations
 from stip_server.scheduler import Scheduler
 from stip_server.steps import Chunk, Step, StepLogits, StepOutcome, join_logits
 
@@ -189,8 +189,8 @@ class Engine:
         dtype = compute_dtype(settings.dtype, self.manifest.dtype, on_cpu=on_cpu)
         self.device = "cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda"
         self.dtype = str(dtype).removeprefix("mlx.core.")
-        chains = elementwise(dtype, on_cpu=on_cpu, fused=settings.fused)
-        model = load_model(self._bundle, dtype, chains)
+        suited = operations(dtype, on_cpu=on_cpu, fused=settings.fused)
+        model = load_model(self._bundle, dtype, suited)
         warm_up(model)
         mx.clear_cache()
         self.kv_bytes_per_token = memory.kv_bytes_per_token(self.manifest.model, dtype.size)

@@ -11,9 +11,9 @@ import mlx.core as mx
 from stip.v1.manifest_pb2 import ModelConfig, Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_server.bundle import ServerBundle
-from stip_server.elementwise import PLAIN, Elementwise
 from stip_server.errors import BundleError
 from stip_server.model import Model, TransformerBlock
+from stip_server.operations import PLAIN, Operations
 
 DTYPES = {
     DataType.DATA_TYPE_FLOAT16: mx.float16,
@@ -38,7 +38,7 @@ def wire_dtype(name: str) -> DataType:
     return WIRE_DTYPES[name]
 
 
-def load_model(bundle: ServerBundle, dtype: mx.Dtype, elementwise: Elementwise = PLAIN) -> Model:
+def load_model(bundle: ServerBundle, dtype: mx.Dtype, operations: Operations = PLAIN) -> Model:
     """Check every file, then load it, cast to dtype. Raises BundleError naming what is wrong."""
     config = bundle.manifest.model
     expected = _expected_shapes(config, with_tau=bundle.manifest.scheme != Scheme.SCHEME_NONE)
@@ -71,7 +71,7 @@ def load_model(bundle: ServerBundle, dtype: mx.Dtype, elementwise: Elementwise =
         [layers[layer] for layer in range(config.num_hidden_layers)],
         norm=others["model.norm.weight"],
         lm_head=others["lm_head.weight"],
-        elementwise=elementwise,
+        operations=operations,
     )
     mx.eval(model.norm, model.lm_head)
     return model

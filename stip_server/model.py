@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import ModelConfig
+from stip_server.attention import Span
 from stip_server.cache import KVCache
-from stip_server.elementwise import PLAIN, Elementwise
+from stip_server.operations import PLAIN, Operations
 from stip_server.rope import cosines_and_sines, inverse_frequencies
 
 
@@ -40,7 +41,7 @@ class Batch(NamedTuple):
     segments: Sequence[Segment]
     cosines: mx.array  # [rows, 1, head_dim / 2]
     sines: mx.array
-    elementwise: Elementwise
+    operations: Operations
 
 
 class Linear:
@@ -75,34 +76,19 @@ class Attention:
         """x [rows, hidden_size] to the same, in the last layer to the kept rows, None if none."""
         rows, rotated = x.shape[0], self.num_heads + self.num_kv_heads
         qkv = self.qkv_proj(x).reshape(rows, rotated + self.num_kv_heads, self.head_dim)
-        qk = batch.elementwise.rotate(qkv[:, :rotated], batch.cosines, batch.sines)
-        queries = qk[:, : self.num_heads]
+        qk = batch.operations.rotate(qkv[:, :rotated], batch.cosines, batch.sines)
         # [2, key/value heads, rows, head_dim]
         keys_values = mx.stack([qk[:, self.num_heads :], qkv[:, rotated:]]).swapaxes(1, 2)
 
-        # A session at a time, over its cache where it lies. Measured on a CPU (two cores, 24 layers
-        # of 14 heads and 2 key/value heads of 64, float32), ms an iteration of 8 sessions with
-        # 64 / 512 / 2,048 tokens each: so 10 / 43 / 143; padded into one batch by copying
-        # 9 / 52 / 173; if they happened to lie in one array 6 / 36 / 140, which would give up
-        # growing, forking and freeing each by itself. On a GPU each launch costs: keys and values
-        # in one array halve those for writing.
-        outputs = []
+        spans = []
         for cache, start, stop, keep in batch.segments:
             all_keys, all_values = cache.update(self.layer, keys_values[:, :, start:stop])
             first = keep if last else start
-            if first == stop:
-                continue
-            attended = mx.fast.scaled_dot_product_attention(
-                queries[None, first:stop].swapaxes(1, 2),
-                all_keys,
-                all_values,
-                scale=self.scale,
-                mask="causal" if stop - first > 1 else None,
-            )
-            outputs.append(attended.swapaxes(1, 2).reshape(stop - first, -1))
-        if not outputs:
+            if first < stop:
+                spans.append(Span(first, stop, all_keys, all_values))
+        if not spans:
             return None
-        return self.o_proj(outputs[0] if len(outputs) == 1 else mx.concatenate(outputs))
+        return self.o_proj(batch.operations.attend(qk[:, : self.num_heads], spans, self.scale))
 
 
 class MLP:
@@ -111,7 +97,7 @@ class MLP:
         self.down_proj = Linear(weights, "down_proj")
 
     def __call__(self, x: mx.array, batch: Batch) -> mx.array:
-        return self.down_proj(batch.elementwise.swiglu(self.gate_up_proj(x)))
+        return self.down_proj(batch.operations.swiglu(self.gate_up_proj(x)))
 
 
 class TransformerBlock:
@@ -160,7 +146,7 @@ class Model:
     layers: list[TransformerBlock]
     norm: mx.array
     lm_head: mx.array  # [vocab_size, hidden_size]
-    elementwise: Elementwise = PLAIN
+    operations: Operations = PLAIN
 
     def __post_init__(self) -> None:
         self._frequencies = inverse_frequencies(self.config.rope_parameters, self.config.head_dim)
@@ -181,7 +167,7 @@ class Model:
         """Run every layer: hidden_states [rows, hidden_size], each cache having room for its rows.
 
         Returns the logits of the kept rows, [kept rows, vocab_size], or None where none are kept.
-        What it evaluates is left to `elementwise` and to `after_layer`, which is given the residual
+        What it evaluates is left to `operations` and to `after_layer`, which is given the residual
         stream after each layer. No cache's length changes.
         """
         positions = np.concatenate(
@@ -191,7 +177,7 @@ class Model:
             ]
         )
         cosines, sines = self._rotations(positions)
-        batch = Batch(segments, cosines, sines, self.elementwise)
+        batch = Batch(segments, cosines, sines, self.operations)
         h = hidden_states.astype(self.dtype)
         for layer in self.layers:
             out = layer(h, batch, last=layer is self.layers[-1])

@@ -196,12 +196,14 @@ def test_cancelling_a_task_leaves_the_session_usable(
     async def ask() -> None:
         async with AsyncClient(tiny_server.address, tiny_bundles / "client") as other:
             session = await other.session()
-            task = asyncio.create_task(session.forward(PROMPT * 30))
-            await asyncio.sleep(0.01)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert session.position == 0
+            for delay in (0.0, 0.001, 0.002, 0.005):
+                task = asyncio.create_task(session.forward(PROMPT * 30))
+                await asyncio.sleep(delay)
+                task.cancel()
+                await asyncio.wait({task})
+                assert task.cancelled() or delay > 0  # a fast machine may be done already
+                assert session.position == (0 if task.cancelled() else 30 * len(PROMPT))
+                session.rollback(0)
             assert np.array_equal(await session.forward(PROMPT, rows="last"), expected)
             await session.close()
 
