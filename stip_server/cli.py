@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import logging
 import os
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from stip.v1.manifest_pb2 import Scheme
-from stip_server import blas
+from stip_server import __version__, blas
 from stip_server.bundle import ServerBundle
 from stip_server.errors import StartError
 from stip_server.exposure import check_exposure, check_tls_options
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from stip_server.engine import Engine
     from stip_server.server import ServerSettings
 
+log = logging.getLogger(__name__)
 console = logging.getLogger(CONSOLE)
 
 
@@ -39,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
         sys.stdout.flush()
+    except ModuleNotFoundError as error:
+        hint = "pip install '.[cpu]' on Linux, '.[cuda]' with CUDA, '.[metal]' on macOS"
+        event(console, logging.ERROR, f"{error.name} is not installed", hint=hint)
+        return 1
     except StartError as error:
         event(console, logging.ERROR, str(error), hint=error.hint)
         return 1
@@ -58,11 +62,6 @@ def _run(arguments: argparse.Namespace) -> None:
     credentials, authenticator = _admittance(arguments)
     _load_blas(arguments.blas)
     # MLX is imported only now, behind the BLAS
-    if importlib.util.find_spec("mlx") is None:
-        raise StartError(
-            "MLX is not installed",
-            hint="pip install '.[cpu]' on Linux, '.[cuda]' with CUDA, '.[metal]' on macOS",
-        )
     from stip_server.engine import Engine, EngineSettings
     from stip_server.limits import LimitSettings
     from stip_server.metrics import Metrics
@@ -121,12 +120,14 @@ def _admittance(
     """How the wire is protected, and who is let in."""
     cert, key, client_ca = arguments.tls_cert, arguments.tls_key, arguments.client_ca
     check_tls_options(cert, key, client_ca)
-    check_exposure(
+    exposed = check_exposure(
         arguments.host,
         tls=cert is not None,
         authenticated=arguments.token_file is not None or client_ca is not None,
         insecure=arguments.insecure,
     )
+    if exposed:
+        event(console, logging.WARNING, exposed)
     credentials = None if cert is None else server_credentials(cert, key, client_ca)
     tokens = None if arguments.token_file is None else TokenFile(arguments.token_file)
     return credentials, Authenticator(tokens, certificates=client_ca is not None)
@@ -154,6 +155,17 @@ def _announce(
     console.info(
         f"{readable(engine.kv_bytes_total)} for keys and values: "
         f"{engine.kv_bytes_total // engine.kv_bytes_per_token} tokens"
+    )
+    event(
+        log,
+        logging.INFO,
+        "serving",
+        address=address,
+        version=__version__,
+        tls=settings.credentials is not None,
+        callers=settings.authenticator.demands,
+        key_id=engine.manifest.key_id,
+        bundle_id=engine.manifest.bundle_id,
     )
     if metrics_port is not None:
         console.info(f"metrics on http://{settings.metrics_host}:{metrics_port}/metrics")

@@ -19,9 +19,10 @@ from stip.v1.manifest_pb2 import Manifest
 from stip_server import memory
 from stip_server.bundle import ServerBundle
 from stip_server.cache import KVCache, lost_cache
-from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
+from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError, StartError
 from stip_server.iteration import forward, warm_up
 from stip_server.loader import compute_dtype, load_model
+from stip_server.logs import event
 from stip_server.metrics import Metrics
 from stip_server.model import Model
 from stip_server.operations import operations
@@ -35,6 +36,10 @@ HEARTBEAT = 1.0
 # Rows from which an iteration on a GPU is evaluated layer by layer: it takes long enough that the
 # pause between layers does not count, and that its progress should show.
 LONG_ROWS = 64
+# Seconds that a layer of an iteration may take: half of those after which the engine seems stuck.
+LONGEST_LAYER = 2.0
+# The head is wider than a layer: so many times fewer rows go through it at once.
+HEAD_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -185,17 +190,32 @@ class Engine:
         on_cpu = settings.cpu or not (mx.metal.is_available() or mx.cuda.is_available())
         mx.set_default_device(mx.cpu if on_cpu else mx.gpu)
         if settings.wired_limit is not None:
-            mx.set_wired_limit(settings.wired_limit)
+            _set_wired_limit(settings.wired_limit)
         dtype = compute_dtype(settings.dtype, self.manifest.dtype, on_cpu=on_cpu)
         self.device = "cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda"
         self.dtype = str(dtype).removeprefix("mlx.core.")
         suited = operations(dtype, on_cpu=on_cpu, fused=settings.fused)
         model = load_model(self._bundle, dtype, suited)
-        warm_up(model)
+        seconds = warm_up(model)
         mx.clear_cache()
         self.kv_bytes_per_token = memory.kv_bytes_per_token(self.manifest.model, dtype.size)
         self.kv_bytes_total = settings.kv_memory.of(self._memory_left())
+        self._fit_iterations(model, seconds)
         return model
+
+    def _fit_iterations(self, model: Model, seconds_a_row: float) -> None:
+        """Let no layer, and no block of the head, take so long that the engine seems stuck."""
+        rows = max(1, int(LONGEST_LAYER * len(model.layers) / seconds_a_row))
+        model.head_rows = max(1, min(model.head_rows, rows // HEAD_SHARE))
+        if rows < self._scheduler.max_batch_rows:
+            event(
+                log,
+                logging.WARNING,
+                "this device is slow: iterations are kept short",
+                max_batch_rows=rows,
+                wanted=self._scheduler.max_batch_rows,
+            )
+            self._scheduler.max_batch_rows = rows
 
     def _memory_left(self) -> int:
         """Bytes that the device has left, the weights being loaded."""
@@ -223,6 +243,7 @@ class Engine:
             # outside the lock: copying a cache takes its time
             for command in commands:
                 command()
+                self.beats += 1
             if commands:
                 self._count_bytes()
 
@@ -347,6 +368,13 @@ class Engine:
             self.beats += 1
 
         return beat
+
+
+def _set_wired_limit(size: int) -> None:
+    try:
+        mx.set_wired_limit(size)
+    except (RuntimeError, ValueError) as error:
+        raise StartError(f"--wired-limit {memory.readable(size)}: {error}") from error
 
 
 def _cancelled() -> ServiceError:

@@ -18,13 +18,14 @@ def check_tls_options(cert: Path | None, key: Path | None, client_ca: Path | Non
         raise StartError("--client-ca needs --tls-cert and --tls-key")
 
 
-def check_exposure(host: str, *, tls: bool, authenticated: bool, insecure: bool) -> None:
+def check_exposure(host: str, *, tls: bool, authenticated: bool, insecure: bool) -> str:
     """Refuse to listen where others can come, in plain text or for everyone. Raises StartError.
 
-    `authenticated`: callers need a token or a client certificate. `insecure`: the user wants it so.
+    `authenticated`: callers need a token or a client certificate. `insecure`: the user wants it so,
+    and what is open then is returned, to be said; an empty text where nothing is.
     """
-    if insecure or is_loopback(host) or (tls and authenticated):
-        return
+    if is_loopback(host) or (tls and authenticated):
+        return ""
     missing, hints = [], []
     if not tls:
         missing.append("without TLS the wire is plain text")
@@ -32,10 +33,12 @@ def check_exposure(host: str, *, tls: bool, authenticated: bool, insecure: bool)
     if not authenticated:
         missing.append("without tokens or client certificates anyone may call")
         hints.append("--token-file FILE or --client-ca FILE")
-    raise StartError(
-        f"{host or 'an empty host'} can be reached from other machines: {' and '.join(missing)}",
-        hint=f"{', and '.join(hints)}; or --insecure to serve like this all the same",
-    )
+    reached = f"{host or 'an empty host'} can be reached from other machines"
+    exposed = f"{reached}: {' and '.join(missing)}"
+    if insecure:
+        return exposed
+    hint = f"{', and '.join(hints)}; or --insecure to serve like this all the same"
+    raise StartError(exposed, hint=hint)
 
 
 def is_loopback(host: str) -> bool:

@@ -54,6 +54,13 @@ class Authenticator:
         self._tokens = tokens
         self._certificates = certificates
 
+    @property
+    def demands(self) -> str:
+        """What callers must bring: "token", "certificate" or "nothing"."""
+        if self._tokens is not None:
+            return "token"
+        return "certificate" if self._certificates else "nothing"
+
     def identify(self, context: CallContext) -> Caller:
         """The caller of a call. Raises Unauthenticated."""
         return self.caller_of(context.invocation_metadata() or (), context.auth_context())
@@ -79,6 +86,12 @@ class Authenticator:
             return True
         name = caller.identity.removeprefix("token:")
         return self._tokens.still_names(name, caller.digest)
+
+    def is_gone(self, identity: str) -> bool:
+        """Whether nobody can come as this identity any more: no token has its name."""
+        if self._tokens is None:
+            return False
+        return not self._tokens.has_name(identity.removeprefix("token:"))
 
     def reload_if_changed(self) -> bool:
         """Take up a changed token file; whether tokens may have changed. Raises nothing."""

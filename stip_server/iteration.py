@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from time import perf_counter
 from typing import Any
 
 import mlx.core as mx
@@ -18,28 +19,38 @@ from stip_server.errors import StartError
 from stip_server.model import Model, Segment
 from stip_server.steps import Chunk, StepLogits
 
-# Rows of the steps that are computed before the first client may come.
-WARM_UP_ROWS = (1, 16)
+# Rows of the steps that are computed before the first client may come; the last one is timed.
+WARM_UP_ROWS = (1, 16, 16)
+
+# Is given what was just computed, so that an iteration that takes long shows its progress.
+Progress = Callable[[mx.array], None]
 
 
-def warm_up(model: Model) -> None:
-    """Compute a token and a short prompt: what a device compiles at first use takes its time now,
-    not while a heartbeat is waited for, and what it cannot compute shows. Raises StartError.
+def warm_up(model: Model) -> float:
+    """Compute a token and short prompts; the seconds that a row of a prompt took.
+
+    What a device compiles at first use takes its time now, not while a heartbeat is waited for, and
+    what it cannot compute shows. Raises StartError.
     """
+    seconds = 0.0
     for rows in WARM_UP_ROWS:
         cache = model.new_cache()
+        began = perf_counter()
         try:
             cache.reserve(rows)
             hidden_states = mx.zeros((rows, model.config.hidden_size))
-            mx.eval(model(hidden_states, [Segment(cache, 0, rows, rows - 1)]))
+            kept = model(hidden_states, [Segment(cache, 0, rows, rows - 1)])
+            mx.eval(None if kept is None else model.logits(kept))
         except Exception as error:
             raise StartError(f"the device cannot run the model: {error}") from error
+        seconds = (perf_counter() - began) / rows
+    return seconds
 
 
 def forward(
     model: Model,
     runnable: Sequence[tuple[Chunk, KVCache]],
-    after_layer: Callable[[mx.array], None] | None,
+    after_layer: Progress | None,
 ) -> list[StepLogits | None]:
     """Run the chunks of one batch and move their caches on; the logits that each chunk wants."""
     segments = []
@@ -52,32 +63,44 @@ def forward(
         start = stop
     rows = [chunk.step.hidden_states[chunk.start : chunk.stop] for chunk, _ in runnable]
     hidden_states = mx.array(rows[0] if len(rows) == 1 else _concatenate(rows))
-    logits = model(hidden_states, segments, after_layer)
+    kept = model(hidden_states, segments, after_layer)
 
-    answers = [] if logits is None else _answers(logits, [chunk for chunk, _ in runnable])
-    mx.eval([arrays for _, arrays in answers], [cache.arrays for _, cache in runnable])
+    found = {} if kept is None else _answers(model, kept, [c for c, _ in runnable], after_layer)
+    mx.eval([cache.arrays for _, cache in runnable])
     for chunk, cache in runnable:
         cache.length += chunk.num_rows
-    found = {chunk: part for chunks, arrays in answers for chunk, part in _split(chunks, arrays)}
     return [found.get(chunk) for chunk, _ in runnable]
 
 
 def _answers(
-    logits: mx.array, chunks: Sequence[Chunk]
-) -> list[tuple[list[Chunk], tuple[mx.array, ...]]]:
-    """Chunks that ask for the same form one after the other, and the answer to all of them.
+    model: Model, kept: mx.array, chunks: Sequence[Chunk], progress: Progress | None
+) -> dict[Chunk, StepLogits]:
+    """The logits of the chunks that want some; `kept` holds the rows that they want, in order.
 
-    `logits` holds the rows that the chunks want. One answer for many is fewer launches on a GPU.
+    Chunks that ask for the same form one after the other are answered together: fewer launches on a
+    GPU. But at most head_rows rows at once: logits are as wide as the vocabulary.
     """
-    answers = []
+    found: dict[Chunk, StepLogits] = {}
     first = 0
     wanting = (chunk for chunk in chunks if chunk.wanted_rows)
     for (top_k, half_precision), group in groupby(wanting, key=_form):
         members = list(group)
         stop = first + sum(chunk.wanted_rows for chunk in members)
-        answers.append((members, _answer(logits[first:stop], top_k, half_precision)))
+        blocks = []
+        for start in range(first, stop, model.head_rows):
+            logits = model.logits(kept[start : min(start + model.head_rows, stop)])
+            answer = _answer(logits, top_k, half_precision)
+            mx.eval(answer)
+            if progress is not None:
+                progress(answer[0])
+            blocks.append([np.asarray(array) for array in answer])
+        on_host = [
+            parts[0] if len(parts) == 1 else np.concatenate(parts)
+            for parts in zip(*blocks, strict=True)
+        ]
+        found.update(_split(members, on_host))
         first = stop
-    return answers
+    return found
 
 
 def _form(chunk: Chunk) -> tuple[int, bool]:
@@ -100,9 +123,10 @@ def _answer(logits: mx.array, top_k: int, half_precision: bool) -> tuple[mx.arra
     return values.astype(dtype), indices.astype(mx.int32), mx.logsumexp(logits, axis=-1)
 
 
-def _split(chunks: Sequence[Chunk], arrays: tuple[mx.array, ...]) -> list[tuple[Chunk, StepLogits]]:
+def _split(
+    chunks: Sequence[Chunk], on_host: Sequence[NDArray[Any]]
+) -> list[tuple[Chunk, StepLogits]]:
     """Each chunk's rows of an answer."""
-    on_host = [np.asarray(array) for array in arrays]
     width = on_host[0].shape[1]
     parts = []
     first = 0

@@ -40,6 +40,8 @@ def configure_logging(level: str, format: str) -> None:
     handler.addFilter(_shows_no_metadata)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    for other in ("asyncio", "grpc"):  # what they say of their own workings helps nobody here
+        logging.getLogger(other).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def _shows_no_metadata(record: logging.LogRecord) -> bool:

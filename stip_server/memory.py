@@ -10,8 +10,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from stip.v1.manifest_pb2 import ModelConfig
 from stip_server.errors import StartError
 
@@ -82,6 +80,8 @@ class MemoryAmount:
 
 def host_memory_left() -> int:
     """Bytes that this process may still take of the machine's memory, or of its container's."""
+    import psutil  # the server's extra: without it the command line can still say what is missing
+
     left: int = psutil.virtual_memory().available
     if sys.platform == "linux":
         for limit_file, used_file in _CGROUP_FILES:

@@ -21,7 +21,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-EndCause = Literal["closed", "expired", "evicted", "failed"]
+EndCause = Literal["closed", "expired", "evicted", "revoked", "failed"]
 
 # The label of a rejection is one of these, so that no caller can make time series.
 REASONS = frozenset(

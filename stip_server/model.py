@@ -147,6 +147,7 @@ class Model:
     norm: mx.array
     lm_head: mx.array  # [vocab_size, hidden_size]
     operations: Operations = PLAIN
+    head_rows: int = 64  # that `logits` should be given at once
 
     def __post_init__(self) -> None:
         self._frequencies = inverse_frequencies(self.config.rope_parameters, self.config.head_dim)
@@ -166,7 +167,8 @@ class Model:
     ) -> mx.array | None:
         """Run every layer: hidden_states [rows, hidden_size], each cache having room for its rows.
 
-        Returns the logits of the kept rows, [kept rows, vocab_size], or None where none are kept.
+        Returns the final hidden states of the kept rows, [kept rows, hidden_size], or None where
+        none are kept: `logits` takes them on.
         What it evaluates is left to `operations` and to `after_layer`, which is given the residual
         stream after each layer. No cache's length changes.
         """
@@ -186,6 +188,10 @@ class Model:
             h = out
             if after_layer is not None:
                 after_layer(h)
+        return h
+
+    def logits(self, h: mx.array) -> mx.array:
+        """Final hidden states [rows, hidden_size] to logits [rows, vocab_size]."""
         x = mx.fast.rms_norm(h, self.norm, self.config.rms_norm_eps)
         return x @ self.lm_head.T
 

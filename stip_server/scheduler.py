@@ -32,7 +32,7 @@ class Scheduler:
     """Queues of steps, one a session, in the order in which sessions last became ready."""
 
     def __init__(self, max_batch_rows: int, clock: Callable[[], float]) -> None:
-        self._max_batch_rows = max_batch_rows
+        self.max_batch_rows = max_batch_rows
         self._clock = clock
         self._queues: OrderedDict[bytes, deque[Step]] = OrderedDict()
         # rows of a session's first step that have been handed out
@@ -93,7 +93,7 @@ class Scheduler:
         prompts = [step for step in heads if step.num_rows > SHORT_ROWS]
         if short and self._prompts_ran:
             prompts = []
-        room = self._max_batch_rows
+        room = self.max_batch_rows
         share = max(1, room // PROMPT_SHARE) if prompts else 0
         batch: list[Chunk] = []
         for step in short:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -111,9 +111,7 @@ async def serve(
     announce(engine, listener.address, endpoint.port if endpoint else None)
     systemd.notify(systemd.READY)
 
-    await stop.wait()
-    for task in tasks:
-        task.cancel()
+    failed = await _run_until(stop, tasks)
     systemd.notify(systemd.STOPPING)
     event(log, logging.INFO, "draining", grace=settings.grace, sessions=len(house.sessions))
     await house.set_health(NOT_SERVING)
@@ -125,6 +123,8 @@ async def serve(
     # while the loop still runs, to which the engine delivers
     await asyncio.get_running_loop().run_in_executor(None, engine.stop, ENGINE_STOP)
     event(log, logging.INFO, "stopped")
+    if failed is not None:
+        raise failed
 
 
 class _House:
@@ -234,13 +234,28 @@ class _House:
         )
 
 
+async def _run_until(stop: _Signals, tasks: Sequence[asyncio.Task[None]]) -> BaseException | None:
+    """Wait for a signal, and end the tasks; or for what one of them, which run for ever, raises."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    failed = next((each.exception() for each in tasks if each.done()), None)
+    if failed is not None:
+        event(log, logging.CRITICAL, "the server cannot look after itself", exc_info=failed)
+    for task in (stopping, *tasks):
+        task.cancel()
+    return failed
+
+
 def _allow_open_files(count: int) -> None:
     """Raise the limit of open files, which is 256 on macOS; say so where that cannot be done."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return
     allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):  # macOS has another bound beside the hard limit
+        allowed = soft
     if allowed < count:
         event(
             log,

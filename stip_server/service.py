@@ -153,7 +153,8 @@ class InferenceService:
 
     def engine_failed(self, error: Unavailable) -> None:
         """End every stream with `error`, and refuse new ones, until the engine is well again."""
-        self._unavailable = self._unavailable or error
+        if self._unavailable is None or self._unavailable.reason != "DRAINING":
+            self._unavailable = error
         for call in self._calls:
             call.stream.abandon(error)
 
@@ -168,6 +169,8 @@ class InferenceService:
             if not self._authenticator.still_valid(call.caller):
                 revoked = Unauthenticated("TOKEN_REVOKED", "the token no longer counts")
                 call.stream.abandon(revoked)
+        # nobody can resume them, and they would keep their room from others
+        self._backend.sessions.close_of(self._authenticator.is_gone)
 
     def _admit(self, caller: Caller, peer: str) -> _Call:
         if self._unavailable is not None:

@@ -9,15 +9,19 @@ is needed: then the least recently used goes first.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from stip_server.errors import NotFound, ResourceExhausted
+from stip_server.logs import event, session_label
+
+log = logging.getLogger(__name__)
 
 ID_BYTES = 16
-EndCause = Literal["closed", "expired", "evicted", "failed"]
+EndCause = Literal["closed", "expired", "evicted", "revoked", "failed"]
 # When nothing tells how long a session will live: seconds after which to ask again.
 RETRY_AFTER = 1.0
 
@@ -34,7 +38,9 @@ class Holder(Protocol):
 
 def session_gone() -> NotFound:
     """The error for a session that no longer exists, or is another caller's."""
-    return NotFound("SESSION_GONE", "no such session: it was closed or has expired")
+    return NotFound(
+        "SESSION_GONE", "no such session: it was closed, has expired, or the server was restarted"
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,14 @@ class Sessions:
         )
         session.holder = holder
         self._sessions[session.id] = session
+        event(
+            log,
+            logging.DEBUG,
+            "session opened",
+            session=session_label(session.id),
+            identity=identity,
+            max_length=max_length,
+        )
         return session
 
     def find(self, session_id: bytes, identity: str) -> Session:
@@ -185,7 +199,22 @@ class Sessions:
         if self._sessions.pop(session.id, None) is not None:
             self._release(session.id)
             self._ended(cause)
+            event(
+                log,
+                logging.DEBUG if cause == "closed" else logging.INFO,
+                "session ended",
+                session=session_label(session.id),
+                identity=session.identity,
+                cause=cause,
+                tokens=session.length,
+            )
             self.on_room()
+
+    def close_of(self, identities: Callable[[str], bool]) -> None:
+        """End the parked sessions of every identity for which `identities` is true."""
+        for session in self._all():
+            if session.holder is None and identities(session.identity):
+                self.close(session, "revoked")
 
     def expire(self) -> None:
         """Close every session that has been parked for longer than the time to live."""
@@ -258,7 +287,8 @@ class Sessions:
 
     def _seconds_until_room(self, identity: str | None) -> float:
         parked = [each.last_used for each in self._of(identity) if each.holder is None]
-        return max(0.0, min(parked) + self._ttl - self._clock()) if parked else RETRY_AFTER
+        left = min(parked) + self._ttl - self._clock() if parked else RETRY_AFTER
+        return left if left > 0 else RETRY_AFTER  # due, but a step of it still runs
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ class TokenFile:
         """Whether the token of this digest still counts, and for the same name."""
         return self._names.get(digest) == name
 
+    def has_name(self, name: str) -> bool:
+        """Whether any token that counts stands for the name."""
+        return name in self._names.values()
+
     def reload_if_changed(self) -> bool:
         """Read the file again if it has changed; whether its tokens now count.
 

@@ -265,7 +265,8 @@ class SessionsMachine(RuleBasedStateMachine):
 
     def seconds_until_room(self, whose: set[str]) -> float:
         parked = [e.last_used for e in self.live if e.holder is None and e.identity in whose]
-        return max(0.0, min(parked) + TTL - self.now) if parked else RETRY_AFTER
+        left = min(parked) + TTL - self.now if parked else RETRY_AFTER
+        return left if left > 0 else RETRY_AFTER
 
 
 TestSessions = SessionsMachine.TestCase

@@ -10,6 +10,7 @@ A fault strikes an iteration that holds a step of so many rows:
     stall=ROWS:SECONDS  computing it takes so much longer, without a sign of life
     load=SECONDS        loading the weights takes so much longer; tells on stderr that it has begun
     slow=SECONDS        every iteration takes so much longer (no rows)
+    careless            what looks after sessions and tokens fails as soon as it begins
 
 No faults, but what a test may need beside them:
 
@@ -45,7 +46,7 @@ def faulty_server(
 
 
 def _install(faults: Sequence[str]) -> None:
-    from stip_server import engine, listener
+    from stip_server import engine, listener, server
 
     forward = engine.forward
     striking = [_fault(each) for each in faults]
@@ -54,6 +55,13 @@ def _install(faults: Sequence[str]) -> None:
     for each in faults:
         if each.startswith("keepalive="):
             listener.KEEPALIVE_TIME = listener.KEEPALIVE_TIMEOUT = float(each[10:])
+
+    if "careless" in faults:
+
+        async def careless(_: Any) -> None:
+            raise RuntimeError("injected")
+
+        server._House.keep = careless  # type: ignore[method-assign]
 
     def slow_load(*arguments: Any, **options: Any) -> Any:
         if loading:
@@ -72,7 +80,7 @@ def _install(faults: Sequence[str]) -> None:
 
 def _fault(text: str) -> Fault:
     name, _, value = text.partition("=")
-    if name in ("load", "keepalive"):  # not in an iteration
+    if name in ("load", "keepalive", "careless"):  # not in an iteration
         return lambda _: None
     if name == "slow":
         return lambda _: time.sleep(float(value))

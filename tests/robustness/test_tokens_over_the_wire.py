@@ -316,3 +316,23 @@ def test_with_client_certificates_and_tokens_both_are_needed_and_the_token_is_th
         assert told.refusal().reason == "WRONG_KEY"
         assert "identity=token:alice" in server.said
         assert "mallory" not in server.said
+
+
+def test_an_identity_without_a_token_left_keeps_no_room_from_others(
+    model: Path, tmp_path: Path, manifest: Manifest
+) -> None:
+    path = write_tokens(tmp_path / "tokens", f"alice {ALICE}\n")
+    arguments = ("--token-file", path, "--max-sessions", 2)
+    with (
+        guarded_server(model / "server", tmp_path, *arguments) as server,
+        connection(server.address) as channel,
+    ):
+        parked = WireStream(channel, metadata=bearer(ALICE)).send(open_request(manifest))
+        parked.opened()
+        parked.break_off()
+        held = WireStream(channel, metadata=bearer(ALICE)).send(open_request(manifest))
+        held.opened()
+        write_tokens(path, f"bob {BOB}\n")
+        assert held.refusal().reason == "TOKEN_REVOKED"
+        wait_until(lambda: lets_in(channel, BOB))
+        wait_until(lambda: model_info(channel, bearer(BOB)).load.sessions == 0)

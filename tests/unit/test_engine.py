@@ -187,7 +187,7 @@ def test_an_idle_engine_shows_that_it_lives_and_a_long_iteration_after_each_laye
     running.between.close()
     running.within.open()
     running.between.await_arrival()
-    assert running.engine.beats == before + 3  # layers
+    assert running.engine.beats == before + 4  # three layers and the head
 
 
 def test_a_stopped_engine_first_finishes_what_waits(start: Start) -> None:

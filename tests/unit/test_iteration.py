@@ -66,3 +66,23 @@ def test_forms_that_meet_are_answered_as_each_is_alone(model: Model) -> None:
         assert_same(found, alone, ASKED[index][3])
         wanted = {Rows.ALL: ASKED[index][0], Rows.LAST: 1, Rows.NONE: 0}[ASKED[index][1]]
         assert (found.rows if found else 0) == wanted
+
+
+@pytest.mark.parametrize("head_rows", [1, 2, 3])
+def test_wide_answers_are_computed_a_few_rows_at_a_time_and_show_it(
+    model: Model, head_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indices = range(len(ASKED))
+
+    def answers() -> tuple[list[StepLogits | None], list[int]]:
+        shown: list[int] = []
+        batch = [(chunk(model, each), model.new_cache()) for each in indices]
+        found = forward(model, batch, lambda computed: shown.append(computed.shape[0]))
+        return found, shown[len(model.layers) :]
+
+    expected, _ = answers()
+    monkeypatch.setattr(model, "head_rows", head_rows)
+    found, shown = answers()
+    for index in indices:
+        assert_same(found[index], expected[index], ASKED[index][3])
+    assert max(shown) == head_rows and sum(shown) == sum(each.rows for each in found if each)

@@ -131,6 +131,7 @@ def test_every_label_is_there_before_anything_happens(server: MetricsServer) -> 
         "closed",
         "expired",
         "evicted",
+        "revoked",
         "failed",
     }
     assert labels("stip_rejections_total", "reason") == {*REASONS, "OTHER"}
