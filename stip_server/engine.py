@@ -20,7 +20,7 @@ from stip_server import memory
 from stip_server.bundle import ServerBundle
 from stip_server.cache import KVCache, lost_cache
 from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError, StartError
-from stip_server.iteration import forward, warm_up
+from stip_server.iteration import WARM_UP_ROWS, forward, warm_up
 from stip_server.loader import compute_dtype, load_model
 from stip_server.logs import event
 from stip_server.metrics import Metrics
@@ -33,9 +33,11 @@ log = logging.getLogger(__name__)
 
 # Seconds after which an idle engine shows again that it lives.
 HEARTBEAT = 1.0
-# Rows from which an iteration on a GPU is evaluated layer by layer: it takes long enough that the
-# pause between layers does not count, and that its progress should show.
+# Rows from which an iteration is evaluated layer by layer: it takes long enough that the pause
+# between layers does not count, and that its progress should show. Where the few rows of the
+# warm-up take so many seconds, every iteration is.
 LONG_ROWS = 64
+LONG_SECONDS = 0.2
 # Seconds that a layer of an iteration may take: half of those after which the engine seems stuck.
 LONGEST_LAYER = 2.0
 # The head is wider than a layer: so many times fewer rows go through it at once.
@@ -82,6 +84,7 @@ class Engine:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="stip-engine", daemon=True)
         self._caches: dict[bytes, KVCache] = {}
+        self._long_rows = LONG_ROWS
         # counts signs of life: iterations, layers of long ones, and waits
         self.beats = 0
         self.device = ""
@@ -205,6 +208,8 @@ class Engine:
 
     def _fit_iterations(self, model: Model, seconds_a_row: float) -> None:
         """Let no layer, and no block of the head, take so long that the engine seems stuck."""
+        if seconds_a_row * WARM_UP_ROWS[-1] > LONG_SECONDS:
+            self._long_rows = 1
         rows = max(1, int(LONGEST_LAYER * len(model.layers) / seconds_a_row))
         model.head_rows = max(1, min(model.head_rows, rows // HEAD_SHARE))
         if rows < self._scheduler.max_batch_rows:
@@ -356,11 +361,9 @@ class Engine:
     ) -> Callable[[mx.array], None] | None:
         """What shows progress in an iteration that takes long: a heartbeat a layer.
 
-        On a CPU evaluating each layer costs nothing. On a GPU it would cost a decoding iteration,
-        which is short, some of its speed.
+        Evaluating each layer by itself would cost a short iteration some of its speed.
         """
-        rows = sum(chunk.num_rows for chunk, _ in runnable)
-        if self.device != "cpu" and rows < LONG_ROWS:
+        if sum(chunk.num_rows for chunk, _ in runnable) < self._long_rows:
             return None
 
         def beat(hidden_states: mx.array) -> None:

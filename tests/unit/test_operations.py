@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from stip_server import attention
+from stip_server import attention, elementwise
 from stip_server.attention import Span, attend, attend_on_host
 from stip_server.bundle import ServerBundle
 from stip_server.elementwise import swiglu, swiglu_on_host
@@ -29,9 +29,12 @@ BATCHES = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _on_cpu() -> None:
+@pytest.fixture(autouse=True)
+def _on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, and on the host however little there is to do."""
     mx.set_default_device(mx.cpu)
+    monkeypatch.setattr(attention, "FEW_SPANS", 0)
+    monkeypatch.setattr(elementwise, "SMALL", 0)
 
 
 def assert_close(found: mx.array, expected: mx.array) -> None:
