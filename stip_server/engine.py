@@ -19,7 +19,8 @@ from stip.v1.manifest_pb2 import Manifest
 from stip_server import memory
 from stip_server.bundle import ServerBundle
 from stip_server.cache import KVCache, lost_cache
-from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError, StartError
+from stip_server.device import choose_device, memory_left, set_wired_limit
+from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
 from stip_server.iteration import WARM_UP_ROWS, forward, warm_up
 from stip_server.loader import compute_dtype, load_model
 from stip_server.logs import event
@@ -190,19 +191,18 @@ class Engine:
 
     def _load(self) -> Model:
         settings = self._settings
-        on_cpu = settings.cpu or not (mx.metal.is_available() or mx.cuda.is_available())
-        mx.set_default_device(mx.cpu if on_cpu else mx.gpu)
+        self.device = choose_device(cpu=settings.cpu)
+        on_cpu = self.device == "cpu"
         if settings.wired_limit is not None:
-            _set_wired_limit(settings.wired_limit)
+            set_wired_limit(settings.wired_limit)
         dtype = compute_dtype(settings.dtype, self.manifest.dtype, on_cpu=on_cpu)
-        self.device = "cpu" if on_cpu else "metal" if mx.metal.is_available() else "cuda"
         self.dtype = str(dtype).removeprefix("mlx.core.")
         suited = operations(dtype, on_cpu=on_cpu, fused=settings.fused)
         model = load_model(self._bundle, dtype, suited)
         seconds = warm_up(model)
         mx.clear_cache()
         self.kv_bytes_per_token = memory.kv_bytes_per_token(self.manifest.model, dtype.size)
-        self.kv_bytes_total = settings.kv_memory.of(self._memory_left())
+        self.kv_bytes_total = settings.kv_memory.of(memory_left(self.device))
         self._fit_iterations(model, seconds)
         return model
 
@@ -221,16 +221,6 @@ class Engine:
                 wanted=self._scheduler.max_batch_rows,
             )
             self._scheduler.max_batch_rows = rows
-
-    def _memory_left(self) -> int:
-        """Bytes that the device has left, the weights being loaded."""
-        if self.device == "cpu":
-            return memory.host_memory_left()
-        info = mx.device_info()
-        if self.device == "metal":  # unified memory: what macOS lets the GPU have
-            most = int(info["max_recommended_working_set_size"])
-            return max(0, min(most - mx.get_active_memory(), memory.host_memory_left()))
-        return int(info.get("free_memory", int(info["total_memory"]) - mx.get_active_memory()))
 
     def _next_batch(self) -> list[Chunk] | None:
         while True:
@@ -371,13 +361,6 @@ class Engine:
             self.beats += 1
 
         return beat
-
-
-def _set_wired_limit(size: int) -> None:
-    try:
-        mx.set_wired_limit(size)
-    except (RuntimeError, ValueError) as error:
-        raise StartError(f"--wired-limit {memory.readable(size)}: {error}") from error
 
 
 def _cancelled() -> ServiceError:
