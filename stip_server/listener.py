@@ -50,8 +50,8 @@ class Listener:
         return f"{self._host}:{self._port}"
 
     async def start(self, add_services: Callable[[Any], None]) -> None:
-        """Take calls. `add_services` registers what is served with a gRPC server."""
-        add_services(self._server)
+        """Take calls. `add_services` is given a gRPC server to add its handlers to."""
+        add_services(_GenericOnly(self._server))
         await self._server.start()
 
     async def keep(self, add_services: Callable[[Any], None]) -> None:
@@ -126,6 +126,23 @@ class Listener:
             ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ("grpc.http2.max_ping_strikes", 0),
         )
+
+
+class _GenericOnly:
+    """A gRPC server to which generated code adds a service: its generic handlers, which serve all.
+
+    For each method that is registered as well, grpcio 1.85 leaves Core the address of a call that
+    it frees when it ends by itself, and Core writes there when it is shut down.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        """Leave them out."""
 
 
 async def _bury(server: Any) -> None:
