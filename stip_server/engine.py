@@ -243,6 +243,9 @@ class Engine:
                 self._count_bytes()
 
     def _drop_cache(self, session_id: bytes) -> None:
+        with self._wake:
+            # again: a step of it may have been answered since it was cancelled
+            self._scheduler.forget(session_id)
         cache = self._caches.pop(session_id, None)
         if cache is not None:
             cache.release()

@@ -56,10 +56,15 @@ class Scheduler:
         self._queues.setdefault(step.session_id, deque()).append(step)
 
     def cancel(self, session_id: bytes) -> list[Step]:
-        """Forget the steps of a session that wait, or of which rows wait; they are returned."""
-        for memory in (self._begun, self._answered, self._turnaround):
-            memory.pop(session_id, None)
+        """Drop the steps of a session that wait, or of which rows wait; they are returned."""
+        self.forget(session_id)
+        self._begun.pop(session_id, None)
         return list(self._queues.pop(session_id, ()))
+
+    def forget(self, session_id: bytes) -> None:
+        """The session is not expected back: once it is cancelled, and once no step of it runs."""
+        self._answered.pop(session_id, None)
+        self._turnaround.pop(session_id, None)
 
     def drop(self, step: Step) -> None:
         """Forget what is left of a step that has failed in an earlier chunk."""

@@ -183,6 +183,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.away.pop(session, None)
         self.slowness.pop(session, None)
 
+    @rule(session=SESSIONS)
+    def forget(self, session: bytes) -> None:
+        self.scheduler.forget(session)
+        self.away.pop(session, None)
+        self.slowness.pop(session, None)
+
     @precondition(lambda self: self.running is None and self.waiting)
     @rule()
     def drain(self) -> None:

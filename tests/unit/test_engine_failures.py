@@ -122,6 +122,20 @@ def test_a_session_released_while_it_is_computed_is_gone_after_that_chunk(start:
     assert running.engine._caches.keys() == {b"b"}
 
 
+def test_of_a_session_released_during_its_last_chunk_nothing_is_kept(start: Start) -> None:
+    running = start()
+    running.within.close()
+    step = running.submit("a", 0, A)
+    running.within.await_arrival()
+    running.release("a")
+    running.within.open()
+    assert step.result(PATIENCE).error is None
+    running.settle()
+    for owner in (running.engine, running.engine._scheduler):
+        kept = [name for name, each in vars(owner).items() if isinstance(each, dict) and each]
+        assert not kept
+
+
 # -- failed --------------------------------------------------------------------------------
 
 
