@@ -288,8 +288,8 @@ class Engine:
         seconds = self._clock() - began
         with self._wake:
             self._scheduler.computed([chunk for chunk, _ in runnable], seconds)
-        for (chunk, cache), logits in zip(runnable, results, strict=True):
-            self._complete(chunk, cache, logits, seconds)
+        for (chunk, cache), parts in zip(runnable, results, strict=True):
+            self._complete(chunk, cache, parts, seconds)
         rows = sum(chunk.num_rows for chunk, _ in runnable)
         self._metrics.iteration_ran(rows=rows, sessions=len(runnable), seconds=seconds)
         if rows > len(runnable):
@@ -317,15 +317,15 @@ class Engine:
                 self._fail(chunk, failure, cache.length)
 
     def _complete(
-        self, chunk: Chunk, cache: KVCache, logits: StepLogits | None, seconds: float
+        self, chunk: Chunk, cache: KVCache, parts: list[StepLogits], seconds: float
     ) -> None:
         step = chunk.step
         step.computed += seconds
-        if logits is not None:
-            step.parts.append(logits)
+        step.parts += parts
         if chunk.is_last:
             queued = (step.started or step.submitted) - step.submitted
             logits = join_logits(step.parts)
+            step.parts.clear()
             step.deliver(StepOutcome(queued, step.computed, cache.length, logits))
 
     def _fail(self, chunk: Chunk, error: ServiceError, length: int) -> None:

@@ -5,6 +5,7 @@ Called on the engine's thread only. Knows neither queues nor callers.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from time import perf_counter
@@ -51,8 +52,11 @@ def forward(
     model: Model,
     runnable: Sequence[tuple[Chunk, KVCache]],
     after_layer: Progress | None,
-) -> list[StepLogits | None]:
-    """Run the chunks of one batch and move their caches on; the logits that each chunk wants."""
+) -> list[list[StepLogits]]:
+    """Run the chunks of one batch and move their caches on.
+
+    Returns the logits that each chunk wants, in parts: together they would exist twice.
+    """
     segments = []
     start = 0
     for chunk, cache in runnable:
@@ -69,36 +73,35 @@ def forward(
     mx.eval([cache.arrays for _, cache in runnable])
     for chunk, cache in runnable:
         cache.length += chunk.num_rows
-    return [found.get(chunk) for chunk, _ in runnable]
+    return [found.get(chunk, []) for chunk, _ in runnable]
 
 
 def _answers(
     model: Model, kept: mx.array, chunks: Sequence[Chunk], progress: Progress | None
-) -> dict[Chunk, StepLogits]:
+) -> dict[Chunk, list[StepLogits]]:
     """The logits of the chunks that want some; `kept` holds the rows that they want, in order.
 
     Chunks that ask for the same form one after the other are answered together: fewer launches on a
     GPU. But at most head_rows rows at once: logits are as wide as the vocabulary.
     """
-    found: dict[Chunk, StepLogits] = {}
+    found: dict[Chunk, list[StepLogits]] = defaultdict(list)
     first = 0
     wanting = (chunk for chunk in chunks if chunk.wanted_rows)
     for (top_k, half_precision), group in groupby(wanting, key=_form):
-        members = list(group)
-        stop = first + sum(chunk.wanted_rows for chunk in members)
-        blocks = []
+        shares = []
+        stop = first
+        for chunk in group:
+            shares.append((chunk, stop, stop + chunk.wanted_rows))
+            stop += chunk.wanted_rows
         for start in range(first, stop, model.head_rows):
             logits = model.logits(kept[start : min(start + model.head_rows, stop)])
-            answer = _answer(logits, top_k, half_precision)
-            mx.eval(answer)
+            block = _answer(model, logits, top_k, half_precision)
             if progress is not None:
-                progress(answer[0])
-            blocks.append([np.asarray(array) for array in answer])
-        on_host = [
-            parts[0] if len(parts) == 1 else np.concatenate(parts)
-            for parts in zip(*blocks, strict=True)
-        ]
-        found.update(_split(members, on_host))
+                progress(logits)
+            for chunk, begin, end in shares:
+                part = slice(max(0, begin - start), max(0, end - start))
+                if len(block[0][part]):
+                    found[chunk].append(_as_bytes([array[part] for array in block]))
         first = stop
     return found
 
@@ -107,35 +110,22 @@ def _form(chunk: Chunk) -> tuple[int, bool]:
     return chunk.step.top_k, chunk.step.half_precision
 
 
-def _answer(logits: mx.array, top_k: int, half_precision: bool) -> tuple[mx.array, ...]:
+def _answer(
+    model: Model, logits: mx.array, top_k: int, half_precision: bool
+) -> tuple[NDArray[Any], ...]:
     """(values,) of the whole vocabulary, or (values, indices, log_sum_exp) of the top k."""
-    logits = logits.astype(mx.float32)
-    dtype = mx.float16 if half_precision else mx.float32
     if top_k == 0:
-        return (logits.astype(dtype),)
-    if top_k == 1:
-        indices = mx.argmax(logits, axis=-1, keepdims=True)
-    else:
-        largest = mx.argpartition(-logits, top_k - 1, axis=-1)[:, :top_k]
-        order = mx.argsort(-mx.take_along_axis(logits, largest, axis=-1), axis=-1)
-        indices = mx.take_along_axis(largest, order, axis=-1)
-    values = mx.take_along_axis(logits, indices, axis=-1)
-    return values.astype(dtype), indices.astype(mx.int32), mx.logsumexp(logits, axis=-1)
+        return (np.asarray(logits.astype(mx.float16 if half_precision else mx.float32)),)
+    found = model.operations.top_k(logits.astype(mx.float32), top_k)
+    mx.eval(found)
+    values, indices, log_sum_exp = map(np.asarray, found)
+    return values.astype(np.float16 if half_precision else np.float32), indices, log_sum_exp
 
 
-def _split(
-    chunks: Sequence[Chunk], on_host: Sequence[NDArray[Any]]
-) -> list[tuple[Chunk, StepLogits]]:
-    """Each chunk's rows of an answer."""
-    width = on_host[0].shape[1]
-    parts = []
-    first = 0
-    for chunk in chunks:
-        stop = first + chunk.wanted_rows
-        values = (array[first:stop].tobytes() for array in on_host)
-        parts.append((chunk, StepLogits(chunk.wanted_rows, width, *values)))
-        first = stop
-    return parts
+def _as_bytes(arrays: Sequence[NDArray[Any]]) -> StepLogits:
+    """values, and with a top k indices and log_sum_exp, as they are sent."""
+    rows, width = arrays[0].shape
+    return StepLogits(rows, width, *(array.tobytes() for array in arrays))
 
 
 def _concatenate(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:

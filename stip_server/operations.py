@@ -9,18 +9,21 @@ import mlx.core as mx
 
 from stip_server.attention import Span, attend, attend_on_host
 from stip_server.elementwise import rotate, swiglu, swiglu_on_host
+from stip_server.selection import top_k, top_k_on_host
 
 
 class Operations(NamedTuple):
-    """`rotate` turns the planes of queries and keys, `swiglu` is the MLP's activation."""
+    """`rotate` turns the planes of queries and keys, `swiglu` is the MLP's activation, `top_k`
+    finds the largest logits."""
 
     attend: Callable[[mx.array, Sequence[Span], float], mx.array]
     rotate: Callable[[mx.array, mx.array, mx.array], mx.array]
     swiglu: Callable[[mx.array], mx.array]
+    top_k: Callable[[mx.array, int], tuple[mx.array, mx.array, mx.array]]
 
 
-PLAIN = Operations(attend, rotate, swiglu)
-ON_HOST = Operations(attend_on_host, rotate, swiglu_on_host)
+PLAIN = Operations(attend, rotate, swiglu, top_k)
+ON_HOST = Operations(attend_on_host, rotate, swiglu_on_host, top_k_on_host)
 
 
 def operations(dtype: mx.Dtype, *, on_cpu: bool, fused: bool) -> Operations:

@@ -12,7 +12,7 @@ from stip_server.bundle import ServerBundle
 from stip_server.iteration import forward
 from stip_server.loader import load_model
 from stip_server.model import Model
-from stip_server.steps import Chunk, Rows, Step, StepLogits
+from stip_server.steps import Chunk, Rows, Step, StepLogits, join_logits
 
 # rows of the step, rows asked for, top_k, float16; neighbours of one form and of different ones
 ASKED = (
@@ -43,16 +43,17 @@ def chunk(model: Model, index: int) -> Chunk:
     return Chunk(step, 0, num_rows)
 
 
-def assert_same(found: StepLogits | None, expected: StepLogits | None, half: bool) -> None:
+def assert_same(parts: list[StepLogits], others: list[StepLogits], half: bool) -> None:
+    found, expected = join_logits(parts), join_logits(others)
     if found is None or expected is None:
         assert found is expected
         return
     assert (found.rows, found.width) == (expected.rows, expected.width)
-    values, others = (
+    values, same = (
         np.frombuffer(each.values, np.float16 if half else np.float32) for each in (found, expected)
     )
     assert np.isfinite(values).all()
-    np.testing.assert_allclose(values, others, rtol=1e-2 if half else 1e-4, atol=1e-3)
+    np.testing.assert_allclose(values, same, rtol=1e-2 if half else 1e-4, atol=1e-3)
     assert found.indices == expected.indices
     sums, other_sums = (np.frombuffer(each.log_sum_exp, np.float32) for each in (found, expected))
     np.testing.assert_allclose(sums, other_sums, rtol=1e-5)
@@ -65,7 +66,7 @@ def test_forms_that_meet_are_answered_as_each_is_alone(model: Model) -> None:
         (alone,) = forward(model, [(chunk(model, index), model.new_cache())], None)
         assert_same(found, alone, ASKED[index][3])
         wanted = {Rows.ALL: ASKED[index][0], Rows.LAST: 1, Rows.NONE: 0}[ASKED[index][1]]
-        assert (found.rows if found else 0) == wanted
+        assert sum(part.rows for part in found) == wanted
 
 
 @pytest.mark.parametrize("head_rows", [1, 2, 3])
@@ -74,7 +75,7 @@ def test_wide_answers_are_computed_a_few_rows_at_a_time_and_show_it(
 ) -> None:
     indices = range(len(ASKED))
 
-    def answers() -> tuple[list[StepLogits | None], list[int]]:
+    def answers() -> tuple[list[list[StepLogits]], list[int]]:
         shown: list[int] = []
         batch = [(chunk(model, each), model.new_cache()) for each in indices]
         found = forward(model, batch, lambda computed: shown.append(computed.shape[0]))
@@ -85,4 +86,6 @@ def test_wide_answers_are_computed_a_few_rows_at_a_time_and_show_it(
     found, shown = answers()
     for index in indices:
         assert_same(found[index], expected[index], ASKED[index][3])
-    assert max(shown) == head_rows and sum(shown) == sum(each.rows for each in found if each)
+    assert max(shown) == head_rows and sum(shown) == sum(
+        part.rows for parts in found for part in parts
+    )

@@ -15,6 +15,7 @@ from stip_server.elementwise import swiglu, swiglu_on_host
 from stip_server.iteration import forward
 from stip_server.loader import load_model
 from stip_server.operations import ON_HOST, PLAIN, operations
+from stip_server.selection import top_k, top_k_on_host
 from stip_server.steps import Chunk, Rows, Step
 
 BLOCK = attention.BLOCK_ROWS
@@ -70,6 +71,36 @@ def test_activation_at_any_size_of_the_gate() -> None:
     np.testing.assert_allclose(found, np.asarray(swiglu(gate_up)), rtol=1e-5, atol=1e-30)
 
 
+@pytest.mark.parametrize("k", [1, 2, 20, 999, 1000])
+def test_the_largest_logits_and_their_sum(k: int) -> None:
+    mx.random.seed(0)
+    logits = mx.random.normal((5, 1000)) * mx.array([[0.01], [1.0], [30.0], [3.0], [300.0]]) + 7
+    found, expected = (
+        [np.asarray(array) for array in each(logits, k)] for each in (top_k_on_host, top_k)
+    )
+    assert [array.dtype for array in found] == [np.float32, np.int32, np.float32]
+    assert [array.shape for array in found] == [(5, k), (5, k), (5,)]
+    np.testing.assert_array_equal(found[0], expected[0])
+    for values, indices, _ in (found, expected):  # equal logits come in any order
+        np.testing.assert_array_equal(np.take_along_axis(np.asarray(logits), indices, -1), values)
+        assert all(len(set(row)) == k for row in indices.tolist())
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-6)
+    # and as anyone would compute it
+    exact = np.asarray(logits, np.float64)
+    np.testing.assert_array_equal(found[0], -np.sort(-np.asarray(logits), axis=-1)[:, :k])
+    np.testing.assert_allclose(found[2], np.logaddexp.reduce(exact, axis=-1), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+def test_logits_that_are_not_finite_do_no_harm(odd: float) -> None:
+    logits = mx.array(np.array([[1.0, odd, 2.0, 0.5], [4.0, 3.0, 2.0, 1.0]], np.float32))
+    for k in (1, 2, 4):
+        values, indices, _ = (np.asarray(array) for array in top_k_on_host(logits, k))
+        assert values.shape == indices.shape == (2, k)
+        np.testing.assert_array_equal(indices[1], np.arange(k))
+
+
 def test_a_whole_model_gives_the_same_answers(tiny_bundles: Path) -> None:
     bundle = ServerBundle(tiny_bundles / "server")
     plain, on_host = (load_model(bundle, mx.float32, each) for each in (PLAIN, ON_HOST))
@@ -90,10 +121,8 @@ def test_a_whole_model_gives_the_same_answers(tiny_bundles: Path) -> None:
             plain, [(c, pair[0]) for c, pair in zip(chunks, caches, strict=True)], None
         )
         for found, expected in zip(ours, theirs, strict=True):
-            assert found is not None and expected is not None
-            assert_close(
-                *(mx.array(np.frombuffer(each.values, np.float32)) for each in (found, expected))
-            )
+            values = (b"".join(part.values for part in each) for each in (found, expected))
+            assert_close(*(mx.array(np.frombuffer(each, np.float32)) for each in values))
 
 
 def test_numpy_computes_float32_on_a_cpu_and_nothing_else() -> None:
