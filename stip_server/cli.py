@@ -94,6 +94,7 @@ def _run(arguments: argparse.Namespace) -> None:
             max_sessions=arguments.max_sessions,
             max_length=arguments.max_length,
             max_step_rows=arguments.max_step_rows,
+            answer_bytes=arguments.answer_memory,
             session_ttl=arguments.session_ttl,
             max_open_wait=arguments.max_open_wait,
             allow_echo=arguments.allow_echo,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from stip.v1.inference_pb2 import Limits
 from stip.v1.manifest_pb2 import ModelConfig
+from stip_server.answers import largest_answer
 from stip_server.errors import StartError
 from stip_server.memory import GROWTH, capacity_for, readable
 
@@ -23,12 +24,14 @@ class LimitSettings:
     """The limits an operator sets, in tokens, seconds and bytes.
 
     `max_length` None is as long as the model's context and the memory for keys and values allow.
+    `answer_bytes` hold the answers of all streams that their clients have not read yet.
     The last three hold for each identity; None is no limit.
     """
 
     max_sessions: int = 64
     max_length: int | None = None
     max_step_rows: int = 2048
+    answer_bytes: int = 256 * 1024 * 1024
     session_ttl: float = 300.0
     max_open_wait: float = 60.0
     allow_echo: bool = False
@@ -51,7 +54,7 @@ def limits(
 ) -> Limits:
     """The limits announced to clients; kv_bytes is what all sessions together may take.
 
-    Raises StartError where not one session fits.
+    Raises StartError where not one session fits, or not one row of logits.
     """
     fitting = kv_bytes // (GROWTH * kv_bytes_per_token) * GROWTH
     length = settings.max_length or min(model.max_position_embeddings, fitting)
@@ -62,12 +65,18 @@ def limits(
             f"there are {readable(kv_bytes)}",
             hint="raise --kv-memory, or lower --max-length",
         )
+    logits_bytes = min(MAX_LOGITS_BYTES, largest_answer(settings.answer_bytes))
+    if logits_bytes < 4 * model.vocab_size:
+        raise StartError(
+            f"--answer-memory {readable(settings.answer_bytes)} has no room for a row of logits, "
+            f"which takes {readable(4 * model.vocab_size)}"
+        )
     return Limits(
         max_sessions=settings.max_sessions,
         max_length=length,
         max_step_rows=settings.max_step_rows,
         max_step_bytes=MAX_STEP_BYTES,
-        max_logits_bytes=MAX_LOGITS_BYTES,
+        max_logits_bytes=logits_bytes,
         max_steps_in_flight=MAX_STEPS_IN_FLIGHT,
         session_ttl_millis=round(settings.session_ttl * 1000),
         echo_allowed=settings.allow_echo,

@@ -100,6 +100,9 @@ class Observation:
     kv_bytes: int  # that all sessions together may reserve
     kv_bytes_reserved: int
     kv_bytes_used: int  # allocated now
+    answer_bytes: int  # that all answers together may take until they are read
+    answer_bytes_used: int
+    waiting_for_answers: int  # steps that wait until others' answers have been read
     engine_heartbeat_age: float
     serving: bool
     mlx_active_bytes: int
@@ -132,6 +135,9 @@ class Metrics:
         }
         self._held_back = self._counter(
             "stip_held_back_seconds", "Time that callers were held back by their token rate."
+        )
+        self._cut_off = self._counter(
+            "stip_connections_cut_off", "Connections ended because their client did not read."
         )
         self._queue = self._histogram(
             "stip_step_queue_seconds", "Time that a step waited for the engine.", SECONDS
@@ -186,6 +192,10 @@ class Metrics:
         """A caller had to wait because it had used up its token rate."""
         self._held_back.inc(seconds)
 
+    def connection_cut_off(self) -> None:
+        """A client that did not read its answers has lost its connection."""
+        self._cut_off.inc()
+
     # -- told once, when the server is put together ----------------------------------------------
 
     def built(self, build: Build) -> None:
@@ -230,6 +240,13 @@ class _Gauges(Collector):
             ("kv_reserved_bytes", "Keys and values reserved.", seen.kv_bytes_reserved),
             ("kv_used_bytes", "Keys and values allocated now.", seen.kv_bytes_used),
             ("kv_free_bytes", "Keys and values that an open can still reserve.", free),
+            ("answer_capacity_bytes", "Answers that may be unread at once.", seen.answer_bytes),
+            ("answer_used_bytes", "Answers computed, or not read yet.", seen.answer_bytes_used),
+            (
+                "waiting_for_answers",
+                "Steps that wait until others' answers have been read.",
+                seen.waiting_for_answers,
+            ),
             (
                 "engine_heartbeat_age_seconds",
                 "Time since the engine's thread last showed that it runs.",

@@ -92,6 +92,14 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
         "beside the weights (%(default)s)",
     )
     group.add_argument(
+        "--answer-memory",
+        type=_size,
+        default="256MiB",
+        metavar="SIZE",
+        help="logits of all sessions that their clients have not read yet; further steps wait "
+        "(%(default)s)",
+    )
+    group.add_argument(
         "--session-ttl",
         type=_seconds,
         default=300.0,

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from stip_server import __version__, systemd
 from stip_server.admission import Admission
+from stip_server.answers import AnswerMemory
 from stip_server.engine import Engine
 from stip_server.errors import Unavailable
 from stip_server.identity import Authenticator
@@ -153,6 +154,7 @@ class _House:
             ended=metrics.session_ended,
         )
         self.admission = Admission(self.sessions)
+        self.answers = AnswerMemory(wanted.answer_bytes)
         self.authenticator = settings.authenticator
         backend = Backend(
             engine,
@@ -160,6 +162,7 @@ class _House:
             Opening(engine, self.sessions, self.admission, announced),
             announced,
             TokenRate(wanted.tokens_per_second, monotonic),
+            self.answers,
             metrics,
         )
         self.service = InferenceService(
@@ -188,11 +191,13 @@ class _House:
             await self.health.set(name, status)
 
     async def keep(self) -> None:
-        """Expire sessions, admit opens that wait, take up changed tokens; for ever."""
+        """Expire sessions, admit opens that wait, cut off who does not read and takes memory that
+        others wait for, take up changed tokens; for ever."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_INTERVAL)
             self.sessions.expire()
             self.admission.retry()
+            self.service.cut_off_slow_readers()
             if self.authenticator.reload_if_changed():
                 self.service.tokens_changed()
 
@@ -227,6 +232,9 @@ class _House:
             kv_bytes=self.engine.kv_bytes_total,
             kv_bytes_reserved=self.sessions.kv_bytes_reserved,
             kv_bytes_used=self.engine.kv_bytes_used,
+            answer_bytes=self.answers.max_bytes,
+            answer_bytes_used=self.answers.used,
+            waiting_for_answers=self.answers.waiting,
             engine_heartbeat_age=self.watchdog.seconds_without_beat,
             serving=self._serving,
             mlx_active_bytes=self.engine.active_bytes,

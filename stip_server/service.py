@@ -18,11 +18,11 @@ from stip.v1.inference_pb2 import (
     GetModelInfoRequest,
     GetModelInfoResponse,
     InferRequest,
-    InferResponse,
     Load,
 )
 from stip_server import __version__
 from stip_server.admission import Admission
+from stip_server.connections import cut_off
 from stip_server.errors import (
     InvalidArgument,
     ResourceExhausted,
@@ -38,6 +38,8 @@ from stip_server.stream import Backend, Requests, Stream
 
 log = logging.getLogger(__name__)
 
+# Seconds that a client may leave an answer unread while others wait for the memory that it takes.
+READ_TIMEOUT = 20.0
 SERVICE: str = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 
@@ -85,7 +87,7 @@ class InferenceService:
             "Infer": grpc.stream_stream_rpc_method_handler(
                 self.infer,
                 request_deserializer=_parse,
-                response_serializer=InferResponse.SerializeToString,
+                response_serializer=None,  # bytes, so that no message is held beside them
             ),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -119,8 +121,8 @@ class InferenceService:
             ),
         )
 
-    async def infer(self, requests: Requests, context: Any) -> AsyncIterator[InferResponse]:
-        """One stream, which is one session."""
+    async def infer(self, requests: Requests, context: Any) -> AsyncIterator[bytes]:
+        """One stream, which is one session; answers are InferResponses as bytes."""
         self._metrics.stream_opened()
         call = None
         try:
@@ -171,6 +173,16 @@ class InferenceService:
                 call.stream.abandon(revoked)
         # nobody can resume them, and they would keep their room from others
         self._backend.sessions.close_of(self._authenticator.is_gone)
+
+    def cut_off_slow_readers(self) -> None:
+        """Where others need the memory, end the connections of those who leave answers unread."""
+        if not any(call.stream.waits_for_others for call in self._calls):
+            return
+        slow = (call for call in self._calls if call.stream.unread_seconds > READ_TIMEOUT)
+        for peer in {call.peer for call in slow}:
+            if cut_off(peer):
+                self._metrics.connection_cut_off()
+                event(log, logging.WARNING, "a client that does not read was cut off", peer=peer)
 
     def _admit(self, caller: Caller, peer: str) -> _Call:
         if self._unavailable is not None:

@@ -16,6 +16,7 @@ from typing import Any
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Limits, SessionOpened
 from stip.v1.inference_pb2 import Step as StepMessage
 from stip_server import translate
+from stip_server.answers import AnswerMemory
 from stip_server.backlog import Backlog
 from stip_server.engine import Engine
 from stip_server.errors import (
@@ -49,6 +50,7 @@ class Backend:
     opening: Opening
     limits: Limits
     rate: TokenRate
+    answers: AnswerMemory
     metrics: Metrics
 
 
@@ -66,7 +68,6 @@ class _Pending:
     message: StepMessage
     step: Step
     outcome: asyncio.Future[StepOutcome]
-    size: int  # bytes of logits
     held: float = 0.0  # seconds between its receipt and its submission
 
 
@@ -82,7 +83,9 @@ class Stream:
         self._metrics = backend.metrics
         self._identity = identity
         self._loop = asyncio.get_running_loop()
-        self._backlog = Backlog(self._limits.max_steps_in_flight, self._limits.max_logits_bytes)
+        self._backlog = Backlog(
+            self._limits.max_steps_in_flight, self._limits.max_logits_bytes, backend.answers
+        )
         # steps to answer in order, then what ends the stream
         self._answers: asyncio.Queue[_Pending | ServiceError | _End] = asyncio.Queue()
         self._outcomes: set[asyncio.Future[StepOutcome]] = set()
@@ -90,36 +93,48 @@ class Stream:
         # what ends the stream from outside
         self._interruption: asyncio.Future[ServiceError] = self._loop.create_future()
         self.session: Session | None = None
+        # since when gRPC has had an answer that it has not sent yet
+        self._sending_since: float | None = None
         # set whenever the stream holds no session
         self.let_go = asyncio.Event()
         self.let_go.set()
 
-    async def run(self, requests: Requests) -> AsyncGenerator[InferResponse, None]:
-        """Answer every request in order. Raises the ServiceError that ends the stream."""
+    async def run(self, requests: Requests) -> AsyncGenerator[bytes, None]:
+        """Answer every request in order, with InferResponses as bytes.
+
+        Raises the ServiceError that ends the stream.
+        """
         session = self.session = await self._open(requests)
         if session is None:
             return
         self.let_go.clear()
         try:
-            yield InferResponse(opened=self._opened(session))
+            yield InferResponse(opened=self._opened(session)).SerializeToString()
             session.known = True
             self._reader = asyncio.create_task(self._read(requests, session))
-            while not isinstance(answer := await self._answers.get(), _End):
-                if isinstance(answer, ServiceError):
-                    raise answer
-                yield await self._answer(answer)
-                await self._backlog.remove(answer.size)
-            if answer is _End.CLOSED:
-                if session.holder is not self:  # taken over before the close had its turn
-                    raise self._interruption.result()
-                self._sessions.close(session)
+            while (answer := await self._next_answer(session)) is not None:
+                self._sending_since = monotonic()
+                yield answer
+                self._sending_since = None
+                await self._backlog.remove()
         finally:
             if self._reader is not None:
                 self._reader.cancel()
             self._detach(session)
             while not self._answers.empty():
                 self._answers.get_nowait()  # what they hold can be large
+            self._backlog.clear()
             self.let_go.set()
+
+    @property
+    def unread_seconds(self) -> float:
+        """For how long the client has left an answer unread."""
+        return 0.0 if self._sending_since is None else monotonic() - self._sending_since
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether a step is held up by other streams' unread answers, this one's being read."""
+        return self._backlog.waits and self._sending_since is None
 
     def interrupt(self, error: ServiceError) -> None:
         """Read no further request; end with `error` once the steps sent so far are answered."""
@@ -216,9 +231,9 @@ class Stream:
                 if request.WhichOneof("request") == "close":
                     end = _End.CLOSED
                     return
-                pending = self._checked(request, session)
-                await self._backlog.add(pending.size)
+                pending, size = self._checked(request, session)
                 await self._hold_back(pending.step.num_rows)
+                await self._backlog.add(size)
                 pending.held = monotonic() - received
                 self._submit(pending, session)
             end = _End.HALF_CLOSED
@@ -243,8 +258,11 @@ class Stream:
         self._engine.submit(pending.step)
         self._answers.put_nowait(pending)
 
-    def _checked(self, request: InferRequest, session: Session) -> _Pending:
-        """The step of a request. Raises the ServiceError that refuses it."""
+    def _checked(self, request: InferRequest, session: Session) -> tuple[_Pending, int]:
+        """The step of a request, and the bytes of logits it asks for.
+
+        Raises the ServiceError that refuses it.
+        """
         message = request.step
         if request.WhichOneof("request") != "step":
             raise FailedPrecondition(
@@ -287,7 +305,7 @@ class Stream:
             top_k=form.top_k,
             deliver=deliver,
         )
-        return _Pending(message, step, outcome, form.size)
+        return _Pending(message, step, outcome), form.size
 
     def _delivered(
         self, session: Session, outcome: asyncio.Future[StepOutcome], result: StepOutcome
@@ -301,7 +319,20 @@ class Stream:
         if not outcome.done():
             outcome.set_result(result)
 
-    async def _answer(self, pending: _Pending) -> InferResponse:
+    async def _next_answer(self, session: Session) -> bytes | None:
+        """The answer to the next step; None where the client has ended its requests.
+
+        Only the bytes are left of it then: a client may take its time to read them.
+        """
+        pending = await self._answers.get()
+        if isinstance(pending, ServiceError):
+            raise pending
+        if pending is _End.CLOSED:
+            if session.holder is not self:  # taken over before the close had its turn
+                raise self._interruption.result()
+            self._sessions.close(session)
+        if isinstance(pending, _End):
+            return None
         result = await pending.outcome
         if result.error is not None:
             self._metrics.step_failed()
@@ -310,7 +341,7 @@ class Stream:
         self._metrics.step_computed(
             rows=pending.step.num_rows, queue_seconds=queued, compute_seconds=result.computed
         )
-        return InferResponse(
+        response = InferResponse(
             result=translate.step_result(
                 pending.message,
                 result.length or 0,
@@ -319,6 +350,7 @@ class Stream:
                 compute=result.computed,
             )
         )
+        return response.SerializeToString()
 
 
 def _parsed(request: InferRequest | None) -> InferRequest:

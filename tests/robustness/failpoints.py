@@ -15,6 +15,7 @@ A fault strikes an iteration that holds a step of so many rows:
 No faults, but what a test may need beside them:
 
     keepalive=SECONDS   a client that is silent is asked after so long, and has as long to answer
+    unread=SECONDS      a client may leave an answer unread for so long while others wait
     trace=FILE          every iteration is appended to a file (see tests/robustness/trace.py)
 """
 
@@ -46,7 +47,7 @@ def faulty_server(
 
 
 def _install(faults: Sequence[str]) -> None:
-    from stip_server import engine, listener, server
+    from stip_server import engine, listener, server, service
 
     forward = engine.forward
     striking = [_fault(each) for each in faults]
@@ -55,6 +56,8 @@ def _install(faults: Sequence[str]) -> None:
     for each in faults:
         if each.startswith("keepalive="):
             listener.KEEPALIVE_TIME = listener.KEEPALIVE_TIMEOUT = float(each[10:])
+        if each.startswith("unread="):
+            service.READ_TIMEOUT = float(each[7:])
 
     if "careless" in faults:
 
@@ -80,7 +83,7 @@ def _install(faults: Sequence[str]) -> None:
 
 def _fault(text: str) -> Fault:
     name, _, value = text.partition("=")
-    if name in ("load", "keepalive", "careless"):  # not in an iteration
+    if name in ("load", "keepalive", "unread", "careless"):  # not in an iteration
         return lambda _: None
     if name == "slow":
         return lambda _: time.sleep(float(value))

@@ -1,4 +1,4 @@
-"""A client that asks for whole rows and never reads them: its backlog is bounded, nobody waits."""
+"""Clients that ask for whole rows and never read them: what they hold is bounded, nobody waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stip.v1.tensor_pb2 import DataType
 from tests.robustness.conftest import VOCAB_SIZE
 from tests.robustness.healthy import healthy_session
 from tests.robustness.watched import Watched, eventually, watched_server
-from tests.robustness.wire import WireStream, open_request, step_request
+from tests.robustness.wire import WireStream, connection, open_request, step_request
 
 READERS, TIMES = 4, 3
 STEPS = 30
@@ -29,6 +29,8 @@ MAX_ANSWERS = 5
 # An answer exists up to three times: as an array, as bytes and as a message.
 COPIES = 3
 SLACK = 48.0  # MiB that the allocator keeps
+# Readers that together want more than there is memory for answers, which has room for two of them.
+MANY, MEMORY = 8, 16  # MiB
 # gRPC would otherwise widen the client's window, and take whole answers that nobody reads.
 NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
 
@@ -78,3 +80,60 @@ def test_a_reader_that_never_reads_holds_little_and_holds_up_nobody(
     server.stop()
     # gRPC itself tells of an answer that it could not send
     server.assert_no_errors(of_grpc=False)
+
+
+def used(server: Watched) -> float:
+    """MiB of answers that are computed or unread."""
+    return server.metric("stip_answer_used_bytes") / 2**20
+
+
+def test_many_readers_that_never_read_hold_no_more_than_the_memory_for_answers(
+    model: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    options = ("--kv-memory", "256MiB", "--answer-memory", f"{MEMORY}MiB")
+    with (
+        watched_server(model / "server", tmp_path, *options) as server,
+        healthy_session(server.address, manifest) as healthy,
+        ExitStack() as stack,
+    ):
+        idle = server.rss
+        before = server.metric("stip_iteration_rows_sum")
+        streams = [never_reads(server.address, manifest, stack) for _ in range(MANY)]
+        await_prompts(server, before)
+        answers = (server.metric("stip_iteration_rows_sum") - before) / len(ROWS)
+        assert answers < 3
+        assert 2 * ANSWER <= used(server) <= MEMORY
+        assert server.rss - idle < COPIES * MEMORY + SLACK
+        healthy.wait_for_rounds(20)
+        for stream in streams:
+            stream.break_off()
+        eventually(lambda: used(server) < 1)
+
+
+def test_a_reader_that_never_reads_loses_its_connection_when_others_need_the_memory(
+    model: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    program = ("tests.robustness.failpoints", "unread=0.5", "--")
+    options = ("--kv-memory", "256MiB", "--answer-memory", f"{MEMORY}MiB")
+    with (
+        watched_server(model / "server", tmp_path, *options, program=program) as server,
+        ExitStack() as stack,
+        connection(server.address) as channel,
+    ):
+        stream = never_reads(server.address, manifest, stack)
+        eventually(lambda: used(server) > 2 * ANSWER - 1)
+        sleep(2.0)  # nobody needs the memory yet, but itself
+        assert server.metric("stip_connections_cut_off_total") == 0
+        with WireStream(channel, deadline=60) as reader:
+            reader.send(open_request(manifest, max_length=1000)).opened()
+            for _ in range(3):
+                answer = reader.send(step_request(0, ROWS, logits=EVERY_ROW)).result()
+                assert len(answer.logits.values.data) == len(ROWS) * VOCAB_SIZE * 4
+            assert server.metric("stip_connections_cut_off_total") == 1
+            assert stream.refusal().code is grpc.StatusCode.UNAVAILABLE
+            # its session is parked, as after any lost connection
+            assert server.metric("stip_sessions", state="parked") == 1
+            reader.close()
+        eventually(lambda: used(server) == 0)
+        server.stop()
+        server.assert_no_errors(of_grpc=False)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from stip_server.answers import AnswerMemory
 from stip_server.backlog import Backlog
 
 STEPS, BYTES = 3, 100
+SHARED = 1_000_000
 
 
 def run(scenario: Callable[[Backlog], Awaitable[None]]) -> None:
     async def main() -> None:
         # so that one that should not wait fails rather than hangs
-        await asyncio.wait_for(scenario(Backlog(STEPS, BYTES)), 30)
+        await asyncio.wait_for(scenario(Backlog(STEPS, BYTES, AnswerMemory(SHARED))), 30)
 
     asyncio.run(main())
 
@@ -32,7 +34,7 @@ def test_steps_up_to_the_number_fit_and_one_more_waits_for_an_answer() -> None:
         for _ in range(STEPS):
             await backlog.add(0)
         waiting = await waits(backlog, 0)
-        await backlog.remove(0)
+        await backlog.remove()
         await waiting
         await waits(backlog, 0)
 
@@ -44,7 +46,7 @@ def test_bytes_up_to_the_number_fit_and_one_more_waits_for_enough_answers() -> N
         await backlog.add(50)
         await backlog.add(50)
         waiting = await waits(backlog, 50)
-        await backlog.remove(50)
+        await backlog.remove()
         await waiting
         await waits(backlog, 1)
 
@@ -55,7 +57,7 @@ def test_one_step_fits_however_large() -> None:
     async def scenario(backlog: Backlog) -> None:
         await backlog.add(1000 * BYTES)
         waiting = await waits(backlog, 0)
-        await backlog.remove(1000 * BYTES)
+        await backlog.remove()
         await waiting
 
     run(scenario)
@@ -70,3 +72,31 @@ def test_a_step_whose_stream_ends_while_it_waits_takes_no_room() -> None:
         await backlog.add(40)
 
     run(scenario)
+
+
+def test_what_several_streams_have_unanswered_comes_out_of_one_memory() -> None:
+    async def main() -> None:
+        memory = AnswerMemory(SHARED)
+        one, other = (Backlog(STEPS, SHARED, memory) for _ in range(2))
+        await one.add(SHARED // 4)
+        await one.add(SHARED // 4)
+        waiting = await waits(other, SHARED // 2)
+        await one.remove()
+        await waiting
+        assert memory.used == SHARED // 4 + SHARED // 2
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_stream_that_ends_gives_back_all_that_it_had() -> None:
+    async def main() -> None:
+        memory = AnswerMemory(SHARED)
+        one, other = (Backlog(STEPS, SHARED, memory) for _ in range(2))
+        await one.add(SHARED // 2)
+        await one.add(SHARED // 4)
+        waiting = await waits(other, SHARED // 2)
+        one.clear()
+        await waiting
+        assert memory.used == SHARED // 2
+
+    asyncio.run(asyncio.wait_for(main(), 30))

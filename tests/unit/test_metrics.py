@@ -30,6 +30,9 @@ IDLE = Observation(
     kv_bytes=1000,
     kv_bytes_reserved=0,
     kv_bytes_used=0,
+    answer_bytes=100,
+    answer_bytes_used=0,
+    waiting_for_answers=0,
     engine_heartbeat_age=0.0,
     serving=True,
     mlx_active_bytes=0,
@@ -115,6 +118,8 @@ def test_streams_sessions_and_waits_are_counted(metrics: Metrics, server: Metric
     metrics.session_ended("expired")
     metrics.held_back(1.25)
     metrics.held_back(0.5)
+    metrics.connection_cut_off()
+    assert value(server, "stip_connections_cut_off_total") == 1
     assert value(server, "stip_streams_opened_total") == 1
     assert value(server, "stip_sessions_ended_total", cause="expired") == 2
     assert value(server, "stip_sessions_ended_total", cause="closed") == 0
@@ -202,6 +207,9 @@ def test_gauges_show_the_server_as_it_is_at_the_scrape(
         kv_bytes=1000,
         kv_bytes_reserved=600,
         kv_bytes_used=250,
+        answer_bytes=100,
+        answer_bytes_used=70,
+        waiting_for_answers=6,
         engine_heartbeat_age=1.5,
         serving=False,
         mlx_active_bytes=7000,
@@ -215,6 +223,9 @@ def test_gauges_show_the_server_as_it_is_at_the_scrape(
     assert value(server, "stip_kv_reserved_bytes") == 600
     assert value(server, "stip_kv_used_bytes") == 250
     assert value(server, "stip_kv_free_bytes") == 400
+    assert value(server, "stip_answer_capacity_bytes") == 100
+    assert value(server, "stip_answer_used_bytes") == 70
+    assert value(server, "stip_waiting_for_answers") == 6
     assert value(server, "stip_engine_heartbeat_age_seconds") == 1.5
     assert value(server, "stip_serving") == 0
     assert value(server, "stip_mlx_active_memory_bytes") == 7000
@@ -282,7 +293,7 @@ def test_names_units_types_and_help_follow_the_conventions_of_prometheus(
     ours = {name: kind for name, kind in types.items() if name.startswith("stip_")}
     # beside ours, only the process's own, which have their names from Prometheus
     assert {name.split("_")[0] for name in types} <= {"stip", "process"}
-    assert len(ours) == 23
+    assert len(ours) == 27
     for name, kind in ours.items():
         assert name == name.lower()
         assert helped[name].endswith(".")

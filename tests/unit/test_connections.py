@@ -1,0 +1,55 @@
+"""Cutting off a peer: its connection and no other."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from stip_server.connections import cut_off
+
+
+@contextmanager
+def connected(listen_on: str, dial: str) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection: the server's and the client's."""
+    family = socket.AF_INET6 if ":" in listen_on else socket.AF_INET
+    both = listen_on == "::"
+    with (
+        socket.create_server((listen_on, 0), family=family, dualstack_ipv6=both) as server,
+        socket.create_connection((dial, server.getsockname()[1]), timeout=30) as client,
+        server.accept()[0] as ours,
+    ):
+        ours.settimeout(30)
+        yield ours, client
+
+
+def peer(connection: socket.socket) -> str:
+    """The client of a connection, as gRPC names it to its server."""
+    host, port = connection.getsockname()[:2]
+    return f"ipv6:%5B{host}%5D:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
+@pytest.mark.parametrize(
+    ("listen_on", "dial"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")]
+)
+def test_the_connection_of_that_peer_is_cut_off_and_no_other(listen_on: str, dial: str) -> None:
+    with ExitStack() as stack:
+        ends = [stack.enter_context(connected(listen_on, dial)) for _ in range(3)]
+        open_files = len(os.listdir("/dev/fd"))
+        assert cut_off(peer(ends[1][1]))
+        assert len(os.listdir("/dev/fd")) == open_files
+        assert ends[1][1].recv(1) == ends[1][0].recv(1) == b""
+        for ours, client in (ends[0], ends[2]):
+            ours.sendall(b"still")
+            assert client.recv(5) == b"still"
+
+
+@pytest.mark.parametrize("name", ["unix:/tmp/socket", "ipv4:127.0.0.1:1", "nobody", ""])
+def test_a_peer_that_is_not_connected_is_not_found(name: str) -> None:
+    with connected("127.0.0.1", "127.0.0.1") as (ours, client):
+        assert not cut_off(name)
+        client.sendall(b"still")
+        assert ours.recv(5) == b"still"
