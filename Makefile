@@ -18,7 +18,7 @@ DEV_STAMP := $(VENV)/.dev-$(MLX)
 RELEASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto
 
-.PHONY: help demo test lint format generate bench soak train-demo clean
+.PHONY: help demo test faults lint format generate bench soak train-demo clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -27,6 +27,10 @@ demo: $(RUN_STAMP) ## run all three parties on this machine with the demo model
 
 test: $(DEV_STAMP) ## run the tests
 	$(BIN)/python -m pytest
+
+TIMES ?= 10
+faults: $(DEV_STAMP) ## inject every fault TIMES=10 times over (about 5 minutes each time)
+	$(BIN)/python -m pytest --count $(TIMES) tests/robustness
 
 lint: $(DEV_STAMP) ## check style, types, walls, the protocol and its generated stubs
 	$(BIN)/ruff check .

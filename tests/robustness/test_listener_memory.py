@@ -34,7 +34,7 @@ class Canaries:
 
     @property
     def harmed(self) -> int:
-        return sum(any(byte != 0xAA for byte in canary) for canary in self._taken)
+        return sum(canary != b"\xaa" * len(canary) for canary in self._taken)
 
     def _turn(self) -> None:
         for size in SIZES:
