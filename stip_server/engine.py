@@ -181,13 +181,24 @@ class Engine:
             return
         self._ready.set()
         try:
-            while (batch := self._next_batch()) is not None:
-                self._run_batch(model, batch)
-                self._deliver_cancelled()
-                self._count_bytes()
+            while self._iterate(model):
+                pass
         except BaseException:
             # the watchdog sees the thread gone, and tells the clients
             log.critical("the engine has failed and will not compute again", exc_info=True)
+
+    def _iterate(self, model: Model) -> bool:
+        """Wait for a batch and compute it; whether there was one, or the engine is to end.
+
+        A frame of its own: none that waits for the next batch holds the answers of this one.
+        """
+        batch = self._next_batch()
+        if batch is None:
+            return False
+        self._run_batch(model, batch)
+        self._deliver_cancelled()
+        self._count_bytes()
+        return True
 
     def _load(self) -> Model:
         settings = self._settings

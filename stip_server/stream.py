@@ -26,7 +26,6 @@ from stip_server.errors import (
     Internal,
     InvalidArgument,
     NotFound,
-    OutOfRange,
     ServiceError,
 )
 from stip_server.metrics import Metrics
@@ -66,9 +65,9 @@ class _Pending:
     """A step on its way through the engine, and where its outcome will be."""
 
     message: StepMessage
-    step: Step
+    rows: int
+    held: float  # seconds between its receipt and its submission
     outcome: asyncio.Future[StepOutcome]
-    held: float = 0.0  # seconds between its receipt and its submission
 
 
 class Stream:
@@ -231,11 +230,17 @@ class Stream:
                 if request.WhichOneof("request") == "close":
                     end = _End.CLOSED
                     return
-                pending, size = self._checked(request, session)
-                await self._hold_back(pending.step.num_rows)
-                await self._backlog.add(size)
-                pending.held = monotonic() - received
-                self._submit(pending, session)
+                step = translate.step_request(
+                    request,
+                    self._engine.manifest.model,
+                    self._limits,
+                    end=session.end,
+                    max_length=session.max_length,
+                )
+                await self._hold_back(len(step.hidden_states))
+                await self._backlog.add(step.logits.size)
+                # no local of this frame, which waits for the next message, holds the outcome
+                self._submit(step, session, held=monotonic() - received)
             end = _End.HALF_CLOSED
         except ServiceError as error:
             end = error
@@ -248,48 +253,9 @@ class Stream:
             self._metrics.held_back(seconds)
             await asyncio.sleep(seconds)
 
-    def _submit(self, pending: _Pending, session: Session) -> None:
+    def _submit(self, request: translate.StepRequest, session: Session, held: float) -> None:
         if session.holder is not self:
             raise session_gone()  # the engine would begin a cache that nobody ever frees
-        session.end = pending.step.position + pending.step.num_rows
-        session.outstanding += 1
-        self._outcomes.add(pending.outcome)
-        pending.outcome.add_done_callback(self._outcomes.discard)
-        self._engine.submit(pending.step)
-        self._answers.put_nowait(pending)
-
-    def _checked(self, request: InferRequest, session: Session) -> tuple[_Pending, int]:
-        """The step of a request, and the bytes of logits it asks for.
-
-        Raises the ServiceError that refuses it.
-        """
-        message = request.step
-        if request.WhichOneof("request") != "step":
-            raise FailedPrecondition(
-                "NOT_A_STEP", "after open, a request must be a step or close", field="open"
-            )
-        model, limits = self._engine.manifest.model, self._limits
-        hidden_states = translate.hidden_states(message.hidden_states, model.hidden_size, limits)
-        form = translate.logits_request(
-            message.logits, len(hidden_states), model.vocab_size, limits
-        )
-        if message.echo and not limits.echo_allowed:
-            raise FailedPrecondition(
-                "ECHO_NOT_ALLOWED", "this server does not echo (--allow-echo)", field="step.echo"
-            )
-        if message.position > session.end:
-            raise OutOfRange(
-                "POSITION_BEYOND_END",
-                f"position {message.position} is beyond the session's {session.end} tokens",
-                field="step.position",
-            )
-        end = message.position + len(hidden_states)
-        if end > session.max_length:
-            raise OutOfRange(
-                "CONTEXT_OVERFLOW",
-                f"{end} tokens are beyond the session's maximum of {session.max_length}",
-                field="step.hidden_states",
-            )
         outcome: asyncio.Future[StepOutcome] = self._loop.create_future()
 
         def deliver(result: StepOutcome) -> None:
@@ -298,14 +264,19 @@ class Stream:
 
         step = Step(
             session_id=session.id,
-            position=message.position,
-            hidden_states=hidden_states,
-            rows=form.rows,
-            half_precision=form.half_precision,
-            top_k=form.top_k,
+            position=request.message.position,
+            hidden_states=request.hidden_states,
+            rows=request.logits.rows,
+            half_precision=request.logits.half_precision,
+            top_k=request.logits.top_k,
             deliver=deliver,
         )
-        return _Pending(message, step, outcome), form.size
+        session.end = step.position + step.num_rows
+        session.outstanding += 1
+        self._outcomes.add(outcome)
+        outcome.add_done_callback(self._outcomes.discard)
+        self._engine.submit(step)
+        self._answers.put_nowait(_Pending(request.message, step.num_rows, held, outcome))
 
     def _delivered(
         self, session: Session, outcome: asyncio.Future[StepOutcome], result: StepOutcome
@@ -339,7 +310,7 @@ class Stream:
             raise result.error
         queued = pending.held + result.queued
         self._metrics.step_computed(
-            rows=pending.step.num_rows, queue_seconds=queued, compute_seconds=result.computed
+            rows=pending.rows, queue_seconds=queued, compute_seconds=result.computed
         )
         response = InferResponse(
             result=translate.step_result(

@@ -1,6 +1,6 @@
 """Translates between the protocol's messages and the server's plain data, checking what comes in.
 
-Every check raises InvalidArgument that names the field, the value found and what would be right.
+Every check raises a ServiceError that names the field, the value found and what would be right.
 """
 
 from __future__ import annotations
@@ -10,10 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stip.v1.inference_pb2 import Limits, Logits, LogitsRequest, LogitsRows, StepResult
+from stip.v1.inference_pb2 import (
+    InferRequest,
+    Limits,
+    Logits,
+    LogitsRequest,
+    LogitsRows,
+    StepResult,
+)
 from stip.v1.inference_pb2 import Step as StepMessage
+from stip.v1.manifest_pb2 import ModelConfig
 from stip.v1.tensor_pb2 import DataType, Tensor
-from stip_server.errors import InvalidArgument
+from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
 from stip_server.steps import Rows, StepLogits
 
 ECHOED_FLOATS = 10
@@ -29,6 +37,54 @@ _ROWS = {
     LogitsRows.LOGITS_ROWS_LAST: Rows.LAST,
     LogitsRows.LOGITS_ROWS_ALL: Rows.ALL,
 }
+
+
+class LogitsForm(NamedTuple):
+    """Which logits a step asks for, and how many bytes they are."""
+
+    rows: Rows
+    half_precision: bool
+    top_k: int
+    size: int
+
+
+class StepRequest(NamedTuple):
+    """A step that may be taken: its message, and what that holds."""
+
+    message: StepMessage
+    hidden_states: NDArray[Any]  # [rows, hidden_size]
+    logits: LogitsForm
+
+
+def step_request(
+    request: InferRequest, model: ModelConfig, limits: Limits, *, end: int, max_length: int
+) -> StepRequest:
+    """The step of a request to a session that will hold `end` tokens, and may hold `max_length`."""
+    if request.WhichOneof("request") != "step":
+        raise FailedPrecondition(
+            "NOT_A_STEP", "after open, a request must be a step or close", field="open"
+        )
+    message = request.step
+    rows = hidden_states(message.hidden_states, model.hidden_size, limits)
+    form = logits_request(message.logits, len(rows), model.vocab_size, limits)
+    if message.echo and not limits.echo_allowed:
+        raise FailedPrecondition(
+            "ECHO_NOT_ALLOWED", "this server does not echo (--allow-echo)", field="step.echo"
+        )
+    if message.position > end:
+        raise OutOfRange(
+            "POSITION_BEYOND_END",
+            f"position {message.position} is beyond the session's {end} tokens",
+            field="step.position",
+        )
+    new_end = message.position + len(rows)
+    if new_end > max_length:
+        raise OutOfRange(
+            "CONTEXT_OVERFLOW",
+            f"{new_end} tokens are beyond the session's maximum of {max_length}",
+            field="step.hidden_states",
+        )
+    return StepRequest(message, rows, form)
 
 
 def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[Any]:
@@ -80,15 +136,6 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
             "NOT_FINITE", f"row {row} of hidden_states holds NaN or Inf", field=f"{where}.data"
         )
     return _as_floats(raw, tensor.dtype).reshape(shape)
-
-
-class LogitsForm(NamedTuple):
-    """Which logits a step asks for, and how many bytes they are."""
-
-    rows: Rows
-    half_precision: bool
-    top_k: int
-    size: int
 
 
 def logits_request(

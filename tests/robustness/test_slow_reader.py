@@ -26,8 +26,8 @@ EVERY_ROW = LogitsRequest(rows=LogitsRows.LOGITS_ROWS_ALL, dtype=DataType.DATA_T
 ANSWER = len(ROWS) * VOCAB_SIZE * 4 / 2**20  # MiB
 # Answers that are computed, those that may be unanswered and the one that is being sent.
 MAX_ANSWERS = 5
-# An answer exists up to three times: as an array, as bytes and as a message.
-COPIES = 3
+# An answer exists up to twice: as bytes, and as what gRPC has made of them.
+COPIES = 2
 SLACK = 48.0  # MiB that the allocator keeps
 # Readers that together want more than there is memory for answers, which has room for two of them.
 MANY, MEMORY = 8, 16  # MiB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -131,6 +132,12 @@ def test_a_released_session_frees_its_bytes_and_leaves_nothing(
     running.settle()
     assert running.engine.kv_bytes_used == 0
     assert running.engine.waiting_steps == 0
+
+
+def test_an_idle_engine_holds_no_answer(start: Start) -> None:
+    running = start()
+    outcome = weakref.ref(running.run("a", 0, A))
+    eventually(lambda: outcome() is None)
 
 
 def test_bytes_in_use_are_those_of_the_caches(start: Start) -> None:
