@@ -18,7 +18,7 @@ import mlx.core as mx
 from stip.v1.manifest_pb2 import Manifest
 from stip_server import memory
 from stip_server.bundle import ServerBundle
-from stip_server.cache import KVCache, lost_cache
+from stip_server.cache import KVCache
 from stip_server.device import choose_device, memory_left, set_wired_limit
 from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
 from stip_server.iteration import WARM_UP_ROWS, forward, warm_up
@@ -27,22 +27,15 @@ from stip_server.logs import event
 from stip_server.metrics import Metrics
 from stip_server.model import Model
 from stip_server.operations import operations
+from stip_server.pace import pace_of
 from stip_server.scheduler import Scheduler
+from stip_server.session_caches import SessionCaches
 from stip_server.steps import Chunk, Step, StepLogits, StepOutcome, join_logits
 
 log = logging.getLogger(__name__)
 
 # Seconds after which an idle engine shows again that it lives.
 HEARTBEAT = 1.0
-# Rows from which an iteration is evaluated layer by layer: it takes long enough that the pause
-# between layers does not count, and that its progress should show. Where the few rows of the
-# warm-up take so many seconds, every iteration is.
-LONG_ROWS = 64
-LONG_SECONDS = 0.2
-# Seconds that a layer of an iteration may take: half of those after which the engine seems stuck.
-LONGEST_LAYER = 2.0
-# The head is wider than a layer: so many times fewer rows go through it at once.
-HEAD_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -84,8 +77,8 @@ class Engine:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="stip-engine", daemon=True)
-        self._caches: dict[bytes, KVCache] = {}
-        self._long_rows = LONG_ROWS
+        self._caches = SessionCaches()
+        self._long_rows = 1  # from which an iteration shows its progress
         # counts signs of life: iterations, layers of long ones, and waits
         self.beats = 0
         self.device = ""
@@ -154,17 +147,17 @@ class Engine:
             waiting = [step for step in cancelled if step not in self._running]
         for step in waiting:
             # its earlier chunks, if any, were committed
-            length = None if step.started is None else self._length_of(step.session_id)
+            length = None if step.started is None else self._caches.length(step.session_id)
             _deliver_error(step, _cancelled(), length)
 
     def release(self, session_id: bytes) -> None:
         """Cancel a session's steps, and free its cache before the next iteration."""
         self.cancel(session_id)
-        self._command(lambda: self._drop_cache(session_id))
+        self._command(lambda: self._drop(session_id))
 
     def fork(self, source_id: bytes, session_id: bytes, length: int) -> None:
         """Let a new session begin with the first `length` tokens of another, which is idle."""
-        self._command(lambda: self._fork_cache(source_id, session_id, length))
+        self._command(lambda: self._caches.fork(source_id, session_id, length))
 
     def _command(self, command: Callable[[], None]) -> None:
         with self._wake:
@@ -214,24 +207,22 @@ class Engine:
         mx.clear_cache()
         self.kv_bytes_per_token = memory.kv_bytes_per_token(self.manifest.model, dtype.size)
         self.kv_bytes_total = settings.kv_memory.of(memory_left(self.device))
-        self._fit_iterations(model, seconds)
+        self._keep_pace(model, seconds)
         return model
 
-    def _fit_iterations(self, model: Model, seconds_a_row: float) -> None:
-        """Let no layer, and no block of the head, take so long that the engine seems stuck."""
-        if seconds_a_row * WARM_UP_ROWS[-1] > LONG_SECONDS:
-            self._long_rows = 1
-        rows = max(1, int(LONGEST_LAYER * len(model.layers) / seconds_a_row))
-        model.head_rows = max(1, min(model.head_rows, rows // HEAD_SHARE))
-        if rows < self._scheduler.max_batch_rows:
+    def _keep_pace(self, model: Model, seconds: float) -> None:
+        pace = pace_of(seconds, WARM_UP_ROWS[-1], len(model.layers))
+        self._long_rows = pace.long_rows
+        model.head_rows = min(model.head_rows, pace.head_rows)
+        if pace.max_rows < self._scheduler.max_batch_rows:
             event(
                 log,
                 logging.WARNING,
                 "this device is slow: iterations are kept short",
-                max_batch_rows=rows,
+                max_batch_rows=pace.max_rows,
                 wanted=self._scheduler.max_batch_rows,
             )
-            self._scheduler.max_batch_rows = rows
+            self._scheduler.max_batch_rows = pace.max_rows
 
     def _next_batch(self) -> list[Chunk] | None:
         while True:
@@ -253,33 +244,17 @@ class Engine:
             if commands:
                 self._count_bytes()
 
-    def _drop_cache(self, session_id: bytes) -> None:
+    def _drop(self, session_id: bytes) -> None:
         with self._wake:
             # again: a step of it may have been answered since it was cancelled
             self._scheduler.forget(session_id)
-        cache = self._caches.pop(session_id, None)
-        if cache is not None:
-            cache.release()
-            if not self._caches:
-                mx.clear_cache()  # nobody is about to need the buffers again
-
-    def _fork_cache(self, source_id: bytes, session_id: bytes, length: int) -> None:
-        if length == 0:
-            return
-        source = self._caches.get(source_id)
-        if source is None or source.length < length:
-            # lost just now, and so is the fork: its first step finds out
-            self._caches[session_id] = lost_cache()
-        else:
-            self._caches[session_id] = source.fork(length)
+        self._caches.drop(session_id)
 
     def _run_batch(self, model: Model, batch: Sequence[Chunk]) -> None:
         """Compute and deliver; where that fails, each chunk alone, so that one fails alone."""
         runnable = []
         for chunk in batch:
-            cache = self._caches.get(chunk.step.session_id)
-            if cache is None:
-                cache = self._caches[chunk.step.session_id] = model.new_cache()
+            cache = self._caches.of(chunk.step.session_id, model)
             if cache.lost:
                 self._fail(chunk, _lost_cache(), 0)
             elif chunk.position > cache.length:
@@ -351,14 +326,10 @@ class Engine:
             self._running.clear()
             cancelled, self._cancelled = self._cancelled, set()
         for step in cancelled:
-            _deliver_error(step, _cancelled(), self._length_of(step.session_id))
-
-    def _length_of(self, session_id: bytes) -> int:
-        cache = self._caches.get(session_id)
-        return 0 if cache is None else cache.length
+            _deliver_error(step, _cancelled(), self._caches.length(step.session_id))
 
     def _count_bytes(self) -> None:
-        self.kv_bytes_used = sum(cache.nbytes for cache in self._caches.values())
+        self.kv_bytes_used = self._caches.nbytes
 
     def _after_layer(
         self, runnable: Sequence[tuple[Chunk, KVCache]]

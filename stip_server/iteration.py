@@ -28,7 +28,7 @@ Progress = Callable[[mx.array], None]
 
 
 def warm_up(model: Model) -> float:
-    """Compute a token and short prompts; the seconds that a row of a prompt took.
+    """Compute a token and short prompts; the seconds that the last one took.
 
     What a device compiles at first use takes its time now, not while a heartbeat is waited for, and
     what it cannot compute shows. Raises StartError.
@@ -44,7 +44,7 @@ def warm_up(model: Model) -> float:
             mx.eval(None if kept is None else model.logits(kept))
         except Exception as error:
             raise StartError(f"the device cannot run the model: {error}") from error
-        seconds = (perf_counter() - began) / rows
+        seconds = perf_counter() - began
     return seconds
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -30,6 +29,7 @@ from stip_server.opening import Opening
 from stip_server.rate import TokenRate
 from stip_server.service import SERVICE, InferenceService
 from stip_server.sessions import Quotas, Sessions
+from stip_server.shutdown import Signals, drain
 from stip_server.stream import Backend
 from stip_server.watchdog import TICK, Condition, Watchdog
 
@@ -95,7 +95,7 @@ async def serve(
         if settings.metrics_port is None
         else serve_metrics(metrics, settings.metrics_host, settings.metrics_port)
     )
-    stop = _stop_on_signals()
+    stop = Signals()
     engine.start()
     while not engine.loaded():
         if stop.is_set():
@@ -116,7 +116,7 @@ async def serve(
     systemd.notify(systemd.STOPPING)
     event(log, logging.INFO, "draining", grace=settings.grace, sessions=len(house.sessions))
     await house.set_health(NOT_SERVING)
-    await _drain(house.service, stop, settings.grace)
+    await drain(house.service, stop, settings.grace)
     # what is left are health watches and streams that never opened: nobody waits for an answer
     await listener.stop(FAREWELL)
     if endpoint is not None:
@@ -242,7 +242,7 @@ class _House:
         )
 
 
-async def _run_until(stop: _Signals, tasks: Sequence[asyncio.Task[None]]) -> BaseException | None:
+async def _run_until(stop: Signals, tasks: Sequence[asyncio.Task[None]]) -> BaseException | None:
     """Wait for a signal, and end the tasks; or for what one of them, which run for ever, raises."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -272,42 +272,3 @@ def _allow_open_files(count: int) -> None:
             files=count,
             allowed=allowed,
         )
-
-
-async def _drain(service: InferenceService, stop: _Signals, grace: float) -> None:
-    draining = asyncio.create_task(service.drain())
-    hurry = asyncio.create_task(stop.wait_for_second())
-    await asyncio.wait({draining, hurry}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
-    if not draining.done():
-        event(log, logging.WARNING, "steps were still running, and go unanswered")
-        service.abandon()
-        draining.cancel()
-
-
-class _Signals:
-    """Counts the signals that ask the server to stop."""
-
-    def __init__(self) -> None:
-        self._first = asyncio.Event()
-        self._second = asyncio.Event()
-
-    def arrived(self) -> None:
-        (self._second if self._first.is_set() else self._first).set()
-
-    def is_set(self) -> bool:
-        return self._first.is_set()
-
-    async def wait(self) -> None:
-        await self._first.wait()
-
-    async def wait_for_second(self) -> None:
-        await self._second.wait()
-
-
-def _stop_on_signals() -> _Signals:
-    signals = _Signals()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, signals.arrived)
-    return signals

@@ -186,7 +186,7 @@ def test_an_idle_engine_shows_that_it_lives_and_a_long_iteration_after_each_laye
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stip_server.engine.HEARTBEAT", 0.001)
-    monkeypatch.setattr("stip_server.engine.LONG_ROWS", 1)
+    monkeypatch.setattr("stip_server.pace.LONG_ROWS", 1)
     running = start()
     seen = running.engine.beats
     eventually(lambda: running.engine.beats >= seen + 3)

@@ -119,7 +119,7 @@ def test_a_session_released_while_it_is_computed_is_gone_after_that_chunk(start:
     running.within.open()
     assert failed(step.result(PATIENCE)) == ("CANCELLED", CHUNK)
     running.run("b", 0, [1])
-    assert running.engine._caches.keys() == {b"b"}
+    assert running.engine._caches._caches.keys() == {b"b"}
 
 
 def test_of_a_session_released_during_its_last_chunk_nothing_is_kept(start: Start) -> None:
@@ -131,7 +131,7 @@ def test_of_a_session_released_during_its_last_chunk_nothing_is_kept(start: Star
     running.within.open()
     assert step.result(PATIENCE).error is None
     running.settle()
-    for owner in (running.engine, running.engine._scheduler):
+    for owner in (running.engine._caches, running.engine._scheduler):
         kept = [name for name, each in vars(owner).items() if isinstance(each, dict) and each]
         assert not kept
 

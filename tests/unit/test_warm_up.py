@@ -10,6 +10,7 @@ import pytest
 from stip_server.bundle import ServerBundle
 from stip_server.engine import Engine, EngineSettings
 from stip_server.errors import StartError
+from stip_server.iteration import WARM_UP_ROWS
 from stip_server.metrics import Metrics
 from stip_server.model import Model
 
@@ -32,7 +33,7 @@ def test_on_a_slow_device_iterations_are_kept_short(
     tiny_bundles: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As with a BLAS that would keep the heartbeat silent for longer than a stuck engine's."""
-    monkeypatch.setattr("stip_server.engine.warm_up", lambda _: 0.1)  # seconds a row
+    monkeypatch.setattr("stip_server.engine.warm_up", lambda _: 0.1 * WARM_UP_ROWS[-1])
     engine = Engine(ServerBundle(tiny_bundles / "server"), EngineSettings(cpu=True), Metrics())
     engine.start()
     engine.stop(timeout=60)
