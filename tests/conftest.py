@@ -5,6 +5,7 @@ A fast BLAS, where there is one, must be in place before anything imports MLX.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from stip_server.blas import load_blas
 
 load_blas()
+# A shell ignores Ctrl-C for what it runs in the background, and so would every process of a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests.checkpoints import RandomCheckpoint  # noqa: E402
 from tests.oracle import Oracle  # noqa: E402
