@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -57,19 +57,21 @@ def forward(
 
     Returns the logits that each chunk wants, in parts: together they would exist twice.
     """
+    # what is answered in one form lies side by side
+    ordered = sorted(runnable, key=lambda each: _form(each[0]))
     segments = []
     start = 0
-    for chunk, cache in runnable:
+    for chunk, cache in ordered:
         cache.length = chunk.position  # the rollback
         cache.reserve(chunk.num_rows)
         stop = start + chunk.num_rows
         segments.append(Segment(cache, start, stop, stop - chunk.wanted_rows))
         start = stop
-    rows = [chunk.step.hidden_states[chunk.start : chunk.stop] for chunk, _ in runnable]
+    rows = [chunk.step.hidden_states[chunk.start : chunk.stop] for chunk, _ in ordered]
     hidden_states = mx.array(rows[0] if len(rows) == 1 else _concatenate(rows))
     kept = model(hidden_states, segments, after_layer)
 
-    found = {} if kept is None else _answers(model, kept, [c for c, _ in runnable], after_layer)
+    found = {} if kept is None else _answers(model, kept, [c for c, _ in ordered], after_layer)
     mx.eval([cache.arrays for _, cache in runnable])
     for chunk, cache in runnable:
         cache.length += chunk.num_rows
@@ -81,45 +83,51 @@ def _answers(
 ) -> dict[Chunk, list[StepLogits]]:
     """The logits of the chunks that want some; `kept` holds the rows that they want, in order.
 
-    Chunks that ask for the same form one after the other are answered together: fewer launches on a
-    GPU. But at most head_rows rows at once: logits are as wide as the vocabulary.
+    The head's weights are read once for all, whatever forms are asked for; but at most head_rows
+    rows are computed at once: logits are as wide as the vocabulary.
     """
+    wanting = [chunk for chunk in chunks if chunk.wanted_rows]
+    # the rows of each chunk: from its start to the next one's
+    starts = [0, *accumulate(chunk.wanted_rows for chunk in wanting)]
     found: dict[Chunk, list[StepLogits]] = defaultdict(list)
-    first = 0
-    wanting = (chunk for chunk in chunks if chunk.wanted_rows)
-    for (top_k, half_precision), group in groupby(wanting, key=_form):
-        shares = []
-        stop = first
-        for chunk in group:
-            shares.append((chunk, stop, stop + chunk.wanted_rows))
-            stop += chunk.wanted_rows
-        for start in range(first, stop, model.head_rows):
-            logits = model.logits(kept[start : min(start + model.head_rows, stop)])
-            block = _answer(model, logits, top_k, half_precision)
-            if progress is not None:
-                progress(logits)
-            for chunk, begin, end in shares:
-                part = slice(max(0, begin - start), max(0, end - start))
-                if len(block[0][part]):
-                    found[chunk].append(_as_bytes([array[part] for array in block]))
-        first = stop
+    for first in range(0, starts[-1], model.head_rows):
+        logits = model.logits(kept[first : min(first + model.head_rows, starts[-1])])
+        if progress is not None:
+            progress(logits)
+        shares = [
+            (chunk, max(0, start - first), min(stop - first, len(logits)))
+            for chunk, start, stop in zip(wanting, starts, starts[1:], strict=False)
+            if start < first + len(logits) and stop > first
+        ]
+        for form, group in groupby(shares, key=lambda share: _form(share[0])):
+            members = list(group)
+            begin, end = members[0][1], members[-1][2]
+            block = _answer(model, logits[begin:end], form)
+            for chunk, start, stop in members:
+                rows = slice(start - begin, stop - begin)
+                found[chunk].append(_as_bytes([array[rows] for array in block]))
     return found
 
 
-def _form(chunk: Chunk) -> tuple[int, bool]:
-    return chunk.step.top_k, chunk.step.half_precision
+class _Form(NamedTuple):
+    """What is answered with: the top k, or the whole vocabulary for 0."""
+
+    top_k: int
+    half_precision: bool
 
 
-def _answer(
-    model: Model, logits: mx.array, top_k: int, half_precision: bool
-) -> tuple[NDArray[Any], ...]:
+def _form(chunk: Chunk) -> _Form:
+    return _Form(chunk.step.top_k, chunk.step.half_precision)
+
+
+def _answer(model: Model, logits: mx.array, form: _Form) -> tuple[NDArray[Any], ...]:
     """(values,) of the whole vocabulary, or (values, indices, log_sum_exp) of the top k."""
-    if top_k == 0:
-        return (np.asarray(logits.astype(mx.float16 if half_precision else mx.float32)),)
-    found = model.operations.top_k(logits.astype(mx.float32), top_k)
+    if form.top_k == 0:
+        return (np.asarray(logits.astype(mx.float16 if form.half_precision else mx.float32)),)
+    found = model.operations.top_k(logits.astype(mx.float32), form.top_k)
     mx.eval(found)
     values, indices, log_sum_exp = map(np.asarray, found)
-    return values.astype(np.float16 if half_precision else np.float32), indices, log_sum_exp
+    return values.astype(np.float16 if form.half_precision else np.float32), indices, log_sum_exp
 
 
 def _as_bytes(arrays: Sequence[NDArray[Any]]) -> StepLogits:
