@@ -18,6 +18,7 @@ from stip_server.bundle import ServerBundle
 from stip_server.errors import StartError
 from stip_server.exposure import check_exposure, check_tls_options
 from stip_server.identity import Authenticator
+from stip_server.log_queue import write_in_background
 from stip_server.logs import CONSOLE, configure_logging, event
 from stip_server.memory import readable
 from stip_server.options import parser
@@ -106,6 +107,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     def announce(engine: Engine, address: str, metrics_port: int | None) -> None:
         _announce(engine, settings, address, metrics_port)
+        write_in_background()
 
     asyncio.run(serve(engine, metrics, settings, announce))
     if engine.alive:

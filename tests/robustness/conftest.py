@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def manifest(model: Path) -> Manifest:
 @pytest.fixture(scope="session")
 def strict_server(model: Path) -> Iterator[Server]:
     """A server without echo, shared by the tests that leave it alive."""
-    with server_process(model / "server", "--max-step-rows", MAX_STEP_ROWS) as server:
+    options = ("--max-step-rows", MAX_STEP_ROWS)
+    # gRPC's own lines would fill a pipe that nobody reads
+    with server_process(model / "server", *options, stderr=subprocess.DEVNULL) as server:
         yield server
 
 

@@ -15,6 +15,7 @@ from stip.v1.inference_pb2 import GetModelInfoRequest, GetModelInfoResponse
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.certificates import Issued
 from tests.parties import Server, server_process
+from tests.robustness.watched import settled
 from tests.robustness.wire import Metadata, Refusal, refusal_of
 
 # How often a fault is tried that costs next to nothing.
@@ -41,7 +42,7 @@ class Guarded:
 
     @property
     def said(self) -> str:
-        return self.stderr.read_text()
+        return settled(self.stderr)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from tests.robustness.wire import connection
 
 # For machines that are slow, not for what is claimed.
 PATIENCE = 60.0
+SETTLING = 0.2
 ERRORS = re.compile(r"Traceback|Exception ignored|exception was never retrieved| (ERROR|CRITICAL) ")
 OWN_ERRORS = re.compile(r"(ERROR|CRITICAL) stip_server|/stip_server/|Exception ignored")
 
@@ -42,7 +43,7 @@ class Watched:
 
     @property
     def log(self) -> str:
-        return self.log_file.read_text(encoding="utf-8", errors="backslashreplace")
+        return settled(self.log_file)
 
     @property
     def rss(self) -> float:
@@ -90,6 +91,15 @@ def watched_server(
         found = re.search(r"metrics on ([^\s\"]+)", log_file.read_text())
         assert found is not None
         yield Watched(server, log_file, found[1])
+
+
+def settled(log: Path) -> str:
+    """What a server has logged. A thread of its own writes it, a little later."""
+    size = -1
+    while size != log.stat().st_size:
+        size = log.stat().st_size
+        sleep(SETTLING)
+    return log.read_text(encoding="utf-8", errors="backslashreplace")
 
 
 def eventually(holds: Callable[[], bool], patience: float = PATIENCE) -> None:

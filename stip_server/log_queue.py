@@ -1,0 +1,81 @@
+"""Lets a thread of its own write the log: nobody who logs waits for whoever reads it.
+
+A pipe that is not read would otherwise hold up the event loop, and with it every answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Full, Queue
+from threading import Thread
+
+# Records that may wait; about 4 MB.
+CAPACITY = 10_000
+# Seconds that the last ones get when the process ends.
+FLUSH_TIMEOUT = 1.0
+
+
+class QueuedHandler(logging.Handler):
+    """Passes lines on to `write`. Drops those that find no room, and tells how many."""
+
+    def __init__(self, write: Callable[[str], None], capacity: int = CAPACITY) -> None:
+        super().__init__()
+        self._write = write
+        self._records: Queue[logging.LogRecord] = Queue(capacity)
+        self._dropped = 0
+        Thread(target=self._run, name="stip-log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record, with its message as it is now."""
+        record.msg, record.args = record.getMessage(), None
+        try:
+            self._records.put_nowait(record)
+        except Full:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Wait until all is written, for a while."""
+        with self._records.all_tasks_done:
+            self._records.all_tasks_done.wait_for(
+                lambda: not self._records.unfinished_tasks, FLUSH_TIMEOUT
+            )
+
+    def _run(self) -> None:
+        while True:
+            self._write(self.format(self._records.get()))
+            if self._dropped:
+                self._write(self.format(self._told()))
+            self._records.task_done()
+
+    def _told(self) -> logging.LogRecord:
+        self.acquire()  # emit() runs under this lock
+        try:
+            dropped, self._dropped = self._dropped, 0
+        finally:
+            self.release()
+        text = f"{dropped} records were dropped: the log is not read fast enough"
+        logger = logging.getLogger(__name__)
+        return logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None)
+
+
+def write_in_background() -> None:
+    """From now on, let a thread write to stderr what the root logger's handlers write there."""
+    root = logging.getLogger()
+    queued = []
+    for handler in root.handlers:
+        queued.append(QueuedHandler(_write_line))
+        queued[-1].setFormatter(handler.formatter)
+        queued[-1].filters = handler.filters
+    root.handlers[:] = queued
+
+
+def _write_line(line: str) -> None:
+    """Not through sys.stderr: its lock would be held while the pipe is full, also as we end."""
+    rest = f"{line}\n".encode(errors="backslashreplace")
+    with suppress(OSError):  # nobody will ever read it
+        while rest:
+            rest = rest[os.write(sys.stderr.fileno(), rest) :]
