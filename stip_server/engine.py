@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 # Seconds after which an idle engine shows again that it lives.
 HEARTBEAT = 1.0
+# Bytes to copy from which a session is made room for between two iterations, one session at a time:
+# within one they would keep the others waiting.
+LARGE_COPY = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,10 @@ class Engine:
             with self._wake:
                 self.beats += 1
                 commands, self._commands = self._commands, []
-                if not commands:
+                waiting = [] if commands else self._scheduler.first_rest()
+                # what is not copied yet waits: others' answers need not
+                large = [each for each in waiting if self._copying(each) > LARGE_COPY]
+                if not commands and not large:
                     hold = self._scheduler.hold()
                     if hold == 0 and (batch := self._scheduler.next_batch()):
                         self._running.update(chunk.step for chunk in batch)
@@ -237,18 +243,43 @@ class Engine:
                     if self._stopping and not len(self._scheduler):
                         return None
                     self._wake.wait(hold or HEARTBEAT)
-            # outside the lock: copying a cache takes its time
+            # outside the lock: copying takes its time
             for command in commands:
                 command()
                 self.beats += 1
             if commands:
                 self._count_bytes()
+            elif large:
+                self._copy(large[0])
+                with self._wake:
+                    still = [each.step.session_id for each in large[1:]]
+                    if batch := self._scheduler.next_batch(without=still):
+                        self._running.update(chunk.step for chunk in batch)
+                        return batch
+
+    def _copying(self, rest: Chunk) -> int:
+        return self._caches.copying(rest.step.session_id, rest.position, rest.num_rows)
+
+    def _copy(self, rest: Chunk) -> None:
+        """Copy what stands in the way of a step, which fails where that fails."""
+        step = rest.step
+        try:
+            for _ in self._caches.make_room(step.session_id, rest.position, rest.num_rows):
+                self.beats += 1
+        except Exception as error:
+            log.exception("the keys and values of a session could not be copied")
+            with self._wake:
+                if not self._scheduler.drop(step):
+                    return  # cancelled meanwhile, and told so
+            length = self._caches.length(step.session_id)
+            _deliver_error(step, Internal("ENGINE_FAILED", f"step failed: {error}"), length)
 
     def _drop(self, session_id: bytes) -> None:
         with self._wake:
             # again: a step of it may have been answered since it was cancelled
             self._scheduler.forget(session_id)
-        self._caches.drop(session_id)
+        for _ in self._caches.drop(session_id):
+            self.beats += 1
 
     def _run_batch(self, model: Model, batch: Sequence[Chunk]) -> None:
         """Compute and deliver; where that fails, each chunk alone, so that one fails alone."""

@@ -14,7 +14,7 @@ back would run alone, the others after it, and they would never meet again.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from stip_server.steps import Chunk, Step
 
@@ -66,11 +66,13 @@ class Scheduler:
         self._answered.pop(session_id, None)
         self._turnaround.pop(session_id, None)
 
-    def drop(self, step: Step) -> None:
-        """Forget what is left of a step that has failed in an earlier chunk."""
+    def drop(self, step: Step) -> bool:
+        """Forget what is left of a step that has failed; whether anything was left."""
         queue = self._queues.get(step.session_id)
         if queue and queue[0] is step:
             self._finish_first(step.session_id)
+            return True
+        return False
 
     def computed(self, batch: Sequence[Chunk], seconds: float) -> None:
         """The last iteration took so long, and the steps of it that are complete get answers."""
@@ -91,9 +93,19 @@ class Scheduler:
         ]
         return max(0.0, max(expected, default=0.0) + self._hold - self._clock())
 
-    def next_batch(self) -> list[Chunk]:
-        """Take the next iteration's chunks, at most one a session; empty when nothing waits."""
-        heads = [queue[0] for queue in self._queues.values()]
+    def first_rest(self) -> list[Chunk]:
+        """What is left of the first step of each session that waits, those in front first."""
+        return [
+            Chunk(queue[0], self._begun.get(session_id, 0), queue[0].num_rows)
+            for session_id, queue in self._queues.items()
+        ]
+
+    def next_batch(self, without: Collection[bytes] = ()) -> list[Chunk]:
+        """Take the next iteration's chunks, at most one a session; empty when nothing waits.
+
+        The sessions of the ids in `without` are passed over, and keep their places.
+        """
+        heads = [queue[0] for each, queue in self._queues.items() if each not in without]
         short = [step for step in heads if step.num_rows <= SHORT_ROWS]
         prompts = [step for step in heads if step.num_rows > SHORT_ROWS]
         if short and self._prompts_ran:

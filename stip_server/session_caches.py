@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 
 from stip_server.cache import KVCache, lost_cache
@@ -42,10 +44,21 @@ class SessionCaches:
         else:
             self._caches[session_id] = source.fork(length)
 
-    def drop(self, session_id: bytes) -> None:
-        """Free a session's cache, if it has one."""
+    def copying(self, session_id: bytes, position: int, rows: int) -> int:
+        """Bytes that are copied before a session can write `rows` rows from a position on."""
+        cache = self._caches.get(session_id)
+        return 0 if cache is None else cache.copying(position, rows)
+
+    def make_room(self, session_id: bytes, position: int, rows: int) -> Iterator[None]:
+        """Copy what must be copied for that; stops after each layer."""
+        cache = self._caches.get(session_id)
+        if cache is not None:
+            yield from cache.make_room(position, rows)
+
+    def drop(self, session_id: bytes) -> Iterator[None]:
+        """Free a session's cache, if it has one; stops after each layer that others inherit."""
         cache = self._caches.pop(session_id, None)
         if cache is not None:
-            cache.release()
+            yield from cache.release()
             if not self._caches:
                 mx.clear_cache()  # nobody is about to need the buffers again

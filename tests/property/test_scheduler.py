@@ -95,13 +95,17 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.slowness[session] = self.now - self.away.pop(session)
 
     @precondition(lambda self: self.running is None)
-    @rule()
-    def begin_iteration(self) -> None:
-        ready = self.waiting
+    @rule(without=st.just(()) | st.lists(SESSIONS))
+    def begin_iteration(self, without: Sequence[bytes] = ()) -> None:
+        """Some sessions may not be ready, and are passed over."""
+        ready = {name: each for name, each in self.waiting.items() if name not in without}
+        rest = [(each.step.session_id, each.start) for each in self.scheduler.first_rest()]
+        assert dict(rest) == {name: each.begun for name, each in self.waiting.items()}
         short_ready = any(each.is_short for each in ready.values())
         prompt_ready = any(not each.is_short for each in ready.values())
-        batch = self.scheduler.next_batch()
+        batch = self.scheduler.next_batch(without)
         assert bool(batch) == bool(ready)
+        assert not {chunk.step.session_id for chunk in batch} & set(without)
         self.check_budget(batch)
         served = [chunk.step.session_id for chunk in batch]
         assert len(set(served)) == len(served)
@@ -114,7 +118,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for chunk in batch:
             self.take(chunk)
         for name, each in self.waiting.items():
-            if name not in served:
+            if name not in served and name not in without:
                 each.patience -= 1
                 assert each.patience > 0, f"{name!r} is starved"
         if batch:
@@ -168,9 +172,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail(self, which: int) -> None:
         """A chunk of the iteration fails; the others count."""
         failed = self.running[which % len(self.running)]
-        self.scheduler.drop(failed.step)
+        dropped = self.scheduler.drop(failed.step)
         expected = self.sessions[failed.step.session_id]
-        if expected.steps and expected.steps[0] is failed.step:
+        assert dropped == bool(expected.steps and expected.steps[0] is failed.step)
+        if dropped:
             self.ends(expected)
             self.goes_to_the_back(failed.step.session_id)
         self.running = [chunk for chunk in self.running if chunk is not failed] or None

@@ -39,6 +39,11 @@ def rows_of(count: int, seed: int) -> Rows:
 NOTHING = rows_of(0, 0)
 
 
+def release(cache: KVCache) -> int:
+    """Release a cache; the number of layers that were copied for it."""
+    return len(list(cache.release()))
+
+
 def write(cache: KVCache, rows: Rows, position: int, *, commit: bool = True) -> Rows:
     """Write rows as a step at a position does; what attention sees of them and of all before."""
     cache.length = position
@@ -125,28 +130,79 @@ def test_a_written_fork_and_its_source_share_nothing() -> None:
 
 def test_a_source_that_is_overwritten_leaves_its_forks_what_they_had() -> None:
     source, rows = filled(300)
-    short, exact, long = (source.fork(length) for length in (100, 150, 151))
+    forks = short, exact, long, longest = [source.fork(each) for each in (100, 150, 151, 160)]
     write(source, rows_of(400, 2), 150)
-    assert [each.nbytes for each in (short, exact, long)] == [0, 0, BLOCK]
-    for fork in (short, exact, long):
+    # one has copied, for those that are affected
+    assert [each.nbytes for each in forks] == [0, 0, 0, BLOCK]
+    write(source, rows_of(1, 3), 120)
+    assert [each.nbytes for each in forks] == [0, BLOCK, 0, BLOCK]
+    for fork in (longest, short, exact, long):
         assert_holds(fork, rows[:, :, :, : fork.length])
 
 
-def test_a_source_that_is_released_leaves_its_forks_what_they_had() -> None:
+def test_the_longest_fork_inherits_what_a_source_leaves_without_a_copy() -> None:
+    source, rows = filled(300)
+    forks = longest, *_ = [source.fork(length) for length in (290, 290, 200)]
+    assert release(source) == 0
+    assert (source.nbytes, *(each.nbytes for each in forks)) == (0, 2 * BLOCK, 0, 0)
+    write(longest, rows_of(1, 2), 290)
+    for each in forks[1:]:
+        assert_holds(each, rows[:, :, :, : each.length])
+
+
+def test_a_fork_much_shorter_than_its_source_inherits_no_more_memory_than_it_needs() -> None:
     source, rows = filled(300)
     fork = source.fork(200)
     of_fork = fork.fork(100)
-    source.release()
-    assert source.nbytes == 0
-    assert [each.nbytes for each in (fork, of_fork)] == [BLOCK, BLOCK]
+    assert release(source) == LAYERS
+    assert [each.nbytes for each in (source, fork, of_fork)] == [0, BLOCK, 0]
     for each in (fork, of_fork):
         assert_holds(each, rows[:, :, :, : each.length])
+
+
+def test_room_can_be_made_before_it_is_needed_and_changes_nothing() -> None:
+    source, rows = filled(250)
+    fork, short = source.fork(200), source.fork(100)
+    for cache, position, count, copied in (
+        (source, 250, 6, 0),
+        (source, 250, 7, 250),
+        (source, 199, 1, 200),
+        (fork, 200, 1, 0),
+        (short, 100, 1, 100),
+    ):
+        assert cache.copying(position, count) == copied * ROW_BYTES
+        assert len(list(cache.make_room(position, count))) == (LAYERS if copied else 0)
+        assert cache.copying(position, count) == 0
+    assert_holds(source, rows)
+    assert_holds(fork, rows[:, :, :, :200])
+
+
+def test_a_copy_that_fails_leaves_the_cache_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, rows = filled(250)
+    fork = source.fork(200)
+    enlarged, calls = KVCache._enlarged, 0
+
+    def fails_at_the_second_layer(cache: KVCache, old: mx.array, capacity: int) -> mx.array:
+        nonlocal calls
+        calls += 1
+        if calls % 2 == 0:
+            raise RuntimeError("injected")
+        return enlarged(cache, old, capacity)
+
+    monkeypatch.setattr(KVCache, "_enlarged", fails_at_the_second_layer)
+    for cache, length in ((source, 250), (fork, 200)):
+        with pytest.raises(RuntimeError):
+            list(cache.make_room(length, 100))
+    monkeypatch.undo()
+    assert_holds(fork, rows[:, :, :, :200])
+    assert_holds(source, rows)
+    write(source, rows_of(100, 2), 250)
 
 
 def test_a_fork_that_is_released_is_copied_no_more() -> None:
     source, rows = filled(300)
     gone, stays = source.fork(200), source.fork(200)
-    gone.release()
+    release(gone)
     write(source, rows_of(1, 2), 0)
     assert (gone.nbytes, stays.nbytes) == (0, BLOCK)
     assert_holds(stays, rows[:, :, :, :200])
@@ -171,7 +227,7 @@ def test_a_copy_that_fails_loses_the_fork_alone() -> None:
     # a matrix without an inverse: evaluating it raises
     broken = mx.linalg.inv(mx.zeros((2, 2)), stream=mx.cpu)
     source._arrays = [mx.broadcast_to(broken[0, 0], each.shape) for each in source.arrays]
-    source.release()
+    release(source)
     assert fork.lost
     assert not source.lost
 
@@ -209,7 +265,7 @@ class Caches(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         cache, _ = self.caches.pop(self._pick(data))
-        cache.release()
+        release(cache)
         assert cache.nbytes == 0
 
     def teardown(self) -> None:

@@ -134,6 +134,52 @@ def test_a_released_session_frees_its_bytes_and_leaves_nothing(
     assert running.engine.waiting_steps == 0
 
 
+def test_sessions_that_need_long_copies_come_one_an_iteration_and_others_in_each(
+    start: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stip_server.engine.LARGE_COPY", 0)
+    running = start()
+    running.run("a", 0, A)
+    running.run("b", 0, B)
+    forks = ["fork 1", "fork 2", "fork 3"]
+    for fork in forks:
+        running.fork("a", fork, len(A))
+    running.hold()
+    outcomes = [running.submit(fork, len(A), [7]) for fork in forks]
+    decoded = [running.submit("b", len(B) + each, [8]) for each in range(3)]
+    before = len(running.iterations)
+    running.within.open()
+    for outcome in outcomes:
+        rows = logits_of(outcome.result(PATIENCE))
+        assert_equal_logits(rows, tiny_oracle.logits([*A, 7])[-1:])
+    for each in decoded:
+        logits_of(each.result(PATIENCE))
+    took_part = [[session for session, _, _ in each] for each in running.iterations[before:]]
+    assert [sorted(each) for each in took_part] == [["b", fork] for fork in forks]
+
+
+def test_a_long_copy_shows_that_the_engine_lives_after_each_layer(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stip_server.engine.LARGE_COPY", 0)
+    running = start()
+    layers = running.engine.manifest.model.num_hidden_layers
+    running.run("a", 0, tokens(250))
+    running.settle()
+    running.between.close()
+    for copies, act in (
+        (layers, lambda: running.submit("a", 250, [1] * 7)),  # it grows
+        (0, lambda: running.submit("a", 257, [1])),
+    ):
+        before = running.engine.beats
+        act()
+        running.between.await_arrival()
+        # one when it looks for work, at most one more where it was woken before
+        assert copies + 1 <= running.engine.beats - before <= copies + 3
+        running.between.open()
+        running.between.close()
+
+
 def test_an_idle_engine_holds_no_answer(start: Start) -> None:
     running = start()
     outcome = weakref.ref(running.run("a", 0, A))

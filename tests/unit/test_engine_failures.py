@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stip_server.cache import KVCache
 from stip_server.errors import ServiceError
 from stip_server.steps import StepOutcome
 from tests.oracle import Oracle, assert_equal_logits
@@ -224,6 +225,29 @@ def test_a_fork_of_what_is_not_there_is_lost_rather_than_empty(start: Start) -> 
     for session, length in (("fork", 3), ("too long", 6)):
         assert failed(running.run(session, length, [1])) == ("CACHE_LOST", 0)
     assert running.run("a", 5, [1]).length == 6
+
+
+def test_a_copy_that_fails_fails_its_step_alone(
+    start: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stip_server.engine.LARGE_COPY", 0)
+    running = start()
+    running.run("a", 0, A)
+    running.run("b", 0, B)
+    running.fork("a", "fork", 30)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("injected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KVCache, "_enlarged", fail)
+        running.hold()
+        bad, good = running.submit("fork", 30, [1, 2]), running.submit("b", 60, [7, 8])
+        running.within.open()
+        assert failed(bad.result(PATIENCE)) == ("ENGINE_FAILED", 30)
+        assert_equal_logits(logits_of(good.result(PATIENCE)), tiny_oracle.logits([*B, 7, 8])[-2:])
+    assert_goes_on(running, tiny_oracle, "fork", A[:30])
+    assert_goes_on(running, tiny_oracle, "a", A)
 
 
 # -- dead ----------------------------------------------------------------------------------

@@ -205,3 +205,23 @@ def test_it_is_not_held_for_a_session_that_was_slow_the_last_time_nor_for_one_th
     scheduler.submit(step("a", position=1))
     scheduler.cancel(b"b")
     assert scheduler.hold() == 0.0
+
+
+def test_sessions_that_are_passed_over_keep_their_places() -> None:
+    scheduler = scheduler_of()
+    for session in "abc":
+        scheduler.submit(step(session))
+    assert names(scheduler.next_batch(without=[b"a", b"c"])) == [("b", 0, 1)]
+    assert drained(scheduler) == [[("a", 0, 1), ("c", 0, 1)]]
+
+
+def test_what_is_left_of_first_steps_is_told_without_taking_it() -> None:
+    scheduler = scheduler_of()
+    scheduler.submit(step("a", rows=100, position=7))
+    scheduler.submit(step("b"))
+    scheduler.submit(step("b", position=1))
+    assert names(scheduler.first_rest()) == [("a", 7, 100), ("b", 0, 1)]
+    taken = names(scheduler.next_batch())
+    assert taken[0] == ("b", 0, 1)
+    rows = taken[1][2]
+    assert names(scheduler.first_rest()) == [("b", 1, 1), ("a", 7 + rows, 100 - rows)]
