@@ -187,8 +187,10 @@ class SessionCore:
         rows = min(limits.max_step_rows, limits.max_step_bytes // row_bytes)
         if wanted.rows == "all":
             itemsize = 2 if wanted.dtype == "float16" else 4
-            width = 2 * wanted.top_k or model.vocab_size
-            rows = min(rows, limits.max_logits_bytes // (width * itemsize))
+            answer_bytes = itemsize * model.vocab_size
+            if wanted.top_k:  # each with its index, and the row's log-sum-exp
+                answer_bytes = (itemsize + 4) * wanted.top_k + 4
+            rows = min(rows, limits.max_logits_bytes // answer_bytes)
         if rows < 1:
             raise RequestError("not even one row fits into the server's limits")
         return rows

@@ -307,9 +307,15 @@ class Engine:
             self._scheduler.computed([chunk for chunk, _ in runnable], seconds)
         for (chunk, cache), parts in zip(runnable, results, strict=True):
             self._complete(chunk, cache, parts, seconds)
-        rows = sum(chunk.num_rows for chunk, _ in runnable)
-        self._metrics.iteration_ran(rows=rows, sessions=len(runnable), seconds=seconds)
-        if rows > len(runnable):
+        decode_rows = sum(chunk.step.num_rows == 1 for chunk, _ in runnable)
+        prompt_rows = sum(chunk.num_rows for chunk, _ in runnable) - decode_rows
+        self._metrics.iteration_ran(
+            decode_rows=decode_rows,
+            prompt_rows=prompt_rows,
+            sessions=len(runnable),
+            seconds=seconds,
+        )
+        if prompt_rows:
             # buffers of a prompt's size would otherwise stay allocated while single rows decode
             mx.clear_cache()
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from stip.v1.inference_pb2 import Limits
 from stip.v1.manifest_pb2 import ModelConfig
-from stip_server.answers import largest_answer
 from stip_server.errors import StartError
 from stip_server.memory import GROWTH, capacity_for, readable
 
@@ -24,7 +23,7 @@ class LimitSettings:
     """The limits an operator sets, in tokens, seconds and bytes.
 
     `max_length` None is as long as the model's context and the memory for keys and values allow.
-    `answer_bytes` hold the answers of all streams that their clients have not read yet.
+    `answer_bytes` hold what sessions leave unread beyond a row of logits each.
     The last three hold for each identity; None is no limit.
     """
 
@@ -65,18 +64,17 @@ def limits(
             f"there are {readable(kv_bytes)}",
             hint="raise --kv-memory, or lower --max-length",
         )
-    logits_bytes = min(MAX_LOGITS_BYTES, largest_answer(settings.answer_bytes))
-    if logits_bytes < 4 * model.vocab_size:
+    if settings.answer_bytes < row_bytes(model):
         raise StartError(
             f"--answer-memory {readable(settings.answer_bytes)} has no room for a row of logits, "
-            f"which takes {readable(4 * model.vocab_size)}"
+            f"which takes {readable(row_bytes(model))}"
         )
     return Limits(
         max_sessions=settings.max_sessions,
         max_length=length,
         max_step_rows=settings.max_step_rows,
         max_step_bytes=MAX_STEP_BYTES,
-        max_logits_bytes=logits_bytes,
+        max_logits_bytes=min(MAX_LOGITS_BYTES, settings.answer_bytes),
         max_steps_in_flight=MAX_STEPS_IN_FLIGHT,
         session_ttl_millis=round(settings.session_ttl * 1000),
         echo_allowed=settings.allow_echo,
@@ -85,3 +83,8 @@ def limits(
         kv_bytes_per_token=kv_bytes_per_token,
         max_open_wait_millis=round(settings.max_open_wait * 1000),
     )
+
+
+def row_bytes(model: ModelConfig) -> int:
+    """Bytes of a row of logits in float32, the largest answer that a single token can have."""
+    return 4 * int(model.vocab_size)

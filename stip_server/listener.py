@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
 import grpc
 
+from stip_server.connections import cut_off_others
 from stip_server.errors import StartError
 from stip_server.limits import MAX_STEP_BYTES, MESSAGE_OVERHEAD
 from stip_server.logs import event
@@ -54,11 +55,14 @@ class Listener:
         add_services(_GenericOnly(self._server))
         await self._server.start()
 
-    async def keep(self, add_services: Callable[[Any], None]) -> None:
+    async def keep(
+        self, add_services: Callable[[Any], None], staying: Callable[[], Collection[str]]
+    ) -> None:
         """Replace gRPC's server whenever it has ended by itself; for ever.
 
         A single call whose path is not UTF-8 makes grpcio 1.85 do so: it closes the port and tells
-        nobody. The calls under way go on, and so do their sessions.
+        nobody. The calls of the peers that are `staying` go on, and so do their sessions; other
+        connections end, since the next server does not count them.
         """
         while True:
             try:
@@ -70,6 +74,7 @@ class Listener:
                     "gRPC's server has ended by itself, another takes its place",
                     cause=type(error).__name__,
                 )
+                cut_off_others(self._port, staying())
                 await self._replace()
                 await self.start(add_services)
 

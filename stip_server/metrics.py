@@ -26,6 +26,7 @@ EndCause = Literal["closed", "expired", "evicted", "revoked", "failed"]
 # The label of a rejection is one of these, so that no caller can make time series.
 REASONS = frozenset(
     {
+        "ANSWER_MEMORY",
         "CACHE_LOST",
         "CALLER_KV_MEMORY",
         "CALLER_SESSIONS",
@@ -59,6 +60,7 @@ REASONS = frozenset(
         "TOO_MANY_LOGITS",
         "TOO_MANY_ROWS",
         "TOO_MANY_SESSIONS",
+        "TOO_MANY_STREAMS",
         "TOP_K_TOO_LARGE",
         "WRONG_BUNDLE",
         "WRONG_BYTE_COUNT",
@@ -100,8 +102,9 @@ class Observation:
     kv_bytes: int  # that all sessions together may reserve
     kv_bytes_reserved: int
     kv_bytes_used: int  # allocated now
-    answer_bytes: int  # that all answers together may take until they are read
-    answer_bytes_used: int
+    answer_bytes: int  # that sessions may leave unread beyond a row of logits each
+    answer_bytes_shared: int  # unread of these
+    answer_bytes_used: int  # unread in all
     waiting_for_answers: int  # steps that wait until others' answers have been read
     engine_heartbeat_age: float
     serving: bool
@@ -157,24 +160,26 @@ class Metrics:
 
     # -- told by the engine ----------------------------------------------------------------------
 
-    def iteration_ran(self, *, rows: int, sessions: int, seconds: float) -> None:
-        """The engine has run one batch."""
+    def iteration_ran(
+        self, *, decode_rows: int, prompt_rows: int, sessions: int, seconds: float
+    ) -> None:
+        """The engine has run one batch. Rows of steps of one row are decoded ones."""
         self._iteration.observe(seconds)
-        self._rows.observe(rows)
+        self._rows.observe(decode_rows + prompt_rows)
         self._sessions.observe(sessions)
-
-    def step_computed(self, *, rows: int, queue_seconds: float, compute_seconds: float) -> None:
-        """A step has its answer. One row is a decode step, more are a part of a prompt."""
-        self._steps_ok.inc()
-        (self._decode_tokens if rows == 1 else self._prompt_tokens).inc(rows)
-        self._queue.observe(queue_seconds)
-        self._compute.observe(compute_seconds)
-
-    def step_failed(self) -> None:
-        """A step was taken up and ended with an error."""
-        self._steps_failed.inc()
+        self._decode_tokens.inc(decode_rows)
+        self._prompt_tokens.inc(prompt_rows)
 
     # -- told by the service ---------------------------------------------------------------------
+
+    def step_ended(self, error: Exception | None) -> None:
+        """The engine has computed a step, or it has failed or was cancelled."""
+        (self._steps_ok if error is None else self._steps_failed).inc()
+
+    def step_answered(self, *, queue_seconds: float, compute_seconds: float) -> None:
+        """A step's answer is being sent."""
+        self._queue.observe(queue_seconds)
+        self._compute.observe(compute_seconds)
 
     def stream_opened(self) -> None:
         """A caller has begun an Infer call."""
@@ -240,7 +245,12 @@ class _Gauges(Collector):
             ("kv_reserved_bytes", "Keys and values reserved.", seen.kv_bytes_reserved),
             ("kv_used_bytes", "Keys and values allocated now.", seen.kv_bytes_used),
             ("kv_free_bytes", "Keys and values that an open can still reserve.", free),
-            ("answer_capacity_bytes", "Answers that may be unread at once.", seen.answer_bytes),
+            (
+                "answer_capacity_bytes",
+                "Answers that sessions may leave unread beyond a row of logits each.",
+                seen.answer_bytes,
+            ),
+            ("answer_shared_bytes", "Answers unread of these.", seen.answer_bytes_shared),
             ("answer_used_bytes", "Answers computed, or not read yet.", seen.answer_bytes_used),
             (
                 "waiting_for_answers",

@@ -39,7 +39,8 @@ class Opening:
                 )
             session = self._sessions.resume(request.resume_session_id, identity, holder)
             try:
-                await self._idle(session)
+                # those of an earlier stream count; it sends no others
+                await self._done(session)
             except BaseException:
                 if session.holder is holder:
                     self._sessions.let_go(session)
@@ -63,20 +64,31 @@ class Opening:
         self, request: OpenSession, identity: str, max_length: int, holder: Holder
     ) -> Session:
         source = self._source(request, identity)
-        await self._idle(source)
-        self._fork_length(request, source, max_length)
+        if not 0 < request.fork.length <= source.length:
+            await self._done(source)  # what is under way counts
+        await self._forkable(request, source, max_length)
         session = await self._admit(request, identity, max_length, holder)
         try:
-            await self._idle(source)  # again: waiting for room takes time
+            # again: waiting for room takes time
+            session.length = session.end = await self._forkable(request, source, max_length)
             if session not in self._sessions:  # evicted meanwhile: nobody would free its cache
                 raise session_gone()
-            session.length = session.end = self._fork_length(request, source, max_length)
         except BaseException:
             self._sessions.close(session)
             raise
         self._engine.fork(source.id, session.id, session.length)
         self._sessions.used(source)
         return session
+
+    async def _forkable(self, request: OpenSession, source: Session, max_length: int) -> int:
+        """The tokens that a fork begins with, once no step under way can take them away."""
+        while True:
+            if source not in self._sessions:
+                raise session_gone()
+            length = self._fork_length(request, source, max_length)
+            if all(position >= length for position in source.under_way):
+                return length
+            await self._done(source)
 
     def _source(self, request: OpenSession, identity: str) -> Session:
         if len(request.fork.session_id) != ID_BYTES:
@@ -106,12 +118,11 @@ class Opening:
             )
         return length
 
-    async def _idle(self, session: Session) -> None:
-        """Wait until the steps that an earlier stream left with the engine are done; they count."""
-        while session.outstanding:  # others may have begun when those have ended
-            idle = asyncio.Event()
-            session.when_idle.append(idle.set)
-            await idle.wait()
+    async def _done(self, session: Session) -> None:
+        """Wait until the steps that are with the engine now have been computed, or cancelled."""
+        done = asyncio.Event()
+        session.when_done(done.set)
+        await done.wait()
         if session not in self._sessions:
             raise session_gone()
 

@@ -6,27 +6,28 @@ import asyncio
 import logging
 import resource
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
-from stip_server import __version__, systemd
+from stip_server import __version__, health, reflection, systemd
 from stip_server.admission import Admission
 from stip_server.answers import AnswerMemory
 from stip_server.engine import Engine
 from stip_server.errors import Unavailable
+from stip_server.health import Health
 from stip_server.identity import Authenticator
-from stip_server.limits import LimitSettings, check_max_length, limits
+from stip_server.limits import LimitSettings, check_max_length, limits, row_bytes
 from stip_server.listener import Listener
 from stip_server.logs import event
 from stip_server.metrics import Build, Metrics, Observation
 from stip_server.metrics_endpoint import serve_metrics
 from stip_server.opening import Opening
 from stip_server.rate import TokenRate
+from stip_server.reflection import Reflection
 from stip_server.service import SERVICE, InferenceService
 from stip_server.sessions import Quotas, Sessions
 from stip_server.shutdown import Signals, drain
@@ -46,8 +47,6 @@ SPARE_FILES = 64
 FAREWELL = 0.5
 # seconds in which the engine finishes the iteration under way
 ENGINE_STOP = 5.0
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True)
@@ -104,25 +103,31 @@ async def serve(
 
     house = _House(engine, metrics, settings)
     await listener.start(house.add_to)
-    await house.set_health(SERVING)
-    tasks = [
-        asyncio.create_task(each)
-        for each in (house.keep(), house.watch(), listener.keep(house.add_to))
+    house.health.set(serving=True)
+    watching = asyncio.create_task(house.watch())
+    upkeep = [
+        asyncio.create_task(house.keep()),
+        asyncio.create_task(listener.keep(house.add_to, house.service.peers_with_sessions)),
     ]
     announce(engine, listener.address, endpoint.port if endpoint else None)
     systemd.notify(systemd.READY)
 
-    failed = await _run_until(stop, tasks)
+    failed = await _run_until(stop, [watching, *upkeep])
+    for task in upkeep:
+        task.cancel()
     systemd.notify(systemd.STOPPING)
     event(log, logging.INFO, "draining", grace=settings.grace, sessions=len(house.sessions))
-    await house.set_health(NOT_SERVING)
+    house.health.set(serving=False)
+    # meanwhile the engine is watched: one that fails will answer nobody
     await drain(house.service, stop, settings.grace)
+    watching.cancel()
     # what is left are health watches and streams that never opened: nobody waits for an answer
     await listener.stop(FAREWELL)
     if endpoint is not None:
         endpoint.close()
-    # while the loop still runs, to which the engine delivers
-    await asyncio.get_running_loop().run_in_executor(None, engine.stop, ENGINE_STOP)
+    # while the loop still runs, to which the engine delivers; on a thread that nobody else can take
+    with ThreadPoolExecutor(1) as stopping:
+        await asyncio.get_running_loop().run_in_executor(stopping, engine.stop, ENGINE_STOP)
     event(log, logging.INFO, "stopped")
     if failed is not None:
         raise failed
@@ -140,6 +145,7 @@ class _House:
             kv_bytes_per_token=engine.kv_bytes_per_token,
         )
         self.engine = engine
+        self.answers = AnswerMemory(wanted.answer_bytes, row_bytes(engine.manifest.model))
         self.sessions = Sessions(
             Quotas(
                 max_sessions=wanted.max_sessions,
@@ -147,6 +153,7 @@ class _House:
                 max_sessions_per_identity=wanted.max_sessions_per_identity,
                 kv_bytes_per_identity=wanted.kv_bytes_per_identity,
             ),
+            self.answers,
             kv_bytes=engine.kv_bytes,
             ttl=wanted.session_ttl,
             clock=monotonic,
@@ -154,7 +161,6 @@ class _House:
             ended=metrics.session_ended,
         )
         self.admission = Admission(self.sessions)
-        self.answers = AnswerMemory(wanted.answer_bytes)
         self.authenticator = settings.authenticator
         backend = Backend(
             engine,
@@ -162,15 +168,18 @@ class _House:
             Opening(engine, self.sessions, self.admission, announced),
             announced,
             TokenRate(wanted.tokens_per_second, monotonic),
-            self.answers,
             metrics,
         )
         self.service = InferenceService(
-            backend, self.admission, self.authenticator, max_connections=settings.max_connections
+            backend,
+            self.admission,
+            self.authenticator,
+            self.answers,
+            max_connections=settings.max_connections,
         )
-        self.health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in stubs
+        self.health = Health("", SERVICE)
+        self.reflection = Reflection(SERVICE, health.NAME, reflection.NAME)
         self.watchdog = Watchdog(engine)
-        self._serving = False
         metrics.built(
             Build(__version__, engine.manifest.model.model_type, engine.device, engine.dtype)
         )
@@ -179,16 +188,8 @@ class _House:
     def add_to(self, server: Any) -> None:
         """Register all that is served with a gRPC server."""
         self.service.add_to(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-        )
-
-    async def set_health(self, status: Any) -> None:
-        """Tell whoever asks or watches."""
-        self._serving = status == SERVING
-        for name in ("", SERVICE):
-            await self.health.set(name, status)
+        self.health.add_to(server)
+        self.reflection.add_to(server)
 
     async def keep(self) -> None:
         """Expire sessions, admit opens that wait, cut off who does not read and takes memory that
@@ -212,14 +213,13 @@ class _House:
                 continue
             if condition is Condition.WELL:
                 event(log, logging.WARNING, "the engine is well again")
-                self.service.engine_recovered()
-                await self.set_health(SERVING)
+                self.health.set(serving=self.service.engine_recovered())
             else:
                 event(log, logging.CRITICAL, "the engine does not answer", state=condition.value)
                 self.service.engine_failed(
                     Unavailable(f"ENGINE_{condition.name}", f"the engine is {condition.value}")
                 )
-                await self.set_health(NOT_SERVING)
+                self.health.set(serving=False)
 
     def observe(self) -> Observation:
         """The state that a scrape of the metrics finds. Called on threads of their own."""
@@ -233,24 +233,24 @@ class _House:
             kv_bytes_reserved=self.sessions.kv_bytes_reserved,
             kv_bytes_used=self.engine.kv_bytes_used,
             answer_bytes=self.answers.max_bytes,
-            answer_bytes_used=self.answers.used,
+            answer_bytes_shared=self.answers.shared_used,
+            answer_bytes_used=self.answers.shared_used + self.answers.own_used,
             waiting_for_answers=self.answers.waiting,
             engine_heartbeat_age=self.watchdog.seconds_without_beat,
-            serving=self._serving,
+            serving=self.health.serving,
             mlx_active_bytes=self.engine.active_bytes,
             mlx_cache_bytes=self.engine.cached_bytes,
         )
 
 
 async def _run_until(stop: Signals, tasks: Sequence[asyncio.Task[None]]) -> BaseException | None:
-    """Wait for a signal, and end the tasks; or for what one of them, which run for ever, raises."""
+    """Wait for a signal; or for what one of the tasks, which run for ever, raises."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     failed = next((each.exception() for each in tasks if each.done()), None)
     if failed is not None:
         event(log, logging.CRITICAL, "the server cannot look after itself", exc_info=failed)
-    for task in (stopping, *tasks):
-        task.cancel()
+    stopping.cancel()
     return failed
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -22,6 +21,8 @@ from stip.v1.inference_pb2 import (
 )
 from stip_server import __version__
 from stip_server.admission import Admission
+from stip_server.answers import AnswerMemory
+from stip_server.calls import read, write
 from stip_server.connections import cut_off
 from stip_server.errors import (
     InvalidArgument,
@@ -34,11 +35,13 @@ from stip_server.identity import Authenticator, Caller
 from stip_server.loader import wire_dtype
 from stip_server.logs import event, session_label
 from stip_server.status import to_grpc_status
-from stip_server.stream import Backend, Requests, Stream
+from stip_server.stream import Backend, Stream
 
 log = logging.getLogger(__name__)
 
-# Seconds that a client may leave an answer unread while others wait for the memory that it takes.
+# Streams at once, sessions or not.
+MAX_CALLS = 4096
+# Seconds by which a client may lag behind in reading while others wait for the memory it takes.
 READ_TIMEOUT = 20.0
 SERVICE: str = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -60,12 +63,14 @@ class InferenceService:
         backend: Backend,
         admission: Admission,
         authenticator: Authenticator,
+        answers: AnswerMemory,
         *,
         max_connections: int,
     ) -> None:
         self._backend = backend
         self._admission = admission
         self._authenticator = authenticator
+        self._answers = answers
         self._metrics = backend.metrics
         self._max_connections = max_connections
         self._calls: set[_Call] = set()
@@ -121,21 +126,24 @@ class InferenceService:
             ),
         )
 
-    async def infer(self, requests: Requests, context: Any) -> AsyncIterator[bytes]:
+    async def infer(self, requests: Any, context: Any) -> None:
         """One stream, which is one session; answers are InferResponses as bytes."""
+        del requests
         self._metrics.stream_opened()
         call = None
         try:
             caller = self._authenticator.identify(context)
             call = self._admit(caller, context.peer())
-            async with aclosing(call.stream.run(requests)) as responses:
-                async for response in responses:
-                    yield response
+            await call.stream.run(partial(read, context), partial(write, context))
         except ServiceError as error:
             await self._refuse(error, context, call)
         finally:
             if call is not None:
                 self._calls.discard(call)
+
+    def peers_with_sessions(self) -> set[str]:
+        """The connections that have a stream which holds a session."""
+        return {call.peer for call in self._calls if not call.stream.let_go.is_set()}
 
     async def drain(self) -> None:
         """Refuse new streams; end each running one once the steps it has read are answered.
@@ -160,10 +168,11 @@ class InferenceService:
         for call in self._calls:
             call.stream.abandon(error)
 
-    def engine_recovered(self) -> None:
-        """Take streams again."""
+    def engine_recovered(self) -> bool:
+        """Take streams again, unless the server is draining; whether they are taken."""
         if self._unavailable is not None and self._unavailable.reason != "DRAINING":
             self._unavailable = None
+        return self._unavailable is None
 
     def tokens_changed(self) -> None:
         """End the streams whose token no longer counts, whatever is under way."""
@@ -176,10 +185,10 @@ class InferenceService:
 
     def cut_off_slow_readers(self) -> None:
         """Where others need the memory, end the connections of those who leave answers unread."""
-        if not any(call.stream.waits_for_others for call in self._calls):
+        needed = any(call.stream.waits_for_others for call in self._calls)
+        if not (needed or self._answers.overdrawn):
             return
-        slow = (call for call in self._calls if call.stream.unread_seconds > READ_TIMEOUT)
-        for peer in {call.peer for call in slow}:
+        for peer in {call.peer for call in self._calls if call.stream.lag > READ_TIMEOUT}:
             if cut_off(peer):
                 self._metrics.connection_cut_off()
                 event(log, logging.WARNING, "a client that does not read was cut off", peer=peer)
@@ -193,6 +202,10 @@ class InferenceService:
                 "TOO_MANY_CONNECTIONS",
                 f"{self._max_connections} connections have streams already",
                 retry_after=1.0,
+            )
+        if len(self._calls) >= MAX_CALLS:
+            raise ResourceExhausted(
+                "TOO_MANY_STREAMS", f"{MAX_CALLS} streams are open already", retry_after=1.0
             )
         call = _Call(Stream(self._backend, caller.identity), caller, peer)
         self._calls.add(call)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from stip_server.answers import AnswerMemory, Share
 from stip_server.errors import NotFound, ResourceExhausted
 from stip_server.logs import event, session_label
 
@@ -58,9 +59,10 @@ class Session:
     """A session's id, owner and lengths; its cache lives in the engine.
 
     `length` tokens have been computed; `end` counts those of the steps under way as well.
-    `kv_bytes` are reserved for max_length tokens. `known` is whether the client was sent the id.
-    `holder` is the stream that the session is attached to. `outstanding` steps are with the engine;
-    each of `when_idle` is called once when none is left.
+    `kv_bytes` are reserved for max_length tokens, `answers` for what is not read yet. `known` is
+    whether the client was sent the id. `holder` is the stream that the session is attached to.
+    `under_way` are the positions of the steps that are with the engine, `held` the number of those
+    that wait to be.
     """
 
     id: bytes
@@ -68,20 +70,36 @@ class Session:
     max_length: int
     kv_bytes: int
     last_used: float
+    answers: Share
     length: int = 0
     end: int = 0
     known: bool = False
     holder: Holder | None = None
-    outstanding: int = 0
-    when_idle: list[Callable[[], None]] = field(default_factory=list)
+    held: int = 0
+    under_way: list[int] = field(default_factory=list)
+    _begun: int = 0  # steps, since the session was opened
+    _when_done: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
 
-    def step_done(self) -> None:
-        """One of the outstanding steps has been computed, has failed or was cancelled."""
-        self.outstanding -= 1
-        if not self.outstanding:
-            waiting, self.when_idle = self.when_idle, []
-            for each in waiting:
-                each()
+    def step_begun(self, position: int) -> None:
+        """A step has been given to the engine."""
+        self._begun += 1
+        self.under_way.append(position)
+
+    def step_done(self, position: int) -> None:
+        """It has been computed, has failed or was cancelled."""
+        self.under_way.remove(position)
+        done = self._begun - len(self.under_way)
+        due = [call for count, call in self._when_done if count <= done]
+        self._when_done = [each for each in self._when_done if each[0] > done]
+        for call in due:
+            call()
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Call once, when the steps that are under way now are not any more: later ones may be."""
+        if self.under_way:
+            self._when_done.append((self._begun, call))
+        else:
+            call()
 
 
 class Sessions:
@@ -90,6 +108,7 @@ class Sessions:
     def __init__(
         self,
         quotas: Quotas,
+        answers: AnswerMemory,
         *,
         kv_bytes: Callable[[int], int],
         ttl: float,
@@ -100,6 +119,7 @@ class Sessions:
         """`kv_bytes` tells the bytes of keys and values that a number of tokens takes; `ended` is
         told why each session ended."""
         self._quotas = quotas
+        self._answers = answers
         self._kv_bytes = kv_bytes
         self._ttl = ttl
         self._clock = clock
@@ -132,6 +152,12 @@ class Sessions:
         waiting cannot help.
         """
         self.expire()
+        if self._answers.overdrawn:
+            raise ResourceExhausted(
+                "ANSWER_MEMORY",
+                "clients that have gone have left too many answers unread",
+                retry_after=RETRY_AFTER,
+            )
         kv_bytes = self._kv_bytes(max_length)
         evicted: list[Session] = []
         while (refusal := self._refusal(identity, kv_bytes, without=evicted)) is not None:
@@ -142,7 +168,12 @@ class Sessions:
         for each in evicted:
             self._evict(each)
         session = Session(
-            secrets.token_bytes(ID_BYTES), identity, max_length, kv_bytes, self._clock()
+            secrets.token_bytes(ID_BYTES),
+            identity,
+            max_length,
+            kv_bytes,
+            self._clock(),
+            self._answers.share(),
         )
         session.holder = holder
         self._sessions[session.id] = session
@@ -198,6 +229,7 @@ class Sessions:
         session.holder = None
         if self._sessions.pop(session.id, None) is not None:
             self._release(session.id)
+            session.answers.end()
             self._ended(cause)
             event(
                 log,
@@ -229,7 +261,8 @@ class Sessions:
             holder.evicted(session)
 
     def _is_idle(self, session: Session) -> bool:
-        return not session.outstanding and self._clock() - session.last_used >= self._ttl
+        busy = session.under_way or session.held
+        return not busy and self._clock() - session.last_used >= self._ttl
 
     def _least_recently_used_idle(
         self, of: str | None, without: Sequence[Session]

@@ -7,7 +7,7 @@ computed before. All of it runs on the event loop's thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from time import monotonic
@@ -16,7 +16,6 @@ from typing import Any
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Limits, SessionOpened
 from stip.v1.inference_pb2 import Step as StepMessage
 from stip_server import translate
-from stip_server.answers import AnswerMemory
 from stip_server.backlog import Backlog
 from stip_server.engine import Engine
 from stip_server.errors import (
@@ -31,11 +30,14 @@ from stip_server.errors import (
 from stip_server.metrics import Metrics
 from stip_server.opening import Opening
 from stip_server.rate import TokenRate
+from stip_server.reading import Reading
 from stip_server.sessions import Session, Sessions, session_gone
 from stip_server.steps import Step, StepOutcome
 
-# None stands for a message that could not be parsed.
-Requests = AsyncIterator[InferRequest | None]
+# The next request, None for a message that could not be parsed. Raises EOFError after the last.
+Receive = Callable[[], Awaitable[InferRequest | None]]
+# Sends an InferResponse; returns when gRPC has room for the next one.
+Send = Callable[[bytes], Awaitable[None]]
 # Seconds in which a stream must send its first request.
 OPEN_TIMEOUT = 10.0
 
@@ -49,7 +51,6 @@ class Backend:
     opening: Opening
     limits: Limits
     rate: TokenRate
-    answers: AnswerMemory
     metrics: Metrics
 
 
@@ -65,7 +66,6 @@ class _Pending:
     """A step on its way through the engine, and where its outcome will be."""
 
     message: StepMessage
-    rows: int
     held: float  # seconds between its receipt and its submission
     outcome: asyncio.Future[StepOutcome]
 
@@ -82,9 +82,7 @@ class Stream:
         self._metrics = backend.metrics
         self._identity = identity
         self._loop = asyncio.get_running_loop()
-        self._backlog = Backlog(
-            self._limits.max_steps_in_flight, self._limits.max_logits_bytes, backend.answers
-        )
+        self._backlog: Backlog | None = None
         # steps to answer in order, then what ends the stream
         self._answers: asyncio.Queue[_Pending | ServiceError | _End] = asyncio.Queue()
         self._outcomes: set[asyncio.Future[StepOutcome]] = set()
@@ -92,48 +90,48 @@ class Stream:
         # what ends the stream from outside
         self._interruption: asyncio.Future[ServiceError] = self._loop.create_future()
         self.session: Session | None = None
-        # since when gRPC has had an answer that it has not sent yet
-        self._sending_since: float | None = None
+        self._reading = Reading(monotonic)
         # set whenever the stream holds no session
         self.let_go = asyncio.Event()
         self.let_go.set()
 
-    async def run(self, requests: Requests) -> AsyncGenerator[bytes, None]:
-        """Answer every request in order, with InferResponses as bytes.
-
-        Raises the ServiceError that ends the stream.
-        """
-        session = self.session = await self._open(requests)
+    async def run(self, receive: Receive, send: Send) -> None:
+        """Answer every request in order. Raises the ServiceError that ends the stream."""
+        session = self.session = await self._open(receive)
         if session is None:
             return
+        backlog = self._backlog = Backlog(
+            self._limits.max_steps_in_flight, self._limits.max_logits_bytes, session.answers
+        )
         self.let_go.clear()
         try:
-            yield InferResponse(opened=self._opened(session)).SerializeToString()
+            await send(InferResponse(opened=self._opened(session)).SerializeToString())
             session.known = True
-            self._reader = asyncio.create_task(self._read(requests, session))
+            self._reader = asyncio.create_task(self._read(receive, session, backlog))
             while (answer := await self._next_answer(session)) is not None:
-                self._sending_since = monotonic()
-                yield answer
-                self._sending_since = None
-                await self._backlog.remove()
+                self._reading.begin()
+                await send(answer)
+                self._reading.end(len(answer))
+                del answer  # the next one may be long in coming
+                await backlog.remove()
         finally:
             if self._reader is not None:
                 self._reader.cancel()
             self._detach(session)
             while not self._answers.empty():
                 self._answers.get_nowait()  # what they hold can be large
-            self._backlog.clear()
+            backlog.clear()
             self.let_go.set()
 
     @property
-    def unread_seconds(self) -> float:
-        """For how long the client has left an answer unread."""
-        return 0.0 if self._sending_since is None else monotonic() - self._sending_since
+    def lag(self) -> float:
+        """Seconds by which the client lags behind in reading its answers."""
+        return self._reading.lag
 
     @property
     def waits_for_others(self) -> bool:
-        """Whether a step is held up by other streams' unread answers, this one's being read."""
-        return self._backlog.waits and self._sending_since is None
+        """Whether a step is held up by other sessions' unread answers, its own being read."""
+        return self._backlog is not None and self._backlog.waits and not self._reading.sending
 
     def interrupt(self, error: ServiceError) -> None:
         """Read no further request; end with `error` once the steps sent so far are answered."""
@@ -165,9 +163,9 @@ class Stream:
         del session
         self.interrupt(NotFound("EVICTED", "the session was idle, and its room was needed"))
 
-    async def _open(self, requests: Requests) -> Session | None:
+    async def _open(self, receive: Receive) -> Session | None:
         """The session of the first request; None when the client closes without a request."""
-        opening = asyncio.ensure_future(self._first_request(requests))
+        opening = asyncio.ensure_future(self._first_request(receive))
         session = None
         waits: set[asyncio.Future[Any]] = {opening, self._interruption}
         try:
@@ -196,10 +194,10 @@ class Stream:
         if session is not None and session.holder is self:
             self._sessions.let_go(session)
 
-    async def _first_request(self, requests: Requests) -> Session | None:
+    async def _first_request(self, receive: Receive) -> Session | None:
         try:
-            request = await asyncio.wait_for(anext(requests), OPEN_TIMEOUT)
-        except StopAsyncIteration:
+            request = await asyncio.wait_for(receive(), OPEN_TIMEOUT)
+        except EOFError:
             return None
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
@@ -220,32 +218,44 @@ class Stream:
             limits=self._limits,
         )
 
-    async def _read(self, requests: Requests, session: Session) -> None:
+    async def _read(self, receive: Receive, session: Session, backlog: Backlog) -> None:
         # the writer must learn of the end however it comes about, or it would wait for ever
         end: ServiceError | _End = Internal("READER_FAILED", "reading the stream failed")
         try:
-            async for message in requests:
-                received = monotonic()
-                request = _parsed(message)
-                if request.WhichOneof("request") == "close":
-                    end = _End.CLOSED
-                    return
-                step = translate.step_request(
-                    request,
-                    self._engine.manifest.model,
-                    self._limits,
-                    end=session.end,
-                    max_length=session.max_length,
-                )
-                await self._hold_back(len(step.hidden_states))
-                await self._backlog.add(step.logits.size)
-                # no local of this frame, which waits for the next message, holds the outcome
-                self._submit(step, session, held=monotonic() - received)
+            while await self._take(await receive(), session, backlog):
+                pass
+            end = _End.CLOSED
+        except EOFError:
             end = _End.HALF_CLOSED
         except ServiceError as error:
             end = error
         finally:
             self._answers.put_nowait(end)
+
+    async def _take(self, message: InferRequest | None, session: Session, backlog: Backlog) -> bool:
+        """Submit the step of a request, once there is room; False where the request is to close.
+
+        A frame of its own: none that waits for the next request holds this one.
+        """
+        received = monotonic()
+        request = _parsed(message)
+        if request.WhichOneof("request") == "close":
+            return False
+        step = translate.step_request(
+            request,
+            self._engine.manifest.model,
+            self._limits,
+            end=session.end,
+            max_length=session.max_length,
+        )
+        session.held += 1
+        try:
+            await self._hold_back(len(step.hidden_states))
+            await backlog.add(step.logits.size)
+        finally:
+            session.held -= 1
+        self._submit(step, session, held=monotonic() - received)
+        return True
 
     async def _hold_back(self, tokens: int) -> None:
         seconds = self._rate.take(self._identity, tokens)
@@ -260,33 +270,39 @@ class Stream:
 
         def deliver(result: StepOutcome) -> None:
             # on the engine's thread
-            self._loop.call_soon_threadsafe(self._delivered, session, outcome, result)
+            self._loop.call_soon_threadsafe(self._delivered, session, position, outcome, result)
 
+        position = request.message.position
         step = Step(
             session_id=session.id,
-            position=request.message.position,
+            position=position,
             hidden_states=request.hidden_states,
             rows=request.logits.rows,
             half_precision=request.logits.half_precision,
             top_k=request.logits.top_k,
             deliver=deliver,
         )
-        session.end = step.position + step.num_rows
-        session.outstanding += 1
+        session.end = position + step.num_rows
+        session.step_begun(position)
         self._outcomes.add(outcome)
         outcome.add_done_callback(self._outcomes.discard)
         self._engine.submit(step)
-        self._answers.put_nowait(_Pending(request.message, step.num_rows, held, outcome))
+        self._answers.put_nowait(_Pending(request.message, held, outcome))
 
     def _delivered(
-        self, session: Session, outcome: asyncio.Future[StepOutcome], result: StepOutcome
+        self,
+        session: Session,
+        position: int,
+        outcome: asyncio.Future[StepOutcome],
+        result: StepOutcome,
     ) -> None:
+        self._metrics.step_ended(result.error)
         if result.length is not None:
             session.length = result.length
         if isinstance(result.error, Internal) and result.error.reason == "CACHE_LOST":
             self._sessions.close(session, "failed")  # whoever resumes it must hear so
         self._sessions.used(session)
-        session.step_done()
+        session.step_done(position)
         if not outcome.done():
             outcome.set_result(result)
 
@@ -306,12 +322,9 @@ class Stream:
             return None
         result = await pending.outcome
         if result.error is not None:
-            self._metrics.step_failed()
             raise result.error
         queued = pending.held + result.queued
-        self._metrics.step_computed(
-            rows=pending.rows, queue_seconds=queued, compute_seconds=result.computed
-        )
+        self._metrics.step_answered(queue_seconds=queued, compute_seconds=result.computed)
         response = InferResponse(
             result=translate.step_result(
                 pending.message,

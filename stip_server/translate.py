@@ -165,8 +165,11 @@ def logits_request(
     rows = _ROWS[request.rows]
     half = request.dtype != DataType.DATA_TYPE_FLOAT32
     count = {Rows.NONE: 0, Rows.LAST: 1, Rows.ALL: num_rows}[rows]
-    width = 2 * request.top_k or vocab_size  # a top-k entry carries an index as well
-    size = count * width * (2 if half else 4)
+    itemsize = 2 if half else 4
+    row = itemsize * vocab_size
+    if request.top_k:  # each with its index, and the row's log-sum-exp
+        row = (itemsize + 4) * request.top_k + 4
+    size = count * row
     if size > limits.max_logits_bytes:
         raise InvalidArgument(
             "TOO_MANY_LOGITS",

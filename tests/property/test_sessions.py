@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from stip_server.answers import AnswerMemory
 from stip_server.errors import NotFound, ResourceExhausted
 from stip_server.sessions import ID_BYTES, RETRY_AFTER, EndCause, Quotas, Session, Sessions
 
@@ -72,6 +73,7 @@ class SessionsMachine(RuleBasedStateMachine):
         self.times_told_of_room = 0
         self.sessions = Sessions(
             quotas,
+            AnswerMemory(0, 0),
             kv_bytes=lambda length: BYTES_PER_TOKEN * length,
             ttl=TTL,
             clock=lambda: self.now,
@@ -169,7 +171,7 @@ class SessionsMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def begin_step(self, which: int) -> None:
         each = self.pick(which)
-        each.session.outstanding += 1
+        each.session.step_begun(each.outstanding)
         each.outstanding += 1
 
     @precondition(lambda self: any(each.outstanding for each in self.live + self.gone))
@@ -177,8 +179,8 @@ class SessionsMachine(RuleBasedStateMachine):
     def end_step(self, which: int) -> None:
         each = self.pick(which, [each for each in self.live + self.gone if each.outstanding])
         self.sessions.used(each.session)
-        each.session.step_done()
         each.outstanding -= 1
+        each.session.step_done(each.outstanding)
         each.last_used = self.now
 
     @rule(seconds=st.sampled_from([0.5, TTL - 1.0, TTL, TTL + 0.5]))

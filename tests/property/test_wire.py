@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stip.v1.inference_pb2 import Limits, LogitsRequest, StepResult
+from stip.v1.inference_pb2 import Limits, LogitsRequest, LogitsRows, StepResult
 from stip.v1.inference_pb2 import Step as StepMessage
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.tensors import WIRE_TYPES, decode, decode_logits, encode
@@ -55,6 +55,12 @@ def test_logits_survive(shape: tuple[int, int], half: bool, top_k: bool, seed: i
         *((indices.tobytes(), sums.tobytes()) if top_k else ()),
     )
     wanted = DataType.DATA_TYPE_FLOAT16 if half else DataType.DATA_TYPE_FLOAT32
+    request = LogitsRequest(
+        rows=LogitsRows.LOGITS_ROWS_ALL, dtype=wanted, top_k=shape[1] if top_k else 0
+    )
+    form = translate.logits_request(request, shape[0], shape[1], LIMITS)
+    sent = (logits.values, logits.indices, logits.log_sum_exp)
+    assert form.size == sum(len(each) for each in sent), "what is counted is what is sent"
     message = StepMessage(logits=LogitsRequest(dtype=wanted, top_k=shape[1] if top_k else 0))
     result = translate.step_result(message, 1, logits, queue=0.0, compute=0.0)
     found = decode_logits(

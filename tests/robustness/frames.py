@@ -64,6 +64,23 @@ PATH_NOT_UTF8 = (
 )
 
 
+def never_reading(path: str, *messages: bytes) -> bytes:
+    """What a client sends that calls a method and then has no room for a single byte of answer."""
+    headers = fields(
+        *((":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "localhost")),
+        *(("te", "trailers"), ("content-type", "application/grpc")),
+    )
+    no_window = (4).to_bytes(2, "big") + bytes(4)  # SETTINGS_INITIAL_WINDOW_SIZE
+    return b"".join(
+        (
+            PREFACE,
+            frame(SETTINGS, no_window),
+            frame(HEADERS, headers, flags=END_HEADERS, stream=1),
+            *(frame(DATA, message(each), stream=1) for each in messages),
+        )
+    )
+
+
 class FrameFuzzer:
     """Draws whole connections, as the bytes that the client sends."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import grpc
 import numpy as np
@@ -150,6 +150,21 @@ def test_a_caller_that_is_held_back_holds_back_nobody_else(
         # who goes away while it is held back is gone at once
         anns.break_off()
         eventually(lambda: server.metric("stip_sessions", state="attached") == 0)
+
+
+def test_a_session_whose_step_is_held_back_is_not_idle(
+    shared_server: Callable[..., Watched], opening: Callable[..., InferRequest]
+) -> None:
+    limits = ("--tokens-per-second", 100, "--session-ttl", 0.2, "--max-sessions", 1)
+    server = shared_server(*limits)
+    with connection(server.address) as channel, stream_of("ann", channel) as anns:
+        anns.send(opening(4), step_request(0, ROWS)).opened()
+        anns.result()
+        anns.send(step_request(300, ROWS[:200]))  # for which two seconds must pass
+        eventually(lambda: server.metric("stip_held_back_seconds_total") > 0)
+        sleep(0.5)
+        assert refused("bob", channel, opening()).reason == "TOO_MANY_SESSIONS"
+        assert anns.result().length == 500
 
 
 def test_a_stream_has_no_more_steps_under_way_than_its_own_and_all_are_answered(

@@ -136,6 +136,22 @@ def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
     assert sum("Traceback" in each.get("exception", "") for each in records) == 1
 
 
+def test_an_engine_that_dies_while_the_server_drains_is_not_waited_for(
+    start: StartServer, manifest: Manifest
+) -> None:
+    server = start("slow=1", f"die={DYING}", flags=("--grace", 600))
+    with connection(server.address) as channel:
+        stream, _ = begin(channel, manifest)
+        stream.send(step_request(0, ROWS), step_request(3, np.ones((DYING, 60), np.float16)))
+        sleep(0.3)
+        began = monotonic()
+        server.server.process.terminate()
+        refusal = stream.refusal()
+        assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
+    server.stop()
+    assert monotonic() - began < 2 * TOLD_WITHIN
+
+
 @pytest.mark.parametrize("noticed", [False, True], ids=["before it is noticed", "after"])
 def test_a_server_whose_engine_hangs_for_good_ends_on_sigterm(
     noticed: bool, start: StartServer, manifest: Manifest

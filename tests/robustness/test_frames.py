@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
-from time import monotonic, sleep
 
 import grpc
 import pytest
@@ -17,7 +16,7 @@ from stip.v1.manifest_pb2 import Manifest
 from tests.robustness.frames import INFER, INFO, PATH_NOT_UTF8, FrameFuzzer
 from tests.robustness.healthy import healthy_session
 from tests.robustness.watched import PATIENCE, Watched, eventually, watched_server
-from tests.robustness.wire import WireStream, connection, open_request, refusal_of
+from tests.robustness.wire import WireStream, connection, dial, open_request, refusal_of
 
 SEED = "frames"
 CONNECTIONS = 1500
@@ -30,18 +29,6 @@ NOT_HTTP2 = (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x
 def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
     with watched_server(model / "server", tmp_path, "--session-ttl", 1) as server:
         yield server
-
-
-def dial(address: str) -> socket.socket:
-    """A connection; where the port is closed for the moment, it is tried again."""
-    host, _, port = address.rpartition(":")
-    end = monotonic() + PATIENCE
-    while True:
-        try:
-            return socket.create_connection((host, int(port)), timeout=PATIENCE)
-        except ConnectionError:
-            assert monotonic() < end, "the port stays closed"
-            sleep(0.02)
 
 
 def send(address: str, content: bytes, *, waits: bool) -> None:

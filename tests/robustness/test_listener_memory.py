@@ -61,7 +61,7 @@ async def end_by_itself(listener: Listener) -> None:
 async def serve_and_end() -> int:
     listener = Listener("127.0.0.1", 0, credentials=None, max_streams=100, max_connections=100)
     await listener.start(add_services)
-    keeping = asyncio.create_task(listener.keep(add_services))
+    keeping = asyncio.create_task(listener.keep(add_services, set))
     canaries = Canaries(asyncio.get_running_loop())
     for _ in range(TIMES):
         await asyncio.wait_for(end_by_itself(listener), PATIENCE)

@@ -6,7 +6,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import grpc
@@ -14,9 +14,14 @@ import psutil
 import pytest
 
 from stip.v1.manifest_pb2 import Manifest
+from stip_server.server import SPARE_CONNECTIONS
 from tests.parties import Server, server_process
+from tests.robustness.frames import PATH_NOT_UTF8, never_reading
 from tests.robustness.guarded import info_refusal, model_info, wait_until
-from tests.robustness.wire import WireStream, connection, open_request
+from tests.robustness.healthy import healthy_session
+from tests.robustness.test_standard_services import WATCH
+from tests.robustness.watched import eventually, watched_server
+from tests.robustness.wire import WireStream, connection, dial, open_request
 
 MAX_CONNECTIONS = 4
 MANY = 400
@@ -73,6 +78,38 @@ def test_one_connection_with_streams_too_many_is_told_when_to_retry(
             stream.close()
         with WireStream(channels[-1]) as room:
             room.send(open_request(manifest)).opened()
+
+
+def test_the_cap_on_connections_holds_however_often_the_port_is_taken_again(
+    model: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    cap = 2 * MAX_CONNECTIONS + SPARE_CONNECTIONS
+    options = ("--max-connections", MAX_CONNECTIONS)
+    with (
+        watched_server(model / "server", tmp_path, *options) as server,
+        healthy_session(server.address, manifest) as healthy,
+        ExitStack() as stack,
+    ):
+        process = psutil.Process(server.server.process.pid)
+
+        def established() -> int:
+            return sum(each.status == "ESTABLISHED" for each in process.net_connections())
+
+        for turn in range(4):
+            watches = [stack.enter_context(closing(dial(server.address))) for _ in range(cap + 10)]
+            for wire in watches:
+                with suppress(OSError):  # those that are beyond the cap
+                    wire.sendall(never_reading(WATCH, b""))
+            eventually(lambda: established() >= cap - 2)
+            assert established() <= cap + 1  # and one of the metrics
+            # room for the one that makes gRPC's server end
+            for wire in watches[:10]:
+                wire.close()
+            eventually(lambda: established() <= cap - 2)
+            with closing(dial(server.address)) as wire:
+                wire.sendall(PATH_NOT_UTF8)
+                eventually(lambda t=turn: server.log.count("another takes its place") > t)
+            healthy.wait_for_rounds(1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="psutil tells it on Linux alone")

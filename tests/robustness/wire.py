@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +37,7 @@ CLOSE = InferRequest(close=CloseSession())
 INFER = "/stip.v1.InferenceService/Infer"
 # A stream that hangs ends with DEADLINE_EXCEEDED, which no test expects.
 DEADLINE = 15.0
+DIAL_PATIENCE = 60.0
 Metadata = Iterable[tuple[str, str]]
 ITEM_BYTES = {DataType.DATA_TYPE_FLOAT16: "<f2", DataType.DATA_TYPE_FLOAT32: "<f4"}
 
@@ -131,6 +134,18 @@ def connection(
         else grpc.secure_channel(address, credentials, options=options)
     ) as channel:
         yield channel
+
+
+def dial(address: str) -> socket.socket:
+    """A bare connection; where the port is closed for the moment, it is tried again."""
+    host, _, port = address.rpartition(":")
+    end = monotonic() + DIAL_PATIENCE
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), timeout=DIAL_PATIENCE)
+        except ConnectionError:
+            assert monotonic() < end, "the port stays closed"
+            sleep(0.02)
 
 
 def read_manifest(bundle: Path) -> Manifest:

@@ -10,6 +10,7 @@ import pytest
 
 from stip_server import admission as module
 from stip_server.admission import Admission
+from stip_server.answers import AnswerMemory
 from stip_server.errors import ResourceExhausted, Unavailable
 from stip_server.sessions import Quotas, Session, Sessions
 
@@ -34,6 +35,7 @@ class House:
         self.now = 100.0
         self.sessions = Sessions(
             Quotas(max_sessions=10, kv_bytes=100),
+            AnswerMemory(0, 0),
             kv_bytes=lambda length: length,
             ttl=TTL,
             clock=lambda: self.now,

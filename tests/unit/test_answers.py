@@ -1,22 +1,22 @@
-"""The memory that the answers of all streams share."""
+"""The memory that the answers of all sessions share, and the part that each has for itself."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from random import Random
 
-from stip_server.answers import SMALL, AnswerMemory, largest_answer
+import pytest
 
-SIZE = 16 * SMALL
-LARGEST = largest_answer(SIZE)
-LARGE = LARGEST // 3
+from stip_server.answers import AnswerMemory, Room, Share
+
+SHARED, OWN = 120, 10
 
 
 def run(scenario: Callable[[AnswerMemory], Awaitable[None]]) -> None:
     async def main() -> None:
-        memory = AnswerMemory(SIZE)
         # so that one that should not wait fails rather than hangs
-        await asyncio.wait_for(scenario(memory), 30)
+        await asyncio.wait_for(scenario(AnswerMemory(SHARED, OWN)), 30)
 
     asyncio.run(main())
 
@@ -26,10 +26,10 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def waits(memory: AnswerMemory, size: int) -> asyncio.Task[None]:
+async def waits(memory: AnswerMemory, share: Share, size: int) -> asyncio.Task[Room]:
     """The task of an answer for which there is no room now."""
     before = memory.waiting
-    task = asyncio.create_task(memory.take(size))
+    task = asyncio.create_task(memory.take(share, size))
     await turns()
     assert not task.done()
     assert memory.waiting == before + 1
@@ -38,64 +38,78 @@ async def waits(memory: AnswerMemory, size: int) -> asyncio.Task[None]:
 
 def test_the_largest_answer_fits_and_another_waits_until_it_was_read() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(LARGEST)
-        waiting = await waits(memory, LARGE)
-        memory.give_back(LARGEST)
+        largest = await memory.take(memory.share(), SHARED)
+        waiting = await waits(memory, memory.share(), OWN + 1)
+        largest.give_back()
         await waiting
-        assert memory.used == LARGE
+        assert (memory.shared_used, memory.own_used) == (OWN + 1, 0)
         assert memory.waiting == 0
 
     run(scenario)
 
 
-def test_small_answers_find_room_that_large_ones_leave() -> None:
+def test_no_session_waits_for_others_with_what_is_its_own() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(LARGEST)
-        large = await waits(memory, LARGE)
-        for _ in range((SIZE - LARGEST) // SMALL):
-            await memory.take(SMALL)
-        small = await waits(memory, SMALL)
-        memory.give_back(SMALL)
-        await small
-        assert not large.done()
-        assert memory.used == SIZE
+        await memory.take(memory.share(), SHARED)
+        await waits(memory, memory.share(), OWN + 1)
+        for _ in range(3):
+            share = memory.share()
+            await memory.take(share, OWN // 2)
+            await memory.take(share, OWN // 2)
+            await waits(memory, share, 1)
+        assert (memory.shared_used, memory.own_used) == (SHARED, 3 * OWN)
+
+    run(scenario)
+
+
+def test_an_answer_that_waits_takes_its_own_room_when_that_comes_first() -> None:
+    async def scenario(memory: AnswerMemory) -> None:
+        await memory.take(memory.share(), SHARED)
+        await waits(memory, memory.share(), OWN + 1)  # in front of it
+        share = memory.share()
+        room = await memory.take(share, OWN)
+        waiting = await waits(memory, share, OWN)
+        room.give_back()
+        await waiting
+        assert (memory.shared_used, memory.own_used) == (SHARED, OWN)
 
     run(scenario)
 
 
 def test_what_waits_comes_in_its_order_even_where_something_behind_would_fit() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(2 * LARGE)
-        first = await waits(memory, 2 * LARGE)
-        second = await waits(memory, LARGE)
-        memory.give_back(LARGE)
-        await first
+        one, other = [await memory.take(memory.share(), SHARED // 2) for _ in range(2)]
+        first = await waits(memory, memory.share(), SHARED)
+        second = await waits(memory, memory.share(), SHARED // 4)
+        one.give_back()
         await turns()
-        assert not second.done()
-        memory.give_back(LARGE)
+        assert not first.done() and not second.done()
+        other.give_back()
+        (await first).give_back()
         await second
 
     run(scenario)
 
 
-def test_nothing_waits_for_what_takes_nothing() -> None:
+def test_what_takes_nothing_never_waits() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        for _ in range(SIZE // SMALL):
-            await memory.take(SMALL)
-        await waits(memory, 1)
-        await memory.take(0)
+        share = memory.share()
+        await memory.take(share, SHARED)
+        await memory.take(share, OWN)
+        await waits(memory, share, 1)
+        await memory.take(share, 0)
 
     run(scenario)
 
 
 def test_one_that_gives_up_waiting_takes_nothing_and_holds_up_nobody() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(LARGE)
-        first = await waits(memory, LARGEST)
-        second = await waits(memory, LARGE)
+        await memory.take(memory.share(), SHARED // 2)
+        first = await waits(memory, memory.share(), SHARED)
+        second = await waits(memory, memory.share(), SHARED // 2)
         first.cancel()
         await second
-        assert memory.used == 2 * LARGE
+        assert memory.shared_used == SHARED
         assert memory.waiting == 0
 
     run(scenario)
@@ -103,26 +117,84 @@ def test_one_that_gives_up_waiting_takes_nothing_and_holds_up_nobody() -> None:
 
 def test_one_that_gives_up_in_the_moment_in_which_there_is_room_gives_it_back() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(LARGEST)
-        waiting = await waits(memory, LARGE)
-        memory.give_back(LARGEST)
+        largest = await memory.take(memory.share(), SHARED)
+        waiting = await waits(memory, memory.share(), SHARED)
+        largest.give_back()
         waiting.cancel()
         await asyncio.wait({waiting})
         assert waiting.cancelled()
-        assert memory.used == 0
+        assert memory.shared_used == 0
 
     run(scenario)
 
 
 def test_one_that_gives_up_before_there_is_room_is_passed_over() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(LARGEST)
-        first = await waits(memory, LARGE)
-        second = await waits(memory, LARGE)
+        largest = await memory.take(memory.share(), SHARED)
+        first = await waits(memory, memory.share(), SHARED)
+        second = await waits(memory, memory.share(), SHARED)
         first.cancel()
-        memory.give_back(LARGEST)  # the first has not heard yet that it is cancelled
+        largest.give_back()  # the first has not heard yet that it is cancelled
         await second
         await asyncio.wait({first})
-        assert memory.used == LARGE
+        assert memory.shared_used == SHARED
+
+    run(scenario)
+
+
+def test_what_an_ended_session_has_left_unread_counts_as_everybodys() -> None:
+    async def scenario(memory: AnswerMemory) -> None:
+        share = memory.share()
+        room = await memory.take(share, OWN)
+        await memory.take(memory.share(), SHARED)
+        assert not memory.overdrawn
+        share.end()
+        share.end()
+        assert memory.overdrawn
+        assert (memory.shared_used, memory.own_used) == (SHARED + OWN, 0)
+        room.give_back()
+        assert not memory.overdrawn
+        # an ended session has nothing of its own
+        await waits(memory, share, 1)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_what_is_used_is_what_is_held(seed: int) -> None:
+    async def scenario(memory: AnswerMemory) -> None:
+        draw = Random(seed)
+        shares = [memory.share() for _ in range(4)]
+        held: list[Room] = []
+        waiting: list[asyncio.Task[Room]] = []
+        for _ in range(300):
+            act = draw.choice(("take", "take", "give back", "give up", "end", "turn"))
+            if act == "take":
+                size = draw.choice((0, 1, OWN, OWN + 1, SHARED // 2, SHARED))
+                waiting.append(asyncio.create_task(memory.take(draw.choice(shares), size)))
+            elif act == "give back" and held:
+                held.pop(draw.randrange(len(held))).give_back()
+            elif act == "give up" and waiting:
+                waiting[draw.randrange(len(waiting))].cancel()
+            elif act == "end" and draw.random() < 0.2:
+                ended = draw.randrange(len(shares))
+                shares[ended].end()
+                shares[ended] = memory.share()
+            else:
+                await turns()
+            for task in [each for each in waiting if each.done()]:
+                waiting.remove(task)
+                if not task.cancelled():
+                    held.append(task.result())
+            if not memory.overdrawn:
+                assert memory.shared_used <= SHARED
+            assert memory.own_used <= OWN * len(shares)
+        while waiting or held:
+            for room in held:
+                room.give_back()
+            await turns()
+            held = [task.result() for task in waiting if task.done() and not task.cancelled()]
+            waiting = [task for task in waiting if not task.done()]
+        assert (memory.shared_used, memory.own_used, memory.waiting) == (0, 0, 0)
 
     run(scenario)

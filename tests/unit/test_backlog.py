@@ -15,7 +15,8 @@ SHARED = 1_000_000
 def run(scenario: Callable[[Backlog], Awaitable[None]]) -> None:
     async def main() -> None:
         # so that one that should not wait fails rather than hangs
-        await asyncio.wait_for(scenario(Backlog(STEPS, BYTES, AnswerMemory(SHARED))), 30)
+        share = AnswerMemory(SHARED, 0).share()
+        await asyncio.wait_for(scenario(Backlog(STEPS, BYTES, share)), 30)
 
     asyncio.run(main())
 
@@ -76,27 +77,28 @@ def test_a_step_whose_stream_ends_while_it_waits_takes_no_room() -> None:
 
 def test_what_several_streams_have_unanswered_comes_out_of_one_memory() -> None:
     async def main() -> None:
-        memory = AnswerMemory(SHARED)
-        one, other = (Backlog(STEPS, SHARED, memory) for _ in range(2))
-        await one.add(SHARED // 4)
+        memory = AnswerMemory(SHARED, 0)
+        one, other = (Backlog(STEPS, SHARED, memory.share()) for _ in range(2))
+        await one.add(SHARED // 2)
         await one.add(SHARED // 4)
         waiting = await waits(other, SHARED // 2)
         await one.remove()
         await waiting
-        assert memory.used == SHARED // 4 + SHARED // 2
+        assert memory.shared_used == SHARED // 4 + SHARED // 2
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_a_stream_that_ends_gives_back_all_that_it_had() -> None:
     async def main() -> None:
-        memory = AnswerMemory(SHARED)
-        one, other = (Backlog(STEPS, SHARED, memory) for _ in range(2))
+        memory = AnswerMemory(SHARED, 0)
+        one, other = (Backlog(STEPS, SHARED, memory.share()) for _ in range(2))
         await one.add(SHARED // 2)
         await one.add(SHARED // 4)
         waiting = await waits(other, SHARED // 2)
+        assert other.waits and not one.waits
         one.clear()
         await waiting
-        assert memory.used == SHARED // 2
+        assert memory.shared_used == SHARED // 2
 
     asyncio.run(asyncio.wait_for(main(), 30))

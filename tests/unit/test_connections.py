@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from stip_server.connections import cut_off
+from stip_server.connections import cut_off, cut_off_others
 
 
 @contextmanager
@@ -53,3 +54,26 @@ def test_a_peer_that_is_not_connected_is_not_found(name: str) -> None:
         assert not cut_off(name)
         client.sendall(b"still")
         assert ours.recv(5) == b"still"
+
+
+def test_all_but_those_that_stay_are_cut_off_of_one_port() -> None:
+    with ExitStack() as stack:
+        staying, leaving = (stack.enter_context(connected("127.0.0.1", "127.0.0.1")) for _ in "ab")
+        port = staying[0].getsockname()[1]
+        # another port's are none of its business
+        assert cut_off_others(port, {peer(staying[1])}) == 0
+        assert cut_off_others(leaving[0].getsockname()[1], {peer(staying[1])}) == 1
+        assert leaving[1].recv(1) == b""
+        staying[0].sendall(b"still")
+        assert staying[1].recv(5) == b"still"
+
+
+def test_a_process_without_a_file_left_finds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected("127.0.0.1", "127.0.0.1") as (_, client):
+
+        def no_file(*_: object) -> None:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        for name in ("dup", "listdir"):
+            monkeypatch.setattr(os, name, no_file)
+            assert not cut_off(peer(client))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from stip.v1.manifest_pb2 import ModelConfig
-from stip_server.answers import largest_answer
 from stip_server.errors import StartError
 from stip_server.limits import (
     DEFAULT_LENGTH,
@@ -80,13 +79,13 @@ def test_everything_that_holds_for_a_stream_is_announced() -> None:
     assert found.max_steps_in_flight == MAX_STEPS_IN_FLIGHT
 
 
-def test_an_answer_may_be_as_large_as_the_memory_for_answers_has_room_for() -> None:
+def test_an_answer_may_be_as_large_as_the_memory_for_answers() -> None:
     wanted = LimitSettings(answer_bytes=8000)
     found = limits(wanted, MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN)
-    assert found.max_logits_bytes == largest_answer(8000) == 6000
+    assert found.max_logits_bytes == 8000
 
 
 def test_a_server_in_which_not_one_row_of_logits_fits_does_not_start() -> None:
-    wanted = LimitSettings(answer_bytes=5000)
-    with pytest.raises(StartError, match=r"--answer-memory 4.9 KiB .* takes 3.9 KiB"):
+    wanted = LimitSettings(answer_bytes=3999)
+    with pytest.raises(StartError, match=r"--answer-memory 3.9 KiB .* takes 3.9 KiB"):
         limits(wanted, MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN)

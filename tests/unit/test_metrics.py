@@ -31,6 +31,7 @@ IDLE = Observation(
     kv_bytes_reserved=0,
     kv_bytes_used=0,
     answer_bytes=100,
+    answer_bytes_shared=0,
     answer_bytes_used=0,
     waiting_for_answers=0,
     engine_heartbeat_age=0.0,
@@ -78,13 +79,17 @@ def value(server: MetricsServer, name: str, **labels: str) -> float:
 # -- what the engine and the service tell --------------------------------------------------------
 
 
-def test_a_step_of_one_row_is_decoding_and_more_rows_are_a_prompt(
+def test_tokens_are_counted_as_they_are_computed_and_steps_as_they_end(
     metrics: Metrics, server: MetricsServer
 ) -> None:
-    metrics.step_computed(rows=512, queue_seconds=0.5, compute_seconds=2.0)
+    metrics.iteration_ran(decode_rows=1, prompt_rows=500, sessions=2, seconds=2.0)
+    metrics.iteration_ran(decode_rows=2, prompt_rows=12, sessions=3, seconds=1.0)
+    metrics.step_answered(queue_seconds=0.5, compute_seconds=2.0)
     for _ in range(3):
-        metrics.step_computed(rows=1, queue_seconds=0.002, compute_seconds=0.03)
-    metrics.step_failed()
+        metrics.step_answered(queue_seconds=0.002, compute_seconds=0.03)
+    for _ in range(4):
+        metrics.step_ended(None)
+    metrics.step_ended(RuntimeError())
     assert value(server, "stip_tokens_total", kind="prompt") == 512
     assert value(server, "stip_tokens_total", kind="decode") == 3
     assert value(server, "stip_steps_total", outcome="ok") == 4
@@ -101,8 +106,8 @@ def test_a_step_of_one_row_is_decoding_and_more_rows_are_a_prompt(
 def test_iterations_are_counted_by_time_rows_and_sessions(
     metrics: Metrics, server: MetricsServer
 ) -> None:
-    metrics.iteration_ran(rows=4096, sessions=256, seconds=120.0)
-    metrics.iteration_ran(rows=1, sessions=1, seconds=0.001)
+    metrics.iteration_ran(decode_rows=255, prompt_rows=3841, sessions=256, seconds=120.0)
+    metrics.iteration_ran(decode_rows=1, prompt_rows=0, sessions=1, seconds=0.001)
     for name, smallest, largest in (
         ("stip_iteration_seconds", "0.001", "120.0"),
         ("stip_iteration_rows", "1.0", "4096.0"),
@@ -179,14 +184,15 @@ def test_two_servers_in_one_process_count_apart(server: MetricsServer) -> None:
 def test_threads_lose_no_count(metrics: Metrics, server: MetricsServer) -> None:
     def tell() -> None:
         for _ in range(2000):
-            metrics.step_computed(rows=1, queue_seconds=0.0, compute_seconds=0.0)
+            metrics.step_answered(queue_seconds=0.0, compute_seconds=0.0)
+            metrics.step_ended(None)
 
     threads = [threading.Thread(target=tell) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert value(server, "stip_tokens_total", kind="decode") == 8000
+    assert value(server, "stip_steps_total", outcome="ok") == 8000
     assert value(server, "stip_step_queue_seconds_count") == 8000
 
 
@@ -208,6 +214,7 @@ def test_gauges_show_the_server_as_it_is_at_the_scrape(
         kv_bytes_reserved=600,
         kv_bytes_used=250,
         answer_bytes=100,
+        answer_bytes_shared=60,
         answer_bytes_used=70,
         waiting_for_answers=6,
         engine_heartbeat_age=1.5,
@@ -224,6 +231,7 @@ def test_gauges_show_the_server_as_it_is_at_the_scrape(
     assert value(server, "stip_kv_used_bytes") == 250
     assert value(server, "stip_kv_free_bytes") == 400
     assert value(server, "stip_answer_capacity_bytes") == 100
+    assert value(server, "stip_answer_shared_bytes") == 60
     assert value(server, "stip_answer_used_bytes") == 70
     assert value(server, "stip_waiting_for_answers") == 6
     assert value(server, "stip_engine_heartbeat_age_seconds") == 1.5
@@ -293,7 +301,7 @@ def test_names_units_types_and_help_follow_the_conventions_of_prometheus(
     ours = {name: kind for name, kind in types.items() if name.startswith("stip_")}
     # beside ours, only the process's own, which have their names from Prometheus
     assert {name.split("_")[0] for name in types} <= {"stip", "process"}
-    assert len(ours) == 27
+    assert len(ours) == 28
     for name, kind in ours.items():
         assert name == name.lower()
         assert helped[name].endswith(".")

@@ -12,6 +12,7 @@ import pytest
 from stip.v1.inference_pb2 import ForkPoint, Limits, OpenSession
 from stip.v1.manifest_pb2 import Manifest
 from stip_server.admission import Admission
+from stip_server.answers import AnswerMemory
 from stip_server.errors import NotFound
 from stip_server.opening import Opening
 from stip_server.sessions import Quotas, Session, Sessions
@@ -37,6 +38,9 @@ class Asked:
         self.forks.append((source_id, session_id, length))
 
 
+LENGTH = 10
+
+
 class House:
     """A source with ten tokens computed and one step under way, and what opens forks of it."""
 
@@ -44,6 +48,7 @@ class House:
         self.engine = Asked()
         self.sessions = Sessions(
             Quotas(max_sessions=9, kv_bytes=1000),
+            AnswerMemory(0, 0),
             kv_bytes=lambda length: length,
             ttl=10.0,
             clock=lambda: 0.0,
@@ -54,7 +59,8 @@ class House:
         admission = Admission(self.sessions)
         self.opening = Opening(cast(Any, self.engine), self.sessions, admission, limits)
         self.source = self.sessions.open("me", 50, Stream())
-        self.source.length, self.source.outstanding = 10, 1
+        self.source.length = LENGTH
+        self.source.step_begun(LENGTH)
 
     def fork(self, length: int = 0) -> asyncio.Task[Session]:
         point = ForkPoint(session_id=self.source.id, length=length)
@@ -78,7 +84,7 @@ def test_a_fork_waits_for_the_steps_under_way_and_counts_them() -> None:
         await settle()
         assert not forking.done()
         house.source.length = 30
-        house.source.step_done()
+        house.source.step_done(LENGTH)
         fork = await forking
         assert (fork.length, fork.end) == (30, 30)
         assert house.engine.forks == [(house.source.id, fork.id, 30)]
@@ -86,21 +92,46 @@ def test_a_fork_waits_for_the_steps_under_way_and_counts_them() -> None:
     asyncio.run(ask())
 
 
-def test_a_fork_waits_for_a_step_that_comes_in_the_moment_in_which_another_ends() -> None:
-    """Such a step may roll back below the fork before the engine has forked."""
+def test_a_fork_waits_for_a_step_that_rolls_back_below_it() -> None:
+    """It may do so before the engine has forked."""
 
     async def ask() -> None:
         house = House()
-        forking = house.fork(10)
+        house.source.step_begun(LENGTH - 1)
+        forking = house.fork(LENGTH)
         await settle()
         for _ in range(4):
-            house.source.step_done()
-            house.source.outstanding += 1  # before the fork has its turn
+            house.source.step_begun(LENGTH - 1)  # before the fork has its turn
+            house.source.step_done(LENGTH - 1)
             await settle()
             assert house.engine.forks == []
         house.source.length = 30
-        house.source.step_done()
-        assert (await forking).length == 10
+        for position in (LENGTH, LENGTH - 1):
+            house.source.step_done(position)
+        assert (await asyncio.wait_for(forking, 30)).length == LENGTH
+
+    asyncio.run(ask())
+
+
+def test_a_fork_of_what_is_computed_does_not_wait_for_what_comes_after_it() -> None:
+    async def ask() -> None:
+        house = House()
+        house.source.step_begun(LENGTH + 1)
+        assert (await house.fork(LENGTH)).length == LENGTH
+        assert house.source.under_way == [LENGTH, LENGTH + 1]
+
+    asyncio.run(ask())
+
+
+def test_a_fork_of_all_waits_for_what_is_under_way_and_not_for_what_comes_later() -> None:
+    async def ask() -> None:
+        house = House()
+        forking = house.fork()
+        await settle()
+        house.source.step_begun(LENGTH + 1)
+        house.source.length = LENGTH + 1
+        house.source.step_done(LENGTH)
+        assert (await forking).length == LENGTH + 1
 
     asyncio.run(ask())
 
@@ -114,7 +145,7 @@ def test_a_session_that_ends_while_its_steps_are_waited_for_is_gone(
         opening = begin(house)
         await settle()
         house.sessions.close(house.source)
-        house.source.step_done()
+        house.source.step_done(LENGTH)
         with pytest.raises(NotFound):
             await opening
         assert len(house.sessions) == 0
@@ -130,7 +161,7 @@ def test_a_fork_that_is_given_up_while_it_waits_leaves_nothing_behind() -> None:
         await settle()
         forking.cancel()
         await settle()
-        house.source.step_done()
+        house.source.step_done(LENGTH)
         await settle()
         assert len(house.sessions) == 1
         assert house.engine.forks == []

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from stip_server.answers import AnswerMemory, Room
 from stip_server.errors import NotFound, ResourceExhausted
 from stip_server.sessions import Quotas, Session, Sessions
+
+OWN = 100  # bytes of answers a session
 
 
 class Clock:
@@ -50,6 +55,7 @@ def make_sessions(
     """Sessions of ten bytes a token that live ten seconds; two of them unless told otherwise."""
     return Sessions(
         Quotas(**{"max_sessions": 2, "kv_bytes": 1000, **quotas}),
+        AnswerMemory(0, OWN),
         kv_bytes=lambda length: 10 * length,
         ttl=10.0,
         clock=clock,
@@ -184,9 +190,11 @@ def test_the_least_recently_used_idle_session_makes_room(
     assert third in sessions
 
 
-def test_a_session_with_a_step_under_way_is_never_idle(sessions: Sessions, clock: Clock) -> None:
-    for _ in range(2):
-        sessions.open("me", 5, Stream()).outstanding = 1
+def test_a_session_with_a_step_under_way_or_held_back_is_never_idle(
+    sessions: Sessions, clock: Clock
+) -> None:
+    sessions.open("me", 5, Stream()).step_begun(0)
+    sessions.open("me", 5, Stream()).held = 1
     clock.now += 1000
     with pytest.raises(ResourceExhausted):
         sessions.open("me", 5, Stream())
@@ -221,15 +229,38 @@ def test_closing_frees_once(sessions: Sessions, released: list[bytes], causes: l
     assert len(sessions) == 0
 
 
-def test_whoever_waits_is_told_when_the_last_step_is_done(sessions: Sessions) -> None:
+def test_whoever_waits_is_told_when_the_steps_of_that_moment_are_done(sessions: Sessions) -> None:
     session = sessions.open("me", 5, Stream())
     told = []
-    session.outstanding = 2
-    session.when_idle.append(lambda: told.append("idle"))
-    session.step_done()
-    assert told == []
-    session.step_done()
-    assert told == ["idle"]
-    session.outstanding = 1
-    session.step_done()
-    assert told == ["idle"]
+    session.when_done(lambda: told.append("at once"))
+    assert told == ["at once"]
+    session.step_begun(0)
+    session.step_begun(1)
+    session.when_done(lambda: told.append("two"))
+    session.step_begun(2)
+    session.when_done(lambda: told.append("three"))
+    session.step_done(0)
+    assert told == ["at once"]
+    session.step_done(1)
+    assert told == ["at once", "two"]
+    session.step_done(2)
+    session.step_begun(3)
+    session.step_done(3)
+    assert told == ["at once", "two", "three"]
+
+
+def test_while_answers_of_sessions_that_have_ended_take_too_much_nobody_opens_one(
+    sessions: Sessions,
+) -> None:
+    async def unread(session: Session) -> Room:
+        return await sessions._answers.take(session.answers, OWN)
+
+    session = sessions.open("me", 5, Stream())
+    room = asyncio.run(unread(session))
+    sessions.open("me", 5, Stream())
+    sessions.close(session)
+    with pytest.raises(ResourceExhausted) as refused:
+        sessions.open("me", 5, Stream())
+    assert (refused.value.reason, refused.value.retry_after) == ("ANSWER_MEMORY", 1.0)
+    room.give_back()
+    sessions.open("me", 5, Stream())
