@@ -228,44 +228,56 @@ class Engine:
             self._scheduler.max_batch_rows = pace.max_rows
 
     def _next_batch(self) -> list[Chunk] | None:
+        """Wait for the next iteration's chunks; None when the engine is to end.
+
+        What was asked before is done first: it may change what a step finds. Of long copies there
+        is one before each iteration, and who still needs one is left out: others' answers need not
+        wait for it.
+        """
+        copied = False
         while True:
+            to_copy = None
             with self._wake:
-                self.beats += 1
+                self._beat()
                 commands, self._commands = self._commands, []
-                waiting = [] if commands else self._scheduler.first_rest()
-                # what is not copied yet waits: others' answers need not
-                large = [each for each in waiting if self._copying(each) > LARGE_COPY]
-                if not commands and not large:
+                if not commands:
+                    large = self._long_copies()
                     hold = self._scheduler.hold()
-                    if hold == 0 and (batch := self._scheduler.next_batch()):
-                        self._running.update(chunk.step for chunk in batch)
-                        return batch
+                    if hold == 0 and (copied or not large):
+                        left_out = [each.step.session_id for each in large]
+                        if batch := self._scheduler.next_batch(left_out):
+                            self._running.update(chunk.step for chunk in batch)
+                            return batch
                     if self._stopping and not len(self._scheduler):
                         return None
-                    self._wake.wait(hold or HEARTBEAT)
-            # outside the lock: copying takes its time
+                    if large and (hold == 0 or not copied):
+                        to_copy = large[0]
+                    else:
+                        self._wake.wait(hold or HEARTBEAT)
+            # outside the lock: these take their time
             for command in commands:
                 command()
-                self.beats += 1
+                self._beat()
             if commands:
                 self._count_bytes()
-            elif large:
-                self._copy(large[0])
-                with self._wake:
-                    still = [each.step.session_id for each in large[1:]]
-                    if batch := self._scheduler.next_batch(without=still):
-                        self._running.update(chunk.step for chunk in batch)
-                        return batch
+            if to_copy is not None:
+                self._copy(to_copy)
+                copied = True
 
-    def _copying(self, rest: Chunk) -> int:
-        return self._caches.copying(rest.step.session_id, rest.position, rest.num_rows)
+    def _long_copies(self) -> list[Chunk]:
+        """What waits for a long copy: the rest of a session's first step, those in front first."""
+        return [
+            each
+            for each in self._scheduler.first_rest()
+            if self._caches.copying(each.step.session_id, each.position, each.num_rows) > LARGE_COPY
+        ]
 
     def _copy(self, rest: Chunk) -> None:
         """Copy what stands in the way of a step, which fails where that fails."""
         step = rest.step
         try:
             for _ in self._caches.make_room(step.session_id, rest.position, rest.num_rows):
-                self.beats += 1
+                self._beat()
         except Exception as error:
             log.exception("the keys and values of a session could not be copied")
             with self._wake:
@@ -279,7 +291,7 @@ class Engine:
             # again: a step of it may have been answered since it was cancelled
             self._scheduler.forget(session_id)
         for _ in self._caches.drop(session_id):
-            self.beats += 1
+            self._beat()
 
     def _run_batch(self, model: Model, batch: Sequence[Chunk]) -> None:
         """Compute and deliver; where that fails, each chunk alone, so that one fails alone."""
@@ -297,7 +309,7 @@ class Engine:
             return
         began = self._clock()
         try:
-            results = forward(model, runnable, self._after_layer(runnable))
+            results = forward(model, runnable, self._beat, self._after_layer(runnable))
         except Exception as error:
             log.exception("an iteration of %d sessions failed", len(runnable))
             self._retry_alone(model, runnable, error)
@@ -323,6 +335,7 @@ class Engine:
         self, model: Model, runnable: Sequence[tuple[Chunk, KVCache]], error: Exception
     ) -> None:
         for chunk, cache in runnable:
+            self._beat()  # one that has not failed may take as long as all together
             try:
                 # writes that were under way; rows before them are untouched
                 mx.eval(cache.arrays)
@@ -378,11 +391,14 @@ class Engine:
         if sum(chunk.num_rows for chunk, _ in runnable) < self._long_rows:
             return None
 
-        def beat(hidden_states: mx.array) -> None:
+        def evaluate(hidden_states: mx.array) -> None:
             mx.eval(hidden_states)
-            self.beats += 1
+            self._beat()
 
-        return beat
+        return evaluate
+
+    def _beat(self) -> None:
+        self.beats += 1
 
 
 def _cancelled() -> ServiceError:

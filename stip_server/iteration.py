@@ -51,11 +51,13 @@ def warm_up(model: Model) -> float:
 def forward(
     model: Model,
     runnable: Sequence[tuple[Chunk, KVCache]],
-    after_layer: Progress | None,
+    alive: Callable[[], None] = lambda: None,
+    after_layer: Progress | None = None,
 ) -> list[list[StepLogits]]:
     """Run the chunks of one batch and move their caches on.
 
-    Returns the logits that each chunk wants, in parts: together they would exist twice.
+    `alive` is called after each layer that is copied to make room, `after_layer` with what each
+    layer has computed. Returns the logits that each chunk wants, in parts: together they would exist twice.
     """
     # what is answered in one form lies side by side
     ordered = sorted(runnable, key=lambda each: _form(each[0]))
@@ -63,7 +65,8 @@ def forward(
     start = 0
     for chunk, cache in ordered:
         cache.length = chunk.position  # the rollback
-        cache.reserve(chunk.num_rows)
+        for _ in cache.make_room(chunk.position, chunk.num_rows):
+            alive()
         stop = start + chunk.num_rows
         segments.append(Segment(cache, start, stop, stop - chunk.wanted_rows))
         start = stop

@@ -16,6 +16,7 @@ No faults, but what a test may need beside them:
 
     keepalive=SECONDS   a client that is silent is asked after so long, and has as long to answer
     unread=SECONDS      a client may leave an answer unread for so long while others wait
+    copies              every copy of keys and values counts as a long one
     trace=FILE          every iteration is appended to a file (see tests/robustness/trace.py)
 """
 
@@ -56,6 +57,8 @@ def _install(faults: Sequence[str]) -> None:
     for each in faults:
         if each.startswith("keepalive="):
             listener.KEEPALIVE_TIME = listener.KEEPALIVE_TIMEOUT = float(each[10:])
+        if each == "copies":
+            engine.LARGE_COPY = 0
         if each.startswith("unread="):
             service.READ_TIMEOUT = float(each[7:])
 
@@ -72,10 +75,10 @@ def _install(faults: Sequence[str]) -> None:
             time.sleep(loading)
         return load_model(*arguments, **options)
 
-    def faulty(model: Any, runnable: Any, after_layer: Any) -> Any:
+    def faulty(model: Any, runnable: Any, *progress: Any) -> Any:
         for strike in striking:
             strike(runnable)
-        return forward(model, runnable, after_layer)
+        return forward(model, runnable, *progress)
 
     engine.forward = faulty
     engine.load_model = slow_load
@@ -83,7 +86,7 @@ def _install(faults: Sequence[str]) -> None:
 
 def _fault(text: str) -> Fault:
     name, _, value = text.partition("=")
-    if name in ("load", "keepalive", "unread", "careless"):  # not in an iteration
+    if name in ("load", "keepalive", "unread", "careless", "copies"):  # not in an iteration
         return lambda _: None
     if name == "slow":
         return lambda _: time.sleep(float(value))

@@ -72,7 +72,7 @@ class RunningEngine:
         self.strike: Callable[[Sequence[Any]], None] = lambda _: None
         forward, count_bytes = engine_module.forward, self.engine._count_bytes
 
-        def watched(model: Any, runnable: Any, after_layer: Any) -> Any:
+        def watched(model: Any, runnable: Any, *progress: Any) -> Any:
             self.iterations.append(
                 [
                     (each.step.session_id.decode(), each.position, each.num_rows)
@@ -81,7 +81,7 @@ class RunningEngine:
             )
             self.within.pass_through()
             self.strike(runnable)
-            return forward(model, runnable, after_layer)
+            return forward(model, runnable, *progress)
 
         def counted() -> None:  # the last that the engine does of an iteration
             count_bytes()

@@ -6,18 +6,21 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from stip_server.bundle import ServerBundle
+from stip_server.cache import KVCache
 from stip_server.engine import Engine, EngineSettings
 from stip_server.errors import BundleError
 from stip_server.metrics import Metrics
 from stip_server.steps import Rows
 from tests.oracle import Oracle, assert_equal_logits
 from tests.robustness.watched import eventually
-from tests.unit.running_engine import PATIENCE, RunningEngine, logits_of
+from tests.unit.running_engine import PATIENCE, Gate, RunningEngine, logits_of
 
 Start = Callable[..., RunningEngine]
 CHUNK = 20
@@ -28,6 +31,18 @@ def tokens(count: int, seed: int = 0) -> list[int]:
 
 
 A, B, C = tokens(50, 1), tokens(60, 2), tokens(70, 3)
+
+
+def gate_of_copies(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """A gate before a layer of keys and values is copied."""
+    gate, enlarged = Gate(), KVCache._enlarged
+
+    def gated(*arguments: Any) -> mx.array:
+        gate.pass_through()
+        return enlarged(*arguments)
+
+    monkeypatch.setattr(KVCache, "_enlarged", gated)
+    return gate
 
 
 def test_a_step_is_answered_whole_however_it_is_chunked(start: Start, tiny_oracle: Oracle) -> None:
@@ -156,6 +171,55 @@ def test_sessions_that_need_long_copies_come_one_an_iteration_and_others_in_each
         logits_of(each.result(PATIENCE))
     took_part = [[session for session, _, _ in each] for each in running.iterations[before:]]
     assert [sorted(each) for each in took_part] == [["b", fork] for fork in forks]
+
+
+def test_what_is_asked_during_a_long_copy_is_done_before_the_next_iteration(
+    start: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stip_server.engine.LARGE_COPY", 0)
+    running = start()
+    for session, prompt in (("a", A), ("b", B), ("c", C)):
+        running.run(session, 0, prompt)
+    running.fork("a", "fork", 30)
+    copying = gate_of_copies(monkeypatch)
+    copying.close()
+    steps = [(A[:30], running.submit("fork", 30, [7, 8]))]
+    copying.await_arrival()
+    # a fork's first steps, and a step that overwrites what another fork has just begun with
+    for length in (20, 40):
+        running.fork("b", f"fork of {length}", length)
+    steps.append((B[:20], running.submit("fork of 20", 20, [7, 8])))
+    steps.append(([], running.submit("fork of 40", 0, [7, 8])))
+    running.fork("c", "fork of c", 50)
+    steps.append((C[:10], running.submit("c", 10, [7, 8])))
+    steps.append((C[:50], running.submit("fork of c", 50, [7, 8])))
+    running.release("b")
+    copying.open()
+    for prefix, step in steps:
+        rows = logits_of(step.result(PATIENCE))
+        assert_equal_logits(rows, tiny_oracle.logits([*prefix, 7, 8])[-2:])
+
+
+def test_who_comes_during_a_long_copy_and_needs_one_waits_for_its_own_turn(
+    start: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stip_server.engine.LARGE_COPY", 0)
+    running = start()
+    running.run("a", 0, A)
+    forks = ["fork 1", "fork 2", "fork 3"]
+    for fork in forks:
+        running.fork("a", fork, len(A))
+    copying = gate_of_copies(monkeypatch)
+    copying.close()
+    before = len(running.iterations)
+    outcomes = [running.submit("fork 1", len(A), [7])]
+    copying.await_arrival()
+    outcomes += [running.submit(fork, len(A), [7]) for fork in forks[1:]]
+    copying.open()
+    for outcome in outcomes:
+        rows = logits_of(outcome.result(PATIENCE))
+        assert_equal_logits(rows, tiny_oracle.logits([*A, 7])[-1:])
+    assert running.iterations[before:] == [[(fork, len(A), 1)] for fork in forks]
 
 
 def test_a_long_copy_shows_that_the_engine_lives_after_each_layer(

@@ -114,12 +114,8 @@ def test_a_whole_model_gives_the_same_answers(tiny_bundles: Path) -> None:
             position = int(rng.integers(0, cache.length + 1))
             step = Step(bytes([index]), position, hidden_states, Rows.ALL, False, 0, lambda _: None)
             chunks.append(Chunk(step, 0, rows))
-        ours = forward(
-            on_host, [(c, pair[1]) for c, pair in zip(chunks, caches, strict=True)], None
-        )
-        theirs = forward(
-            plain, [(c, pair[0]) for c, pair in zip(chunks, caches, strict=True)], None
-        )
+        ours = forward(on_host, [(c, pair[1]) for c, pair in zip(chunks, caches, strict=True)])
+        theirs = forward(plain, [(c, pair[0]) for c, pair in zip(chunks, caches, strict=True)])
         for found, expected in zip(ours, theirs, strict=True):
             values = (b"".join(part.values for part in each) for each in (found, expected))
             assert_close(*(mx.array(np.frombuffer(each, np.float32)) for each in values))
