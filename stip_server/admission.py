@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from stip_server.errors import ResourceExhausted, ServiceError
-from stip_server.sessions import Session, Sessions
+from stip_server.sessions import Holder, Session, Sessions
 
-# Open requests that may wait at once.
+# Open requests that may wait at once. Those of one identity take half of what others leave.
 MAX_WAITING = 256
 
 
 @dataclass(eq=False)
 class _Waiting:
-    open: Callable[[], Session]
+    identity: str
+    max_length: int
+    holder: Holder
     session: asyncio.Future[Session]
 
 
@@ -36,20 +37,20 @@ class Admission:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def open(self, open_session: Callable[[], Session], wait: float) -> Session:
-        """What `open_session` returns, tried until it succeeds or `wait` seconds have passed.
+    async def open(self, identity: str, max_length: int, holder: Holder, wait: float) -> Session:
+        """A new session, tried until there is room or `wait` seconds have passed.
 
         Raises the last ResourceExhausted, at once where no waiting can help.
         """
         self.retry()
         try:
-            return open_session()
+            return self._sessions.open(identity, max_length, holder)
         except ResourceExhausted as error:
-            if wait <= 0 or error.retry_after is None or len(self._waiting) >= MAX_WAITING:
+            if wait <= 0 or error.retry_after is None or not self._may_wait(identity):
                 raise
         if self._closed is not None:
             raise self._closed
-        waiting = _Waiting(open_session, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(identity, max_length, holder, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         try:
             # not wait_for: it may drop a cancellation that comes together with the session
@@ -60,7 +61,9 @@ class Admission:
         finally:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
-        return waiting.session.result() if waiting.session.done() else open_session()
+        if waiting.session.done():
+            return waiting.session.result()
+        return self._sessions.open(identity, max_length, holder)
 
     def close(self, error: ServiceError) -> None:
         """Fail all that wait, and whoever would."""
@@ -71,13 +74,23 @@ class Admission:
 
     def retry(self) -> None:
         """Try all that wait: time has passed, and sessions may have become idle."""
+        refused = set()
         for waiting in list(self._waiting):
+            asked = (waiting.identity, waiting.max_length)
+            if asked in refused:  # so was one that asked for the same
+                continue
             try:
-                session = waiting.open()
+                session = self._sessions.open(*asked, waiting.holder)
             except ResourceExhausted:
+                refused.add(asked)
                 continue
             self._waiting.remove(waiting)
             waiting.session.set_result(session)
+
+    def _may_wait(self, identity: str) -> bool:
+        """Whether one more of an identity may wait: none of them can take all places."""
+        theirs = sum(waiting.identity == identity for waiting in self._waiting)
+        return theirs < MAX_WAITING - len(self._waiting)
 
     def _schedule(self) -> None:
         # not within the call that ends a session, which may itself be about to open one

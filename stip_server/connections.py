@@ -68,17 +68,22 @@ class _NoAddressError(Exception):
 
 
 def _of(address: object) -> Address:
-    if not isinstance(address, tuple):
+    if not (isinstance(address, tuple) and isinstance(address[0], str)):
         raise _NoAddressError
     return _normal(address[0]), int(address[1])
 
 
 def _of_peer(peer: str) -> Address | None:
     match = _PEER.fullmatch(unquote(peer))
-    return None if match is None else (_normal(match[1]), int(match[2]))
+    with suppress(_NoAddressError):
+        return None if match is None else (_normal(match[1]), int(match[2]))
+    return None
 
 
 def _normal(host: str) -> IPv4Address | IPv6Address:
     """Without its zone; one of IPv4 that came in over IPv6 as the former."""
-    address = ip_address(host.partition("%")[0])
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        raise _NoAddressError from None
     return getattr(address, "ipv4_mapped", None) or address

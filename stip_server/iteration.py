@@ -57,7 +57,8 @@ def forward(
     """Run the chunks of one batch and move their caches on.
 
     `alive` is called after each layer that is copied to make room, `after_layer` with what each
-    layer has computed. Returns the logits that each chunk wants, in parts: together they would exist twice.
+    layer has computed. Returns the logits that each chunk wants, in parts: together they would
+    exist twice.
     """
     # what is answered in one form lies side by side
     ordered = sorted(runnable, key=lambda each: _form(each[0]))

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Full, Queue
-from threading import Thread
+from threading import Lock, Thread
 
-# Records that may wait; about 4 MB.
+# Lines that may wait; about 4 MB, of errors with their tracebacks ten times as much.
 CAPACITY = 10_000
 # Seconds that the last ones get when the process ends.
 FLUSH_TIMEOUT = 1.0
@@ -25,38 +25,42 @@ class QueuedHandler(logging.Handler):
     def __init__(self, write: Callable[[str], None], capacity: int = CAPACITY) -> None:
         super().__init__()
         self._write = write
-        self._records: Queue[logging.LogRecord] = Queue(capacity)
+        self._lines: Queue[str] = Queue(capacity)
         self._dropped = 0
+        # not the handler's own, which is held while the process ends and waits for flush()
+        self._counting = Lock()
         Thread(target=self._run, name="stip-log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record, with its message as it is now."""
-        record.msg, record.args = record.getMessage(), None
+        """Queue a record's line: the record would keep what its traceback refers to."""
         try:
-            self._records.put_nowait(record)
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - told as logging's own handlers do
+            self.handleError(record)
+            return
+        try:
+            self._lines.put_nowait(line)
         except Full:
-            self._dropped += 1
+            with self._counting:
+                self._dropped += 1
 
     def flush(self) -> None:
         """Wait until all is written, for a while."""
-        with self._records.all_tasks_done:
-            self._records.all_tasks_done.wait_for(
-                lambda: not self._records.unfinished_tasks, FLUSH_TIMEOUT
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(
+                lambda: not self._lines.unfinished_tasks, FLUSH_TIMEOUT
             )
 
     def _run(self) -> None:
         while True:
-            self._write(self.format(self._records.get()))
+            self._write(self._lines.get())
             if self._dropped:
                 self._write(self.format(self._told()))
-            self._records.task_done()
+            self._lines.task_done()
 
     def _told(self) -> logging.LogRecord:
-        self.acquire()  # emit() runs under this lock
-        try:
+        with self._counting:
             dropped, self._dropped = self._dropped, 0
-        finally:
-            self.release()
         text = f"{dropped} records were dropped: the log is not read fast enough"
         logger = logging.getLogger(__name__)
         return logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None)

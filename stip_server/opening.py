@@ -56,9 +56,7 @@ class Opening:
         self, request: OpenSession, identity: str, max_length: int, holder: Holder
     ) -> Session:
         wait = min(request.wait_millis, self._limits.max_open_wait_millis) / 1000
-        return await self._admission.open(
-            lambda: self._sessions.open(identity, max_length, holder), wait
-        )
+        return await self._admission.open(identity, max_length, holder, wait)
 
     async def _fork(
         self, request: OpenSession, identity: str, max_length: int, holder: Holder
@@ -86,7 +84,7 @@ class Opening:
             if source not in self._sessions:
                 raise session_gone()
             length = self._fork_length(request, source, max_length)
-            if all(position >= length for position in source.under_way):
+            if all(position >= length for position in source.under_way.values()):
                 return length
             await self._done(source)
 

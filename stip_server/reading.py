@@ -18,15 +18,16 @@ class Reading:
         self._clock = clock
         self._lag = 0.0
         self._since: float | None = None
+        self._ended = clock()
 
     def begin(self) -> None:
         """An answer has been given to gRPC, which sends it as the client reads."""
-        self._since = self._clock()
+        self._lag, self._since = self.lag, self._clock()
 
     def end(self, size: int) -> None:
         """It has been sent: `size` bytes."""
         self._lag = max(0.0, self.lag - size / SLOWEST)
-        self._since = None
+        self._since, self._ended = None, self._clock()
 
     @property
     def sending(self) -> bool:
@@ -35,5 +36,8 @@ class Reading:
 
     @property
     def lag(self) -> float:
-        """Seconds."""
-        return self._lag + (0.0 if self._since is None else self._clock() - self._since)
+        """Seconds. Time in which nothing was left to be read makes up for it: sending takes a
+        while on a busy server too."""
+        if self._since is None:
+            return max(0.0, self._lag - (self._clock() - self._ended))
+        return self._lag + self._clock() - self._since

@@ -30,6 +30,10 @@ RETRY_AFTER = 1.0
 class Holder(Protocol):
     """A stream that holds a session."""
 
+    @property
+    def held_up(self) -> bool:
+        """Whether a step of it waits for the server, and not for its own client to read."""
+
     def taken_over(self, session: Session) -> None:
         """Another stream has resumed the session."""
 
@@ -61,8 +65,7 @@ class Session:
     `length` tokens have been computed; `end` counts those of the steps under way as well.
     `kv_bytes` are reserved for max_length tokens, `answers` for what is not read yet. `known` is
     whether the client was sent the id. `holder` is the stream that the session is attached to.
-    `under_way` are the positions of the steps that are with the engine, `held` the number of those
-    that wait to be.
+    `under_way` are the positions of the steps that are with the engine, by their numbers.
     """
 
     id: bytes
@@ -75,29 +78,30 @@ class Session:
     end: int = 0
     known: bool = False
     holder: Holder | None = None
-    held: int = 0
-    under_way: list[int] = field(default_factory=list)
+    under_way: dict[int, int] = field(default_factory=dict)
     _begun: int = 0  # steps, since the session was opened
-    _when_done: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
+    _when_done: list[tuple[set[int], Callable[[], None]]] = field(default_factory=list)
 
-    def step_begun(self, position: int) -> None:
-        """A step has been given to the engine."""
+    def step_begun(self, position: int) -> int:
+        """A step has been given to the engine; its number."""
         self._begun += 1
-        self.under_way.append(position)
+        self.under_way[self._begun] = position
+        return self._begun
 
-    def step_done(self, position: int) -> None:
-        """It has been computed, has failed or was cancelled."""
-        self.under_way.remove(position)
-        done = self._begun - len(self.under_way)
-        due = [call for count, call in self._when_done if count <= done]
-        self._when_done = [each for each in self._when_done if each[0] > done]
+    def step_done(self, number: int) -> None:
+        """It has been computed, has failed or was cancelled, which may come out of order."""
+        del self.under_way[number]
+        for steps, _ in self._when_done:
+            steps.discard(number)
+        due = [call for steps, call in self._when_done if not steps]
+        self._when_done = [each for each in self._when_done if each[0]]
         for call in due:
             call()
 
     def when_done(self, call: Callable[[], None]) -> None:
         """Call once, when the steps that are under way now are not any more: later ones may be."""
         if self.under_way:
-            self._when_done.append((self._begun, call))
+            self._when_done.append((set(self.under_way), call))
         else:
             call()
 
@@ -261,7 +265,8 @@ class Sessions:
             holder.evicted(session)
 
     def _is_idle(self, session: Session) -> bool:
-        busy = session.under_way or session.held
+        held_up = session.holder is not None and session.holder.held_up
+        busy = session.under_way or held_up
         return not busy and self._clock() - session.last_used >= self._ttl
 
     def _least_recently_used_idle(

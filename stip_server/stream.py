@@ -91,6 +91,7 @@ class Stream:
         self._interruption: asyncio.Future[ServiceError] = self._loop.create_future()
         self.session: Session | None = None
         self._reading = Reading(monotonic)
+        self._is_held_back = False  # by its identity's tokens a second
         # set whenever the stream holds no session
         self.let_go = asyncio.Event()
         self.let_go.set()
@@ -112,6 +113,7 @@ class Stream:
                 self._reading.begin()
                 await send(answer)
                 self._reading.end(len(answer))
+                self._sessions.used(session)
                 del answer  # the next one may be long in coming
                 await backlog.remove()
         finally:
@@ -132,6 +134,11 @@ class Stream:
     def waits_for_others(self) -> bool:
         """Whether a step is held up by other sessions' unread answers, its own being read."""
         return self._backlog is not None and self._backlog.waits and not self._reading.sending
+
+    @property
+    def held_up(self) -> bool:
+        """Whether a step waits for the server, and not for its own client to read."""
+        return self._is_held_back or self.waits_for_others
 
     def interrupt(self, error: ServiceError) -> None:
         """Read no further request; end with `error` once the steps sent so far are answered."""
@@ -248,12 +255,8 @@ class Stream:
             end=session.end,
             max_length=session.max_length,
         )
-        session.held += 1
-        try:
-            await self._hold_back(len(step.hidden_states))
-            await backlog.add(step.logits.size)
-        finally:
-            session.held -= 1
+        await self._hold_back(len(step.hidden_states))
+        await backlog.add(step.logits.size)
         self._submit(step, session, held=monotonic() - received)
         return True
 
@@ -261,7 +264,11 @@ class Stream:
         seconds = self._rate.take(self._identity, tokens)
         if seconds > 0:
             self._metrics.held_back(seconds)
-            await asyncio.sleep(seconds)
+            self._is_held_back = True
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                self._is_held_back = False
 
     def _submit(self, request: translate.StepRequest, session: Session, held: float) -> None:
         if session.holder is not self:
@@ -270,7 +277,7 @@ class Stream:
 
         def deliver(result: StepOutcome) -> None:
             # on the engine's thread
-            self._loop.call_soon_threadsafe(self._delivered, session, position, outcome, result)
+            self._loop.call_soon_threadsafe(self._delivered, session, number, outcome, result)
 
         position = request.message.position
         step = Step(
@@ -283,7 +290,7 @@ class Stream:
             deliver=deliver,
         )
         session.end = position + step.num_rows
-        session.step_begun(position)
+        number = session.step_begun(position)
         self._outcomes.add(outcome)
         outcome.add_done_callback(self._outcomes.discard)
         self._engine.submit(step)
@@ -292,7 +299,7 @@ class Stream:
     def _delivered(
         self,
         session: Session,
-        position: int,
+        number: int,
         outcome: asyncio.Future[StepOutcome],
         result: StepOutcome,
     ) -> None:
@@ -302,7 +309,7 @@ class Stream:
         if isinstance(result.error, Internal) and result.error.reason == "CACHE_LOST":
             self._sessions.close(session, "failed")  # whoever resumes it must hear so
         self._sessions.used(session)
-        session.step_done(position)
+        session.step_done(number)
         if not outcome.done():
             outcome.set_result(result)
 

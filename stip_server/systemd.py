@@ -10,7 +10,8 @@ log = logging.getLogger(__name__)
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
-WELL = "WATCHDOG=1"
+# both: it may have been too busy to hear the first
+WELL = f"{READY}\nWATCHDOG=1"
 
 
 def notify(state: str) -> None:
@@ -24,6 +25,8 @@ def notify(state: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
             sender.sendto(state.encode(), address)
+    except (BlockingIOError, InterruptedError):
+        pass  # it is busy: what it must know it is told again, well before it gives us up
     except OSError as error:
-        log.warning("systemd was not told %s, and will be told nothing more: %s", state, error)
+        log.warning("systemd was not told %r, and will be told nothing more: %s", state, error)
         del os.environ["NOTIFY_SOCKET"]

@@ -122,9 +122,9 @@ def test_systemd_hears_that_it_is_ready_that_it_lives_and_that_it_stops(
         environment = os.environ | {"NOTIFY_SOCKET": address}
         with server_process(tiny_bundles / "server", env=environment) as server:
             assert systemd.recv(100) == b"READY=1"
-            assert systemd.recv(100) == b"WATCHDOG=1"
+            assert systemd.recv(100) == b"READY=1\nWATCHDOG=1"
             server.process.send_signal(signal.SIGTERM)
-            while (state := systemd.recv(100)) == b"WATCHDOG=1":
+            while (state := systemd.recv(100)) == b"READY=1\nWATCHDOG=1":
                 pass
             assert state == b"STOPPING=1"
             assert server.process.wait(20) == 0

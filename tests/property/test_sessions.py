@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import settings
@@ -36,6 +36,8 @@ QUOTAS = st.builds(
 class Stream:
     """Holds a session, and counts how often it was told to let go of it."""
 
+    held_up = False
+
     def __init__(self) -> None:
         self.lost: list[str] = []
 
@@ -55,7 +57,7 @@ class Expected:
     size: int
     holder: Stream | None
     last_used: float
-    outstanding: int = 0
+    outstanding: list[int] = field(default_factory=list)
 
 
 class SessionsMachine(RuleBasedStateMachine):
@@ -171,16 +173,21 @@ class SessionsMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def begin_step(self, which: int) -> None:
         each = self.pick(which)
-        each.session.step_begun(each.outstanding)
-        each.outstanding += 1
+        each.outstanding.append(each.session.step_begun(0))
+
+    @precondition(lambda self: any(each.holder for each in self.live))
+    @rule(which=WHICH)
+    def hold_up_or_let_on(self, which: int) -> None:
+        each = self.pick(which, [each for each in self.live if each.holder])
+        assert each.holder is not None
+        each.holder.held_up = not each.holder.held_up
 
     @precondition(lambda self: any(each.outstanding for each in self.live + self.gone))
-    @rule(which=WHICH)
-    def end_step(self, which: int) -> None:
+    @rule(which=WHICH, step=WHICH)
+    def end_step(self, which: int, step: int) -> None:
         each = self.pick(which, [each for each in self.live + self.gone if each.outstanding])
         self.sessions.used(each.session)
-        each.outstanding -= 1
-        each.session.step_done(each.outstanding)
+        each.session.step_done(each.outstanding.pop(step % len(each.outstanding)))
         each.last_used = self.now
 
     @rule(seconds=st.sampled_from([0.5, TTL - 1.0, TTL, TTL + 0.5]))
@@ -221,7 +228,8 @@ class SessionsMachine(RuleBasedStateMachine):
         return among[which % len(among)]
 
     def is_idle(self, each: Expected) -> bool:
-        return not each.outstanding and self.now - each.last_used >= TTL
+        held_up = each.holder is not None and each.holder.held_up
+        return not (each.outstanding or held_up) and self.now - each.last_used >= TTL
 
     def expect_end(self, each: Expected, cause: EndCause) -> None:
         self.live.remove(each)

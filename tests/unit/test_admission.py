@@ -12,7 +12,7 @@ from stip_server import admission as module
 from stip_server.admission import Admission
 from stip_server.answers import AnswerMemory
 from stip_server.errors import ResourceExhausted, Unavailable
-from stip_server.sessions import Quotas, Session, Sessions
+from stip_server.sessions import Holder, Quotas, Session, Sessions
 
 TTL = 10.0
 LONG = 30.0  # seconds that no test should take
@@ -20,6 +20,8 @@ LONG = 30.0  # seconds that no test should take
 
 class Stream:
     """Holds a session, whatever becomes of it."""
+
+    held_up = False
 
     def taken_over(self, session: Session) -> None:
         pass
@@ -44,15 +46,13 @@ class House:
         )
         self.admission = Admission(self.sessions)
 
-    def open(self, length: int, wait: float = LONG) -> asyncio.Task[Session]:
-        return asyncio.create_task(
-            self.admission.open(lambda: self.sessions.open("me", length, Stream()), wait)
-        )
+    def open(self, length: int, wait: float = LONG, identity: str = "me") -> asyncio.Task[Session]:
+        return asyncio.create_task(self.admission.open(identity, length, Stream(), wait))
 
-    async def waits(self, length: int) -> asyncio.Task[Session]:
+    async def waits(self, length: int, identity: str = "me") -> asyncio.Task[Session]:
         """The task of an open that waits for room."""
         before = len(self.admission)
-        task = self.open(length)
+        task = self.open(length, identity=identity)
         await settle()
         assert not task.done()
         assert len(self.admission) == before + 1
@@ -132,6 +132,26 @@ def test_one_that_does_not_fit_yet_holds_up_none_behind_it_and_gets_its_room() -
         assert not whole.done()
         house.sessions.close(behind)
         assert (await whole).max_length == 100
+
+    run(scenario)
+
+
+def test_of_those_who_ask_for_the_same_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(house: House) -> None:
+        await house.open(100)
+        waiting = [await house.waits(length) for length in (50, 50, 60, 50)]
+        waiting.append(await house.waits(50, "you"))
+        tried, open_session = [], house.sessions.open
+
+        def counted(identity: str, max_length: int, holder: Holder) -> Session:
+            tried.append((identity, max_length))
+            return open_session(identity, max_length, holder)
+
+        monkeypatch.setattr(house.sessions, "open", counted)
+        house.admission.retry()
+        assert tried == [("me", 50), ("me", 60), ("you", 50)]
+        for task in waiting:
+            task.cancel()
 
     run(scenario)
 
@@ -238,13 +258,15 @@ def test_closing_fails_all_that_wait_and_whoever_would() -> None:
 
 
 def test_no_more_than_a_number_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 2)
+    monkeypatch.setattr(module, "MAX_WAITING", 8)
 
     async def scenario(house: House) -> None:
         await house.open(100)
-        waiting = [await house.waits(50) for _ in range(2)]
-        with pytest.raises(ResourceExhausted):
-            await house.open(50)
+        waiting = []
+        for identity, places in (("me", 4), ("you", 2), ("they", 1)):  # half of what is left
+            waiting += [await house.waits(50, identity) for _ in range(places)]
+            with pytest.raises(ResourceExhausted):
+                await house.open(50, identity=identity)
         for task in waiting:
             task.cancel()
 

@@ -56,6 +56,17 @@ def test_a_peer_that_is_not_connected_is_not_found(name: str) -> None:
         assert ours.recv(5) == b"still"
 
 
+def test_sockets_of_other_kinds_are_passed_over() -> None:
+    with (
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as netlink,
+        connected("127.0.0.1", "127.0.0.1") as (ours, client),
+    ):
+        netlink.bind((0, 0))
+        assert cut_off(peer(client))
+        assert ours.recv(1) == b""
+        assert netlink.getsockname()[0] != 0
+
+
 def test_all_but_those_that_stay_are_cut_off_of_one_port() -> None:
     with ExitStack() as stack:
         staying, leaving = (stack.enter_context(connected("127.0.0.1", "127.0.0.1")) for _ in "ab")

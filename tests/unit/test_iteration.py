@@ -115,9 +115,7 @@ def test_wide_answers_are_computed_a_few_rows_at_a_time_and_show_it(
     def answers() -> tuple[list[list[StepLogits]], list[int]]:
         shown: list[int] = []
         batch = [(chunk(model, each), model.new_cache()) for each in indices]
-        found = forward(
-            model, batch, after_layer=lambda computed: shown.append(computed.shape[0])
-        )
+        found = forward(model, batch, after_layer=lambda computed: shown.append(computed.shape[0]))
         return found, shown[len(model.layers) :]
 
     expected, shown = answers()

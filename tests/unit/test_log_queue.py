@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
+import weakref
 from collections.abc import Callable
 from threading import Event
 from time import monotonic
+from typing import Any
+
+import pytest
 
 from stip_server.log_queue import FLUSH_TIMEOUT, QueuedHandler
 
@@ -33,6 +39,10 @@ def logged(to: logging.Handler, act: Callable[[], None]) -> None:
         LOG.removeHandler(to)
 
 
+def record(text: str, *values: object, exc_info: Any = None) -> logging.LogRecord:
+    return LOG.makeRecord(LOG.name, logging.WARNING, "", 0, text, values, exc_info)
+
+
 def test_everything_is_written_in_its_order() -> None:
     reader = Reader()
     reader.reading.set()
@@ -50,6 +60,43 @@ def test_a_record_says_what_it_said_when_it_was_logged() -> None:
     reader.reading.set()
     queued.flush()
     assert reader.read == ["values [1]"]
+
+
+def test_a_record_that_waits_keeps_nothing_of_what_failed() -> None:
+    class Held:
+        pass
+
+    reader = Reader()
+    queued = QueuedHandler(reader)
+
+    def fail() -> weakref.ref[Held]:
+        held = Held()
+        try:
+            raise RuntimeError("injected")
+        except RuntimeError:
+            # past pytest, which keeps what is logged
+            queued.handle(record("failed", exc_info=sys.exc_info()))
+        return weakref.ref(held)
+
+    seen = fail()
+    gc.collect()
+    assert seen() is None
+    reader.reading.set()
+    queued.flush()
+    assert "injected" in reader.read[0]
+
+
+def test_what_cannot_be_formatted_harms_nobody_and_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reader = Reader()
+    reader.reading.set()
+    queued = QueuedHandler(reader)
+    queued.handle(record("%d", "no number"))
+    queued.handle(record("next"))
+    queued.flush()
+    assert reader.read == ["next"]
+    assert "no number" in capsys.readouterr().err
 
 
 def test_whoever_logs_does_not_wait_and_what_is_dropped_is_told() -> None:

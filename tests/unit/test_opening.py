@@ -21,6 +21,8 @@ from stip_server.sessions import Quotas, Session, Sessions
 class Stream:
     """Holds a session."""
 
+    held_up = False
+
     def taken_over(self, session: Session) -> None: ...
 
     def evicted(self, session: Session) -> None: ...
@@ -60,7 +62,7 @@ class House:
         self.opening = Opening(cast(Any, self.engine), self.sessions, admission, limits)
         self.source = self.sessions.open("me", 50, Stream())
         self.source.length = LENGTH
-        self.source.step_begun(LENGTH)
+        self.step = self.source.step_begun(LENGTH)
 
     def fork(self, length: int = 0) -> asyncio.Task[Session]:
         point = ForkPoint(session_id=self.source.id, length=length)
@@ -84,7 +86,7 @@ def test_a_fork_waits_for_the_steps_under_way_and_counts_them() -> None:
         await settle()
         assert not forking.done()
         house.source.length = 30
-        house.source.step_done(LENGTH)
+        house.source.step_done(house.step)
         fork = await forking
         assert (fork.length, fork.end) == (30, 30)
         assert house.engine.forks == [(house.source.id, fork.id, 30)]
@@ -97,17 +99,18 @@ def test_a_fork_waits_for_a_step_that_rolls_back_below_it() -> None:
 
     async def ask() -> None:
         house = House()
-        house.source.step_begun(LENGTH - 1)
+        below = house.source.step_begun(LENGTH - 1)
         forking = house.fork(LENGTH)
         await settle()
         for _ in range(4):
-            house.source.step_begun(LENGTH - 1)  # before the fork has its turn
-            house.source.step_done(LENGTH - 1)
+            again = house.source.step_begun(LENGTH - 1)  # before the fork has its turn
+            house.source.step_done(below)
+            below = again
             await settle()
             assert house.engine.forks == []
         house.source.length = 30
-        for position in (LENGTH, LENGTH - 1):
-            house.source.step_done(position)
+        for step in (house.step, below):
+            house.source.step_done(step)
         assert (await asyncio.wait_for(forking, 30)).length == LENGTH
 
     asyncio.run(ask())
@@ -118,7 +121,7 @@ def test_a_fork_of_what_is_computed_does_not_wait_for_what_comes_after_it() -> N
         house = House()
         house.source.step_begun(LENGTH + 1)
         assert (await house.fork(LENGTH)).length == LENGTH
-        assert house.source.under_way == [LENGTH, LENGTH + 1]
+        assert list(house.source.under_way.values()) == [LENGTH, LENGTH + 1]
 
     asyncio.run(ask())
 
@@ -130,7 +133,7 @@ def test_a_fork_of_all_waits_for_what_is_under_way_and_not_for_what_comes_later(
         await settle()
         house.source.step_begun(LENGTH + 1)
         house.source.length = LENGTH + 1
-        house.source.step_done(LENGTH)
+        house.source.step_done(house.step)
         assert (await forking).length == LENGTH + 1
 
     asyncio.run(ask())
@@ -145,7 +148,7 @@ def test_a_session_that_ends_while_its_steps_are_waited_for_is_gone(
         opening = begin(house)
         await settle()
         house.sessions.close(house.source)
-        house.source.step_done(LENGTH)
+        house.source.step_done(house.step)
         with pytest.raises(NotFound):
             await opening
         assert len(house.sessions) == 0
@@ -161,7 +164,7 @@ def test_a_fork_that_is_given_up_while_it_waits_leaves_nothing_behind() -> None:
         await settle()
         forking.cancel()
         await settle()
-        house.source.step_done(LENGTH)
+        house.source.step_done(house.step)
         await settle()
         assert len(house.sessions) == 1
         assert house.engine.forks == []

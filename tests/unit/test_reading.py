@@ -49,6 +49,14 @@ def test_one_that_reads_an_answer_from_time_to_time_lags_more_and_more() -> None
     assert client.reading.lag == 20.0
 
 
+def test_one_that_reads_at_once_does_not_lag_beside_a_busy_server() -> None:
+    client = Client()
+    for _ in range(10_000):
+        client.read(20, 0.05)  # which is not the client's doing
+        client.now += 0.15
+    assert client.reading.lag < 0.1
+
+
 def test_one_that_was_slow_for_a_while_catches_up() -> None:
     client = Client()
     client.read(SLOWEST, 11.0)

@@ -24,6 +24,8 @@ class Clock:
 class Stream:
     """Holds a session and remembers whether it was taken away."""
 
+    held_up = False
+
     def __init__(self) -> None:
         self.lost: list[Session] = []
 
@@ -194,10 +196,15 @@ def test_a_session_with_a_step_under_way_or_held_back_is_never_idle(
     sessions: Sessions, clock: Clock
 ) -> None:
     sessions.open("me", 5, Stream()).step_begun(0)
-    sessions.open("me", 5, Stream()).held = 1
+    holder = Stream()
+    held = sessions.open("me", 5, holder)
+    holder.held_up = True
     clock.now += 1000
     with pytest.raises(ResourceExhausted):
         sessions.open("me", 5, Stream())
+    holder.held_up = False  # it waits for its own client alone
+    sessions.open("me", 5, Stream())
+    assert held not in sessions
 
 
 def test_an_idle_session_of_another_identity_is_not_evicted_for_a_callers_own_limit(
@@ -234,18 +241,17 @@ def test_whoever_waits_is_told_when_the_steps_of_that_moment_are_done(sessions: 
     told = []
     session.when_done(lambda: told.append("at once"))
     assert told == ["at once"]
-    session.step_begun(0)
-    session.step_begun(1)
+    one, two = session.step_begun(0), session.step_begun(1)
     session.when_done(lambda: told.append("two"))
-    session.step_begun(2)
+    three = session.step_begun(2)
     session.when_done(lambda: told.append("three"))
-    session.step_done(0)
+    session.step_done(one)
+    # out of order: it was cancelled
+    session.step_done(three)
     assert told == ["at once"]
-    session.step_done(1)
-    assert told == ["at once", "two"]
-    session.step_done(2)
-    session.step_begun(3)
-    session.step_done(3)
+    session.step_done(two)
+    assert told == ["at once", "two", "three"]
+    session.step_done(session.step_begun(3))
     assert told == ["at once", "two", "three"]
 
 

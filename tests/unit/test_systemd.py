@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,28 @@ def test_a_state_reaches_the_socket_that_systemd_names(
 def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.notify(systemd.WELL)
+
+
+def test_a_socket_that_is_full_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.settimeout(10)
+        receiver.bind(name)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        sent = 10_000  # more than the kernel keeps
+        for _ in range(sent):
+            systemd.notify(systemd.WELL)
+        receiver.setblocking(False)
+        kept = 0
+        with suppress(BlockingIOError):
+            while receiver.recv(100):
+                kept += 1
+        assert 0 < kept < sent
+        systemd.notify(systemd.WELL)
+        assert receiver.recv(100) == b"READY=1\nWATCHDOG=1"
+    assert not caplog.records
 
 
 def test_a_socket_that_is_gone_is_logged_once_and_harms_nothing(
