@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Full, Queue
 from threading import Lock, Thread
 
@@ -68,18 +70,30 @@ class QueuedHandler(logging.Handler):
 
 def write_in_background() -> None:
     """From now on, let a thread write to stderr what the root logger's handlers write there."""
+    write = partial(_write_line, os.dup(sys.stderr.fileno()))
+    _never_wait_for_a_pipe(sys.stderr.fileno())
     root = logging.getLogger()
     queued = []
     for handler in root.handlers:
-        queued.append(QueuedHandler(_write_line))
+        queued.append(QueuedHandler(write))
         queued[-1].setFormatter(handler.formatter)
         queued[-1].filters = handler.filters
     root.handlers[:] = queued
 
 
-def _write_line(line: str) -> None:
+def _write_line(descriptor: int, line: str) -> None:
     """Not through sys.stderr: its lock would be held while the pipe is full, also as we end."""
     rest = f"{line}\n".encode(errors="backslashreplace")
     with suppress(OSError):  # nobody will ever read it
         while rest:
-            rest = rest[os.write(sys.stderr.fileno(), rest) :]
+            rest = rest[os.write(descriptor, rest) :]
+
+
+def _never_wait_for_a_pipe(descriptor: int) -> None:
+    """Let what gRPC writes for itself be lost where a pipe is full: its threads would wait, and
+    with them every connection. Opened anew, since others may share the pipe that we were given."""
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        with suppress(OSError):  # macOS, or a pipe of another user: it waits there
+            fresh = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+            os.dup2(fresh, descriptor)
+            os.close(fresh)

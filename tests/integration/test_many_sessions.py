@@ -68,23 +68,30 @@ class Threads:
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "max_batch_rows"),
+    ("name", "seed", "max_batch_rows", "faults"),
     [
-        (TIED, 1, 512),
-        (TIED, 2, 24),
-        (UNTIED, 3, 40),
-        (UNTIED, 4, 512),
-        (ONE_KEY_VALUE_HEAD, 5, 64),
+        (TIED, 1, 512, []),
+        (TIED, 2, 24, []),
+        (UNTIED, 3, 40, []),
+        (UNTIED, 4, 512, []),
+        (ONE_KEY_VALUE_HEAD, 5, 64, []),
+        # what sessions long enough would have copied between iterations
+        (TIED, 6, 64, ["copies"]),
     ],
 )
 def test_each_of_many_sessions_is_answered_as_alone(
-    name: str, seed: int, max_batch_rows: int, folder_of: Callable[[str], Path], tmp_path: Path
+    name: str,
+    seed: int,
+    max_batch_rows: int,
+    faults: list[str],
+    folder_of: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     folder = folder_of(name)
     ledger, threads, trace = Ledger(), Threads(), Trace(tmp_path / "trace")
     with faulty_server(
         folder / "bundles" / "server",
-        [f"slow={ITERATION}", f"trace={tmp_path / 'trace'}"],
+        [f"slow={ITERATION}", f"trace={tmp_path / 'trace'}", *faults],
         *("--dtype", "float32", "--max-batch-rows", max_batch_rows),
     ) as server:
         bundle = ClientBundle(folder / "bundles" / "client")

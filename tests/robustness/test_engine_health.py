@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from time import monotonic, sleep
 
 import grpc
@@ -26,8 +27,8 @@ from tests.robustness.wire import (
 )
 
 STALLING, DYING = 17, 19
-# Seconds within which everyone is told: 5, and what a slow machine takes for it. A stall is longer.
-TOLD_WITHIN = 6.5
+# Seconds within which everyone is told; what a slow machine takes beside that; a longer stall.
+TOLD_WITHIN, SLACK = 5.0, 1.5
 STALL = 8
 TIMES = 3
 ROWS = np.ones((3, 60), np.float16)
@@ -75,6 +76,7 @@ def test_a_stalled_engine_is_told_of_and_loses_no_session(
 ) -> None:
     server = start(f"stall={STALLING}:{STALL}")
     with connection(server.address) as channel, health_of(server.address) as health:
+        took = []
         for _ in range(TIMES):
             idle, idle_id = begin(channel, manifest)
             stalled, stalled_id = begin(channel, manifest)
@@ -86,7 +88,7 @@ def test_a_stalled_engine_is_told_of_and_loses_no_session(
                 refusal = stream.refusal()
                 assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_STALLED")
             health.await_change(NOT_SERVING)
-            assert monotonic() - began < TOLD_WITHIN
+            took.append(monotonic() - began)
             refusal = refused_open(channel, manifest)
             assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_STALLED")
             # what does not need the engine is still told
@@ -104,6 +106,7 @@ def test_a_stalled_engine_is_told_of_and_loses_no_session(
             assert length in (0, STALLING)
             resumed.close()
             assert server.metric("stip_serving") == 1
+    assert median(took) < TOLD_WITHIN and max(took) < TOLD_WITHIN + SLACK, took
     server.stop()
     assert len(re.findall(r"CRITICAL .*does not answer.*stalled", server.log)) == TIMES
     assert len(re.findall("well again", server.log)) == TIMES
@@ -123,7 +126,7 @@ def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
             refusal = stream.refusal()
             assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
         health.await_change(NOT_SERVING)
-        assert monotonic() - began < TOLD_WITHIN
+        assert monotonic() - began < TOLD_WITHIN + SLACK
         for _ in range(3):
             assert refused_open(channel, manifest).reason == "ENGINE_DEAD"
         sleep(1)
@@ -149,7 +152,7 @@ def test_an_engine_that_dies_while_the_server_drains_is_not_waited_for(
         refusal = stream.refusal()
         assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
     server.stop()
-    assert monotonic() - began < 2 * TOLD_WITHIN
+    assert monotonic() - began < 2 * (TOLD_WITHIN + SLACK)
 
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["before it is noticed", "after"])

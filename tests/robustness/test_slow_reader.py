@@ -140,6 +140,23 @@ def test_a_reader_that_never_reads_loses_its_connection_when_others_need_the_mem
         server.assert_no_errors(of_grpc=False)
 
 
+def test_a_session_whose_client_does_not_read_makes_room_when_it_has_been_idle(
+    model: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    options = ("--session-ttl", 1, "--max-sessions", 1)
+    with (
+        watched_server(model / "server", tmp_path, *options) as server,
+        ExitStack() as stack,
+        connection(server.address) as channel,
+    ):
+        stream = never_reads(server.address, manifest, stack)
+        with WireStream(channel, deadline=60) as other:
+            other.send(open_request(manifest, max_length=1000, wait_millis=30_000)).opened()
+            assert server.metric("stip_sessions_ended_total", cause="evicted") == 1
+            other.close()
+        stream.break_off()
+
+
 def test_sessions_that_are_idle_hold_none_of_the_answers_that_were_read(
     model: Path, manifest: Manifest, tmp_path: Path
 ) -> None:

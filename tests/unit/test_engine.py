@@ -308,6 +308,20 @@ def test_an_idle_engine_shows_that_it_lives_and_a_long_iteration_after_each_laye
     assert running.engine.beats == before + 4  # three layers and the head
 
 
+@pytest.mark.parametrize("limit", [None, 2**30])
+def test_memory_is_wired_where_it_is_asked_for_alone(
+    limit: int | None, tiny_bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wired: list[int] = []
+    monkeypatch.setattr(mx, "set_wired_limit", wired.append)
+    settings = EngineSettings(cpu=True, wired_limit=limit)
+    engine = Engine(ServerBundle(tiny_bundles / "server"), settings, Metrics())
+    engine.start()
+    eventually(engine.loaded)
+    engine.stop(PATIENCE)
+    assert wired == [each for each in [limit] if each is not None]
+
+
 def test_a_stopped_engine_first_finishes_what_waits(start: Start) -> None:
     running = start(max_batch_rows=CHUNK)
     running.hold()
