@@ -134,6 +134,9 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
     if code is grpc.StatusCode.INTERNAL and (error.details() or "").startswith(BROKEN_WRITE):
         kind = ConnectionLostError
     message = error.details() or code.name
-    if kind is ConnectionLostError and not reason:  # not the server's own words
+    hint = None
+    if kind is ConnectionLostError and reason:  # the server's own words: it was reached
+        hint = "try again in a while, or another server"
+    elif kind is ConnectionLostError:
         message = f"no connection to {target}: {message}"
-    return kind(message, code=code, reason=reason, retry_after=retry_after)
+    return kind(message, hint=hint, code=code, reason=reason, retry_after=retry_after)

@@ -39,11 +39,18 @@ _ROWS = {
 
 @dataclass(frozen=True)
 class LogitsWanted:
-    """Which logits a forward call asks for. top_k 0 is the whole vocabulary."""
+    """Which logits a forward call asks for. top_k 0 is the whole vocabulary.
+
+    Raises RequestError for rows of another name.
+    """
 
     rows: RowsName = "all"
     dtype: Literal["float16", "float32"] = "float32"
     top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rows not in _ROWS:
+            raise RequestError(f"rows is {self.rows!r}, not one of {', '.join(_ROWS)}")
 
 
 @dataclass(frozen=True)

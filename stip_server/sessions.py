@@ -307,7 +307,7 @@ class Sessions:
         ):
             held = self._of(of, without)
             if max_sessions is not None and len(held) >= max_sessions:
-                message = f"all {max_sessions} sessions of {whose} are in use"
+                message = f"{whose} has as many sessions as it may: {max_sessions}"
                 return self._refuse(sessions_reason, message, of)
             if max_bytes is not None and sum(each.kv_bytes for each in held) + kv_bytes > max_bytes:
                 message = (

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -57,6 +58,8 @@ def test_an_error_leaves_the_session_where_it_stood(client: Client) -> None:
         session.rollback(len(PROMPT))
         with pytest.raises(RequestError, match="outside the vocabulary"):
             session.forward([10**6])
+        with pytest.raises(RequestError, match="rows is 'first', not one of all, last, none"):
+            session.forward([1], rows=cast(Any, "first"))
         with pytest.raises(RequestError):
             session.rollback(len(PROMPT) + 1)
         assert session.position == len(PROMPT)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stip_client import Client, ServerError, SessionLostError
+from stip_client import Client, ConnectionLostError, ServerError, SessionLostError
 from tests.robustness.failpoints import faulty_server
 
-FAILING, LOSING = 33, 37
+FAILING, LOSING, DYING = 33, 37, 39
 TIMES = 10
 
 
@@ -81,3 +81,15 @@ def test_a_session_whose_cache_is_lost_is_gone_and_no_other(client: Client) -> N
             doomed.forward([7])
         healthy.rollback(0)
         assert np.array_equal(healthy.forward([5, 6, 7]), expected)
+
+
+def test_a_server_that_cannot_serve_is_not_said_to_be_out_of_reach(model: Path) -> None:
+    with (
+        faulty_server(model / "server", (f"die={DYING}",)) as server,
+        Client(server.address, model / "client") as client,
+        client.session() as session,
+    ):
+        with pytest.raises(ConnectionLostError) as failure:
+            session.forward(list(range(DYING)))
+        assert failure.value.reason == "ENGINE_DEAD"
+        assert failure.value.hint == "try again in a while, or another server"
