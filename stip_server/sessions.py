@@ -64,7 +64,7 @@ class Session:
 
     `length` tokens have been computed; `end` counts those of the steps under way as well.
     `kv_bytes` are reserved for max_length tokens, `answers` for what is not read yet. `known` is
-    whether the client was sent the id. `holder` is the stream that the session is attached to.
+    whether the client may know the id. `holder` is the stream that the session is attached to.
     `under_way` are the positions of the steps that are with the engine, by their numbers.
     """
 

@@ -106,8 +106,9 @@ class Stream:
         )
         self.let_go.clear()
         try:
-            await send(InferResponse(opened=self._opened(session)).SerializeToString())
-            session.known = True
+            opened = InferResponse(opened=self._opened(session)).SerializeToString()
+            session.known = True  # even where sending fails: it may have failed late
+            await send(opened)
             self._reader = asyncio.create_task(self._read(receive, session, backlog))
             while (answer := await self._next_answer(session)) is not None:
                 self._reading.begin()
