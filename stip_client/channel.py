@@ -17,6 +17,11 @@ from stip_client.errors import (
 )
 
 CONNECT_TIMEOUT = 10.0
+# What the server may take for one answer: a long prompt's piece on a slow machine, after others'.
+# Whether the server is there at all is found out sooner.
+ANSWER_TIMEOUT = 300.0
+# For how long a session that was lost is tried again.
+PATIENCE = 30.0
 # What closing a session may take: it is a courtesy to the server, nobody waits for its result.
 CLOSE_TIMEOUT = 2.0
 CHANNEL_OPTIONS = (
@@ -29,6 +34,10 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 2500),
     ("grpc.http2.ping_timeout_ms", 2500),
     ("grpc.http2.max_pings_without_data", 0),
+    # The client waits before it tries again, and a channel that waits longer would be in its way.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 2000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
 )
 # A proxy would make another machine of a loopback address, and read what stays on this one.
 NO_PROXY = (("grpc.enable_http_proxy", 0),)

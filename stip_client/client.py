@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
@@ -20,70 +18,45 @@ from stip.v1.inference_pb2 import (
     GetModelInfoResponse,
     InferRequest,
     InferResponse,
-    Limits,
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
-from stip_client.bundle import ClientBundle
-from stip_client.channel import CLOSE_TIMEOUT, CONNECT_TIMEOUT, Endpoint
-from stip_client.credentials import TLS
-from stip_client.errors import (
-    ClientError,
-    ConnectionLostError,
-    RequestError,
-    SessionLostError,
-)
-from stip_client.generation import Generation, GenerationParameters, Piece, Prompt, encode_prompt
+from stip_client.base import BaseClient, Options
+from stip_client.channel import Endpoint
+from stip_client.chat_template import Message
+from stip_client.errors import ClientError, ConnectionLostError
+from stip_client.generation import GenerationParameters, Piece, Prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
-from stip_client.sampling import SamplingParameters
+from stip_client.session import BaseSession
+from stip_client.waiting import run
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-class Client:
-    """A connection to one server with one client bundle.
+class Client(BaseClient["Session"]):
+    """A client of one server, or of several that serve the same bundle, with one client bundle.
 
     >>> with Client("localhost:50051", bundle="stip_model/client") as client:
     ...     for piece in client.generate("Hello, how are you?", max_new_tokens=32):
     ...         print(piece.text, end="")
 
-    `dtype` is the type of hidden states on the wire: "float16" (default), "bfloat16" or "float32".
+    `target` is HOST:PORT, or several in a list or with commas between them: where one is lost, the
+    sessions go on with the next. `dtype` is the type of hidden states on the wire: "float16"
+    (default), "bfloat16" or "float32".
+
+    Seconds: connecting and opening may take `connect_timeout`, one answer `timeout`; a session that
+    was lost is tried again for `patience`, 0 for not at all. `max_conversations` is how many
+    sessions are kept for prompts that continue them.
+
     `tls` makes the connection TLS. `token` goes with every call; it is refused on a connection in
     plain text to another machine unless `insecure`. Raises BundleError for a damaged bundle,
     CredentialsError for TLS files or a token that cannot be used; connecting happens with the
     first call.
     """
 
-    def __init__(
-        self,
-        target: str,
-        bundle: str | Path,
-        *,
-        dtype: str = "float16",
-        connect_timeout: float = CONNECT_TIMEOUT,
-        tls: TLS | None = None,
-        token: str | None = None,
-        insecure: bool = False,
-    ) -> None:
-        self.bundle = ClientBundle(Path(bundle))
-        self.target = target
-        self._dtype = dtype
-        self._endpoint = Endpoint(
-            target, tls=tls, token=token, insecure=insecure, connect_timeout=connect_timeout
-        )
-        self._channel = self._endpoint.channel(grpc)
-        self._stub = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._sessions: set[Session] = set()
-        self._limits: Limits | None = None
-
     def model_info(self) -> GetModelInfoResponse:
         """What the server serves, and within which limits."""
-        try:
-            response = self._stub.GetModelInfo(
-                GetModelInfoRequest(),
-                timeout=self._endpoint.connect_timeout,
-                metadata=self._endpoint.metadata,
-            )
-        except grpc.RpcError as error:
-            raise self._endpoint.error(error) from error
-        return cast(GetModelInfoResponse, response)
+        return run(self._model_info())
 
     def session(self, *, max_length: int = 0, wait: float = 0.0) -> Session:
         """Open a session that may hold max_length tokens, for which the server reserves memory.
@@ -91,51 +64,50 @@ class Client:
         0 leaves max_length to the server. Where there is no room, the server looks for it for
         `wait` seconds. Raises ServerBusyError.
         """
-        core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length, wait=wait)
-        return self._open_session(core)
-
-    def _open_session(self, core: SessionCore) -> Session:
-        session = Session(core, self)
-        session.open()
-        self._sessions.add(session)
-        return session
+        return run(self._open_session(self._core(max_length, wait)))
 
     def generate(
-        self,
-        prompt: Prompt,
-        *,
-        max_new_tokens: int = 32,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
-        stop: Sequence[str] = (),
-        ignore_eos: bool = False,
-        raw: bool = False,
-        echo: bool = False,
-        wait: float = 0.0,
+        self, prompt: Prompt, *, raw: bool = False, keep: bool = False, **options: Unpack[Options]
     ) -> Iterator[Piece]:
-        """Generate a reply in a session of its own, piece by piece.
+        """Generate a reply, piece by piece. Closing the iterator ends it.
 
         A text prompt becomes the user's message in the model's chat template, if the bundle has
-        one and `raw` is false. `echo` asks the server for the first ten floats it received.
+        one and `raw` is false; messages and token ids are prompts as well. `keep` leaves the
+        session to a later prompt: what such a prompt has in common with a kept session, up to
+        `max_conversations` of them, is neither sent nor computed again.
+
+        max_new_tokens (32); temperature (0: greedy), top_k (0: off), top_p (1: off), min_p (0:
+        off), repetition_penalty (1: off) and seed; stop strings; ignore_eos; top_logprobs: how
+        many of the likeliest tokens to tell with each; logits_processors: callables of the tokens
+        so far and a row of logits, float32 [vocab_size], that return the row to choose from; draft:
+        how many tokens to guess in advance, "auto", "off" or a number, which changes the speed
+        alone; wait: seconds that the server may look for room; echo: ask for the first ten floats
+        that the server received.
         """
-        sampling = SamplingParameters(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        parameters = GenerationParameters(max_new_tokens, sampling, stop, ignore_eos)
-        token_ids = encode_prompt(self.bundle, prompt, raw=raw)
-        if self._limits is None:
-            self._limits = self.model_info().limits
-        max_length = min(len(token_ids) + max_new_tokens, self._limits.max_length)
-        with self.session(max_length=max_length, wait=wait) as session:
-            yield from session.generate(token_ids, parameters, echo=echo)
+        session, generation = run(self._begin(prompt, options, raw=raw, keep=keep))
+        try:
+            while pieces := run(session._advance(generation)):
+                yield from pieces
+        except ClientError:
+            session.close()
+            raise
+        finally:
+            run(self._end(session))
+
+    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Iterator[Piece]:
+        """Generate the reply to a conversation: `generate` with messages and `keep`.
+
+        A conversation that goes on sends only what is new.
+        """
+        return self.generate(messages, keep=True, **options)
 
     def close(self) -> None:
-        """Close every session that is still open, and the connection."""
+        """Close every session that is still open, and the connections."""
         for session in list(self._sessions):
             session.close()
-        self._channel.close()
+        for channel in self._channels.values():
+            channel.close()
+        self._channels.clear()
 
     def __enter__(self) -> Client:
         return self
@@ -148,71 +120,50 @@ class Client:
     ) -> None:
         self.close()
 
+    def _make_session(self, core: SessionCore) -> Session:
+        return Session(core, self)
 
-class Session:
+    def _stub(self, endpoint: Endpoint) -> InferenceServiceStub:
+        if endpoint not in self._channels:
+            self._channels[endpoint] = endpoint.channel(grpc)
+        return InferenceServiceStub(self._channels[endpoint])  # type: ignore[no-untyped-call]
+
+    def _stream(self, endpoint: Endpoint) -> _Stream:
+        return _Stream(self._stub(endpoint), endpoint)
+
+    def _ask_for_info(self, endpoint: Endpoint) -> Any:
+        try:
+            return self._stub(endpoint).GetModelInfo(
+                GetModelInfoRequest(),
+                timeout=endpoint.connect_timeout,
+                metadata=endpoint.metadata,
+            )
+        except grpc.RpcError as error:
+            raise endpoint.error(error) from error
+
+    def _sleep(self, seconds: float) -> None:
+        sleep(seconds)
+
+
+class Session(BaseSession):
     """One session: the raw layer under `generate`. Use it as a context manager.
 
-    After an error it stands where it stood before the call, unless the error is SessionLostError;
-    the next call resumes it on a new stream.
+    A session that was lost goes on, for as long as the client has patience. After an error it
+    stands where it stood before the call, and the next call tries again.
     """
 
-    def __init__(
-        self,
-        core: SessionCore,
-        client: Client,
-    ) -> None:
-        """Made by a client."""
-        self._core = core
-        self._client = client
-        self._stream: _Stream | None = None
-        # whether every request on the stream has been answered
-        self._settled = True
-        self._reachable = True
-        self._closed = False
-
-    @property
-    def position(self) -> int:
-        """The number of tokens that precede the next forward call."""
-        return self._core.position
-
-    @property
-    def max_length(self) -> int:
-        """The number of tokens the session may hold."""
-        return self._core.max_length
+    _client: Client
 
     def open(self) -> None:
-        """Open the session, or resume it after a broken stream; nothing if it is open."""
-        self._open(self._client._endpoint.connect_timeout + self._core.patience)
-
-    def _open(self, timeout: float) -> None:
-        if self._closed:
-            raise RequestError("the session is closed")
-        if self._stream is not None and self._settled:
-            return
-        self._drop_stream()
-        stream = _Stream(self._client._stub, self._client._endpoint)
-        try:
-            stream.send(self._core.open_request())
-            self._core.take_opened(stream.receive(timeout))
-        except BaseException:
-            stream.cancel()
-            raise
-        self._stream = stream
-        self._reachable = True
+        """Resume the session after a broken stream; nothing if it is open."""
+        run(self._open())
 
     def forward(self, token_ids: Sequence[int], *, rows: RowsName = "all") -> NDArray[np.float32]:
         """Add tokens to the session; their logits in vocabulary order, float32 [rows, vocab_size].
 
         rows: "all" gives one row a token, "last" the last token's, "none" none ([0, vocab_size]).
         """
-        reply = self.step(token_ids, LogitsWanted(rows))
-        if reply.logits is None:
-            return np.empty((0, self._core.vocab_size), np.float32)
-        return reply.logits.values
-
-    def rollback(self, position: int) -> None:
-        """Forget the tokens from `position` on; the next forward call continues from there."""
-        self._core.rollback(position)
+        return self._values(self.step(token_ids, LogitsWanted(rows)))
 
     def fork(self, length: int | None = None, *, max_length: int = 0, wait: float = 0.0) -> Session:
         """Open a session that begins with the first `length` tokens of this one (None: all).
@@ -220,70 +171,26 @@ class Session:
         They are neither computed nor sent again; this session goes on unchanged. max_length (0: as
         many as this session) and wait are those of `Client.session`.
         """
-        self.open()
-        core = self._core.fork(length, max_length=max_length, wait=wait)
-        return self._client._open_session(core)
+        return run(self._client._fork(self, length, max_length, wait))
 
     def step(self, token_ids: Sequence[int], wanted: LogitsWanted, *, echo: bool = False) -> Reply:
         """Add tokens to the session and ask for some form of logits."""
-        self.open()
-        stream = cast(_Stream, self._stream)
-        forward = self._core.forward(token_ids, wanted, echo=echo)
-        self._settled = False
-        try:
-            requests = forward.requests()
-            in_flight = 0
-            for request in islice(requests, self._core.steps_in_flight):
-                stream.send(request)
-                in_flight += 1
-            while in_flight:
-                forward.take(stream.receive())
-                in_flight -= 1
-                for request in islice(requests, 1):
-                    stream.send(request)
-                    in_flight += 1
-            reply = forward.finish()
-        except ClientError as error:
-            # neither a server that is away nor a session that is gone has anything to close
-            self._reachable = not isinstance(error, (ConnectionLostError, SessionLostError))
-            self._drop_stream()
-            raise
-        self._settled = True
-        return reply
+        return run(self._step(token_ids, wanted, echo=echo))
 
     def generate(
-        self, prompt: Sequence[int], parameters: GenerationParameters, *, echo: bool = False
+        self, prompt: Sequence[int], parameters: GenerationParameters | None = None
     ) -> Iterator[Piece]:
         """Generate a reply to some more tokens, in this session."""
-        room = self.max_length - self.position
-        generation = Generation(self._core.bundle, prompt, parameters, max_length=room)
-        while (tokens := generation.next_tokens()) is not None:
-            yield generation.take(self.step(tokens, generation.wanted, echo=echo))
+        generation = self._generation(prompt, parameters or GenerationParameters())
+        while pieces := run(self._advance(generation)):
+            yield from pieces
 
     def close(self) -> None:
         """End the session; the server frees what it holds.
 
         Where the server cannot be reached it frees them when the time to live is over.
         """
-        try:
-            if not self._settled:
-                self._drop_stream()
-            if self._stream is None and self._reachable and not self._closed:
-                self._open(CLOSE_TIMEOUT)
-            if self._stream is not None:
-                self._stream.close(self._core.close_request())
-        except ClientError:
-            pass  # the connection or the session is gone, and with it all there was to close
-        finally:
-            self._closed = True
-            self._drop_stream()
-            self._client._sessions.discard(self)
-
-    def _drop_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-            self._stream = None
-        self._settled = True
+        run(self._close())
 
     def __enter__(self) -> Session:
         return self
@@ -312,25 +219,24 @@ class _Stream:
         self._call: Any = stub.Infer(iter(self._requests.get, None), metadata=endpoint.metadata)
         Thread(target=self._read, name="stip-stream", daemon=True).start()
 
-    def send(self, request: InferRequest) -> None:
+    def send(self, request: InferRequest, timeout: float = 0.0) -> None:
+        del timeout  # it is put in a queue
         self._requests.put(request)
 
-    def receive(self, timeout: float | None = None) -> InferResponse:
-        """The next response. Raises the error that ended the stream instead, or a time-out."""
+    def receive(self, timeout: float) -> InferResponse:
         try:
             response = self._responses.get(timeout=timeout)
         except Empty:
-            raise self._endpoint.timed_out(cast(float, timeout)) from None
+            raise self._endpoint.timed_out(timeout) from None
         if response is None:
             raise ConnectionLostError(f"{self._endpoint.target} ended the stream")
         if isinstance(response, grpc.RpcError):
             raise self._endpoint.error(response) from response
         return response
 
-    def close(self, request: InferRequest) -> None:
-        """Send the last request and wait for the server to end the stream."""
+    def finish(self, request: InferRequest, timeout: float) -> None:
         self.send(request)
-        deadline = monotonic() + CLOSE_TIMEOUT
+        deadline = monotonic() + timeout
         while True:  # answers that nobody has waited for may come first
             self.receive(timeout=max(0.0, deadline - monotonic()))
 

@@ -10,17 +10,19 @@ import os
 from pathlib import Path
 from typing import TypedDict
 
+from stip_client.channel import PATIENCE
 from stip_client.credentials import TLS, read_token
 
 TOKEN_VARIABLE = "STIP_TOKEN"
 
 
 class Access(TypedDict):
-    """What a client takes besides the server's address and the bundle."""
+    """What a client takes besides the servers' addresses and the bundle."""
 
     tls: TLS | None
     token: str | None
     insecure: bool
+    patience: float
 
 
 def parent_parser() -> argparse.ArgumentParser:
@@ -32,10 +34,11 @@ def parent_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("connection")
     group.add_argument(
         "--server",
-        type=_address,
+        type=_addresses,
         default="localhost:50051",
-        metavar="HOST:PORT",
-        help="where the server listens (default: %(default)s)",
+        metavar="HOST:PORT[,...]",
+        help="where the server listens; of several of the same bundle, the next is taken where one "
+        "is lost (default: %(default)s)",
     )
     group.add_argument(
         "--tls", action="store_true", help="speak TLS, and trust gRPC's default roots"
@@ -61,6 +64,14 @@ def parent_parser() -> argparse.ArgumentParser:
         f"(default: the environment variable {TOKEN_VARIABLE}, if it is set)",
     )
     group.add_argument(
+        "--patience",
+        type=seconds,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="try for so long to go on where the connection or the server is lost "
+        "(default: %(default)g)",
+    )
+    group.add_argument(
         "--insecure",
         action="store_true",
         help="send the token even in plain text to another machine",
@@ -78,7 +89,23 @@ def access(arguments: argparse.Namespace) -> Access:
         "tls": TLS(*files) if arguments.tls or any(files) else None,
         "token": token,
         "insecure": arguments.insecure,
+        "patience": arguments.patience,
     }
+
+
+def seconds(text: str) -> float:
+    """The type of an option: a number of seconds, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number
+
+
+def _addresses(text: str) -> str:
+    return ",".join(_address(each.strip()) for each in text.split(","))
 
 
 def _address(text: str) -> str:

@@ -1,22 +1,24 @@
 """The generation loop without any I/O: both clients drive this same state machine.
 
-while (tokens := generation.next_tokens()) is not None:
-    piece = generation.take(<forward tokens, asking for generation.wanted>)
+while (step := generation.next_step(room)) is not None:
+    pieces, kept = generation.take(<forward step.token_ids, asking for step.wanted>)
+    <roll back to `kept` of those tokens>
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Literal
 
 from stip_client.bundle import ClientBundle
 from stip_client.chat_template import Message
+from stip_client.drafting import Draft, DraftLength, NgramIndex
 from stip_client.errors import RequestError, ServerError
 from stip_client.profile import StepProfile
 from stip_client.protocol import LogitsWanted, Reply
-from stip_client.sampling import Sampler, SamplingParameters
+from stip_client.sampling import Choice, Sampler, SamplingParameters
 from stip_client.text import TextStream
 
 FinishReason = Literal["stop", "length"]
@@ -27,31 +29,51 @@ Prompt = str | Sequence[int] | Sequence[Message]
 class Piece:
     """One generated token and the text that became certain with it (possibly none).
 
-    `text` is empty where the bundle has no tokenizer. `finish_reason` is set on the last piece:
-    "stop" for an end token or a stop string, "length" otherwise. `received` holds the first ten
-    floats that the server says it received for this token's step, where they were asked for.
+    `text` is empty where the bundle has no tokenizer. `logprob` and `top_logprobs` (token ids with
+    theirs, the likeliest first, where they were asked for) are natural logarithms under the
+    unmodified logits. `profile` is that of the step that brought the token; None for further tokens
+    of the same step, which were guessed right. `finish_reason` is set on the last piece: "stop" for
+    an end token or a stop string, "length" otherwise. `received` holds the first ten floats that
+    the server says it received for this token's step, where they were asked for.
     """
 
     text: str
     token_id: int
     logprob: float
-    profile: StepProfile
+    profile: StepProfile | None
     finish_reason: FinishReason | None = None
     received: tuple[float, ...] = ()
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class GenerationParameters:
-    """What to generate. `stop` strings end the reply and are not part of it."""
+    """What to generate. `stop` strings end the reply and are not part of it.
+
+    `draft` is how many tokens to guess in advance: "auto", "off" or a number (drafting.py). `echo`
+    asks the server for the first ten floats it received.
+    """
 
     max_new_tokens: int = 32
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     stop: Sequence[str] = ()
     ignore_eos: bool = False
+    draft: Draft = "auto"
+    echo: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise RequestError(f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
+        DraftLength(self.draft)  # refuses what is neither
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """The tokens to forward next, the last `drafted` of them guesses, and the logits to ask for."""
+
+    token_ids: list[int]
+    drafted: int
+    wanted: LogitsWanted
 
 
 def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) -> list[int]:
@@ -85,7 +107,7 @@ def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) ->
 
 
 class Generation:
-    """One reply, token by token."""
+    """One reply, step by step."""
 
     def __init__(
         self,
@@ -94,33 +116,97 @@ class Generation:
         parameters: GenerationParameters,
         *,
         max_length: int,
+        known: int = 0,
     ) -> None:
-        """`prompt` holds the tokens to send first, `max_length` what the session may hold."""
+        """`prompt`: the session's tokens, of which the server holds the first `known`, fewer than
+        all; `max_length`: what the session may hold."""
         self._parameters = parameters
         self._eos = frozenset() if parameters.ignore_eos else bundle.eos_token_ids
-        self._sampler = Sampler(parameters.sampling)
+        self._sampler = Sampler(parameters.sampling, bundle.manifest.model.vocab_size, prompt)
         has_text = (bundle.folder / "tokenizer.json").exists()
         self._text = TextStream(bundle.tokenizer, parameters.stop) if has_text else None
         if parameters.stop and not has_text:
             raise RequestError("stop strings need a tokenizer, and this bundle has none")
-        self._history = list(prompt)
-        self._pending: list[int] | None = list(prompt)
+        self._lengths = DraftLength(parameters.draft)
+        self._ngrams = None if self._lengths.off else NgramIndex(prompt)
+        # tokens that are to be sent, None once the reply is finished; then the step under way
+        self._pending: list[int] | None = list(prompt[known:])
+        self._step: NextStep | None = None
+        self._first = True
+        self._unspent: StepProfile | None = None  # of steps that brought no token
         self._generated = 0
         # the last token is never sent back, so one more than the session holds may be generated
         self._budget = min(parameters.max_new_tokens, max_length - len(prompt) + 1)
-        self.wanted: LogitsWanted = parameters.sampling.wanted(bundle.manifest.model.vocab_size)
 
-    def next_tokens(self) -> list[int] | None:
-        """The tokens to forward next; None when the reply is finished."""
-        return self._pending
+    @property
+    def echo(self) -> bool:
+        """Whether to ask for what the server receives."""
+        return self._parameters.echo
 
-    def take(self, reply: Reply) -> Piece:
-        """Choose the next token from the logits of the last tokens forwarded."""
-        if reply.logits is None:
-            raise ServerError("the server sent no logits")
-        token, logprob = self._sampler.sample(reply.logits, self._history)
+    def next_step(self, room: int) -> NextStep | None:
+        """What to forward next, to a session that has room for so many tokens; None at the end."""
+        if self._pending is None:
+            return None
+        guesses: list[int] = []
+        if self._ngrams is not None and not self._first:
+            count = min(
+                self._lengths.choose(),
+                room - len(self._pending),
+                self._budget - self._generated - 1,
+            )
+            guesses = self._ngrams.propose(count) if count > 0 else []
+        sampler = self._sampler
+        wanted = LogitsWanted("all" if guesses else "last", sampler.dtype, sampler.top_k)
+        self._step = NextStep(self._pending + guesses, len(guesses), wanted)
+        return self._step
+
+    def take(self, reply: Reply) -> tuple[list[Piece], int]:
+        """The pieces that a step brings, and how many of its tokens belong to the session.
+
+        A guess is kept where the logits before it choose the same token: then those after it are
+        the ones that the next step would have brought. As every token is drawn from the model's own
+        distribution, this is rejection sampling (Leviathan et al., 2023) for a draft that is
+        certain of its guesses; with a seed even the tokens are those of a run without guesses.
+        """
+        step, logits = self._step, reply.logits
+        if step is None or logits is None or len(logits.values) != step.drafted + 1:
+            raise ServerError("the server did not send the logits that were asked for")
+        profile = replace(reply.profile, drafted=step.drafted)
+        given = len(step.token_ids) - step.drafted
+        pieces: list[Piece] = []
+        for row in range(step.drafted + 1):
+            choice = self._sampler.sample(logits, row)
+            if choice is None:  # the same position again, for more of its logits
+                kept = given + row - 1
+                self._pending = step.token_ids[kept : kept + 1]
+                break
+            pieces.append(self._piece(choice, reply.received if not row else ()))
+            kept = given + row
+            if self._pending is None:
+                break
+            if row == step.drafted or choice.token_id != step.token_ids[kept]:
+                break
+        self._count(profile, len(pieces) - 1)
+        if not pieces:
+            self._unspent = profile if self._unspent is None else self._unspent + profile
+        else:
+            total = profile if self._unspent is None else self._unspent + profile
+            pieces[0], self._unspent = replace(pieces[0], profile=total), None
+        return pieces, kept
+
+    def _count(self, profile: StepProfile, accepted: int) -> None:
+        if self._first or accepted < 0:
+            self._lengths.begin(profile)
+        else:
+            self._lengths.take(profile, profile.drafted, accepted)
+        self._first = False
+
+    def _piece(self, choice: Choice, received: tuple[float, ...]) -> Piece:
+        """The piece of a chosen token, which is to be sent next unless it ends the reply."""
+        token = choice.token_id
         self._generated += 1
-        self._history.append(token)
+        if self._ngrams is not None:
+            self._ngrams.extend([token])
         text, finish = "", self._finish_reason(token)
         if self._text is not None and token not in self._eos:
             text = self._text.push(token)
@@ -129,7 +215,7 @@ class Generation:
         if finish is not None and self._text is not None:
             text += self._text.flush()
         self._pending = None if finish else [token]
-        return Piece(text, token, logprob, reply.profile, finish, reply.received)
+        return Piece(text, token, choice.logprob, None, finish, received, choice.top_logprobs)
 
     def _finish_reason(self, token: int) -> FinishReason | None:
         if token in self._eos:

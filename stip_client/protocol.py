@@ -1,6 +1,6 @@
 """One session's side of the protocol, without any I/O: both clients drive this same core.
 
-It makes requests and takes responses; it keeps the session's id, limits and position.
+It makes requests and takes responses; it keeps the session's id, limits and tokens.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from stip.v1.inference_pb2 import (
     StepResult,
 )
 from stip_client.bundle import ClientBundle
-from stip_client.errors import ContextOverflowError, RequestError, ServerError, SessionLostError
+from stip_client.errors import ContextOverflowError, RequestError, ServerError
 from stip_client.profile import StepProfile
 from stip_client.tensors import DTYPES, WIRE_TYPES, LogitsArrays, decode_logits, encode
 
+# gRPC frames each message with a flag and a length.
+FRAME_BYTES = 5
 RowsName = Literal["all", "last", "none"]
 _ROWS = {
     "all": LogitsRows.LOGITS_ROWS_ALL,
@@ -65,8 +67,9 @@ class Reply:
 class SessionCore:
     """Makes the requests of a session and takes its responses.
 
-    `position` is the number of tokens that precede the next forward call. After a failed call it
-    stands where it stood before, and the next call may resume the session on a new stream.
+    `tokens` are those that precede the next forward call. After a failed call they are what they
+    were before, and the next call may resume the session on a new stream. `held` is how many of
+    them the server is known to hold: where it is fewer, they are to be sent again.
     """
 
     def __init__(
@@ -89,9 +92,15 @@ class SessionCore:
         self._fork = fork
         self._limits = Limits()
         self.session_id = b""
-        self.position = 0
+        self.tokens: list[int] = []
+        self.held = 0
         self.max_length = 0
         self._last_receipt = perf_counter()
+
+    @property
+    def position(self) -> int:
+        """The number of tokens that precede the next forward call."""
+        return len(self.tokens)
 
     @property
     def bundle(self) -> ClientBundle:
@@ -110,19 +119,22 @@ class SessionCore:
         return max(1, self._limits.max_steps_in_flight)
 
     @property
-    def patience(self) -> float:
-        """Seconds that the server may take to find room for the session."""
-        return 0.0 if self.session_id else self._wait
+    def wait(self) -> float:
+        """Seconds that may pass until there is room for the session."""
+        return self._wait
 
-    def open_request(self) -> InferRequest:
-        """The first request of a stream: opens the session, or resumes it after a broken stream."""
+    def open_request(self, wait: float = 0.0) -> InferRequest:
+        """The first request of a stream: opens the session, or resumes it after a broken stream.
+
+        A new session may wait for room for so many seconds.
+        """
         manifest = self._bundle.manifest
         request = OpenSession(key_id=manifest.key_id, bundle_id=manifest.bundle_id)
         if self.session_id:
             request.resume_session_id = self.session_id
         else:
             request.max_length = self._requested_length
-            request.wait_millis = round(self._wait * 1000)
+            request.wait_millis = round(wait * 1000)
             if self._fork is not None:
                 request.fork.CopyFrom(self._fork)
         return InferRequest(open=request)
@@ -146,23 +158,30 @@ class SessionCore:
             wait=wait,
             fork=point,
         )
-        core.position = length
+        core.tokens = self.tokens[:length]
         return core
+
+    @property
+    def forks(self) -> bool:
+        """Whether the session is to begin with another's tokens, without sending them."""
+        return self._fork is not None and not self.session_id
+
+    def begin_anew(self) -> None:
+        """Forget the session that was lost: the next open request opens another in its place."""
+        self.session_id, self.held, self._fork = b"", 0, None
+        self._requested_length = self.max_length or self._requested_length
 
     def close_request(self) -> InferRequest:
         """The last request of a session: ends it."""
         return InferRequest(close=CloseSession())
 
     def take_opened(self, response: InferResponse) -> None:
-        """Take the answer to open_request. Raises SessionLostError if tokens have been lost."""
+        """Take the answer to open_request."""
         if response.WhichOneof("response") != "opened":
             raise ServerError("the server did not answer the open request")
         opened = response.opened
-        if opened.length < self.position:
-            raise SessionLostError(
-                f"the server holds {opened.length} of the session's {self.position} tokens"
-            )
         self.session_id = opened.session_id
+        self.held = min(opened.length, self.position)
         self.max_length = opened.max_length
         self._limits = opened.limits
 
@@ -172,7 +191,12 @@ class SessionCore:
             raise RequestError(
                 f"cannot roll back to {position}: the session holds {self.position} tokens"
             )
-        self.position = position
+        del self.tokens[position:]
+        self.held = min(self.held, position)
+
+    def replay(self) -> Forward:
+        """Prepare the steps that send again what the server does not hold."""
+        return Forward(self, self.tokens[self.held :], LogitsWanted("none"), start=self.held)
 
     def forward(
         self, token_ids: Sequence[int], wanted: LogitsWanted, *, echo: bool = False
@@ -185,7 +209,7 @@ class SessionCore:
             raise ContextOverflowError(
                 f"{end} tokens are beyond the session's maximum of {self.max_length}"
             )
-        return Forward(self, token_ids, wanted, echo=echo)
+        return Forward(self, token_ids, wanted, start=self.position, echo=echo)
 
     def chunk_rows(self, wanted: LogitsWanted) -> int:
         """How many rows a step may carry within the server's limits."""
@@ -235,14 +259,18 @@ class Forward:
         token_ids: Sequence[int],
         wanted: LogitsWanted,
         *,
-        echo: bool,
+        start: int,
+        echo: bool = False,
     ) -> None:
+        """`start`: the number of tokens that precede these."""
         self._core = core
+        self._start = start
         self._token_ids = token_ids
         self._wanted = wanted
         self._echo = echo
         self._results: list[StepResult] = []
         self._client_seconds = 0.0
+        self._bytes_up = self._bytes_down = 0
         self._sent_at: float | None = None
 
     def requests(self) -> Iterator[InferRequest]:
@@ -255,30 +283,33 @@ class Forward:
             partial = self._wanted.rows != "all" and stop < count
             request = core.step(
                 self._token_ids[start:stop],
-                core.position + start,
+                self._start + start,
                 nothing if partial else self._wanted,
                 echo=self._echo and start == 0,
             )
             if self._sent_at is None:
                 self._client_seconds = core.since_last_receipt()
                 self._sent_at = perf_counter()
+            self._bytes_up += FRAME_BYTES + request.ByteSize()
             yield request
 
     def take(self, response: InferResponse) -> None:
         """Take the response to the next request."""
         if response.WhichOneof("response") != "result":
             raise ServerError("the server did not answer a step with its result")
+        self._bytes_down += FRAME_BYTES + response.ByteSize()
         self._results.append(response.result)
 
     def finish(self) -> Reply:
-        """The reply, once every request has its response; moves the session's position on."""
+        """The reply, once every request has its response; the session holds the tokens then."""
         core, results = self._core, self._results
         received_at = core.mark_receipt()
-        end = core.position + len(self._token_ids)
+        end = self._start + len(self._token_ids)
         if results[-1].length != end:
             raise ServerError(f"the server holds {results[-1].length} tokens instead of {end}")
         logits = self._logits()
-        core.position = end
+        core.tokens[self._start :] = self._token_ids
+        core.held = end
         queue = results[0].timings.queue_nanos / 1e9
         compute = sum(result.timings.compute_nanos for result in results) / 1e9
         round_trip = received_at - (self._sent_at or received_at)
@@ -288,6 +319,8 @@ class Forward:
             wire=max(0.0, round_trip - queue - compute),
             queue=queue,
             compute=compute,
+            bytes_up=self._bytes_up,
+            bytes_down=self._bytes_down,
         )
         return Reply(logits, profile, tuple(results[0].received))
 

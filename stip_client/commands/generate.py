@@ -10,9 +10,10 @@ from time import perf_counter
 from typing import TextIO
 
 from stip_client.client import Client
-from stip_client.connection_options import access
+from stip_client.connection_options import access, seconds
 from stip_client.errors import RequestError
 from stip_client.generation import Piece
+from stip_client.profile import StepProfile
 
 
 def add_parser(
@@ -47,7 +48,7 @@ def add_parser(
     )
     parser.add_argument(
         "--wait",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="SECONDS",
         help="wait so long for a place where the server is full (default: %(default)g)",
@@ -148,67 +149,74 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return seconds
-
-
 def _as_json(
     pieces: Sequence[Piece], started: float, first_token_at: float, finished: float
 ) -> dict[str, object]:
+    steps = _steps(pieces)
     return {
         "text": "".join(piece.text for piece in pieces),
         "token_ids": [piece.token_id for piece in pieces],
         "logprobs": [round(piece.logprob, 6) for piece in pieces],
         "finish_reason": pieces[-1].finish_reason,
-        "prompt_tokens": pieces[0].profile.rows,
+        "prompt_tokens": steps[0].rows,
         "seconds_to_first_token": round(first_token_at - started, 6),
         "seconds": round(finished - started, 6),
         "received": list(pieces[0].received),
         "steps": [
             {
-                "rows": piece.profile.rows,
-                "client_seconds": round(piece.profile.client, 6),
-                "wire_seconds": round(piece.profile.wire, 6),
-                "queue_seconds": round(piece.profile.queue, 6),
-                "compute_seconds": round(piece.profile.compute, 6),
+                "rows": step.rows,
+                "drafted": step.drafted,
+                "client_seconds": round(step.client, 6),
+                "wire_seconds": round(step.wire, 6),
+                "queue_seconds": round(step.queue, 6),
+                "compute_seconds": round(step.compute, 6),
+                "bytes_up": step.bytes_up,
+                "bytes_down": step.bytes_down,
             }
-            for piece in pieces
+            for step in steps
         ],
     }
 
 
+def _steps(pieces: Sequence[Piece]) -> list[StepProfile]:
+    return [piece.profile for piece in pieces if piece.profile is not None]
+
+
 def _print_profile(pieces: Sequence[Piece], file: TextIO) -> None:
-    print(
-        f"{'step':>5}{'rows':>6}{'client':>9}{'wire':>9}{'queue':>9}{'compute':>9}  ms", file=file
-    )
-    for number, piece in enumerate(pieces):
-        times = (
-            piece.profile.client,
-            piece.profile.wire,
-            piece.profile.queue,
-            piece.profile.compute,
-        )
+    titles = ("client", "wire", "queue", "compute", "up", "down")
+    print(f"{'step':>5}{'rows':>6}" + "".join(f"{each:>9}" for each in titles), file=file)
+    print(" " * 11 + f"{'ms':>9}" * 4 + f"{'bytes':>9}" * 2, file=file)
+    for number, step in enumerate(_steps(pieces)):
+        times = (step.client, step.wire, step.queue, step.compute)
         columns = "".join(f"{seconds * 1e3:9.2f}" for seconds in times)
-        print(f"{number:>5}{piece.profile.rows:>6}{columns}", file=file)
+        print(
+            f"{number:>5}{step.rows:>6}{columns}{step.bytes_up:>9}{step.bytes_down:>9}", file=file
+        )
 
 
 def _summary(
     pieces: Sequence[Piece], started: float, first_token_at: float, finished: float
 ) -> str:
+    steps = _steps(pieces)
     text = (
-        f"{pieces[0].profile.rows} prompt tokens, first token after "
+        f"{steps[0].rows} prompt tokens, first token after "
         f"{(first_token_at - started) * 1e3:.0f} ms"
     )
     if len(pieces) > 1:
         speed = (len(pieces) - 1) / max(finished - first_token_at, 1e-9)
-        text += f"; {len(pieces)} tokens, {speed:.1f} tokens/s"
+        up, down = (
+            sum(each) / (len(pieces) - 1)
+            for each in zip(*((step.bytes_up, step.bytes_down) for step in steps[1:]), strict=True)
+        )
+        text += (
+            f"; {len(pieces)} tokens in {len(steps)} round trips, {speed:.1f} tokens/s, "
+            f"{_bytes(up)} up and {_bytes(down)} down a token"
+        )
     return f"{text}; stopped by {pieces[-1].finish_reason}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count:.0f} B" if count < 1000 else f"{count / 1000:.1f} KB"
 
 
 def _floats(values: Sequence[float]) -> str:

@@ -55,7 +55,7 @@ def test_forks_outlive_a_source_that_expires(
 ) -> None:
     with (
         watched_server(tiny_bundles / "server", tmp_path, "--session-ttl", 0.2) as server,
-        Client(server.address, tiny_bundles / "client") as client,
+        Client(server.address, tiny_bundles / "client", patience=0) as client,
     ):
         source = branch(client, tiny_oracle)
         forks = [source.fork(200), source.fork()]
@@ -74,7 +74,7 @@ def test_forks_outlive_a_source_that_is_evicted(
     arguments = ("--session-ttl", 0, "--max-sessions", 3)
     with (
         watched_server(tiny_bundles / "server", tmp_path, *arguments) as server,
-        Client(server.address, tiny_bundles / "client") as client,
+        Client(server.address, tiny_bundles / "client", patience=0) as client,
     ):
         source = branch(client, tiny_oracle)
         forks = [source.fork(200), source.fork()]
@@ -96,7 +96,7 @@ def test_a_source_is_not_evicted_for_its_own_fork(
     arguments = ("--session-ttl", 0.5, "--max-sessions", 2)
     with (
         watched_server(tiny_bundles / "server", tmp_path, *arguments) as server,
-        Client(server.address, tiny_bundles / "client") as client,
+        Client(server.address, tiny_bundles / "client", patience=0) as client,
     ):
         source, idle = branch(client, tiny_oracle), branch(client, tiny_oracle, [1, 2])
         found: list[Branch] = []
@@ -120,7 +120,7 @@ def test_a_source_that_ends_while_its_fork_waits_for_room_leaves_nothing_behind(
 ) -> None:
     with (
         watched_server(tiny_bundles / "server", tmp_path, "--max-sessions", 2) as server,
-        Client(server.address, tiny_bundles / "client") as client,
+        Client(server.address, tiny_bundles / "client", patience=0) as client,
         ThreadPoolExecutor() as pool,
     ):
         source, other = branch(client, tiny_oracle), branch(client, tiny_oracle, [1, 2])
@@ -139,7 +139,7 @@ def test_steps_under_way_at_the_source_are_waited_for_and_count(
     manifest = read_manifest(tiny_bundles / "client")
     with (
         faulty_server(tiny_bundles / "server", ["slow=0.02"], "--max-batch-rows", 10) as server,
-        Client(server.address, tiny_bundles / "client") as client,
+        Client(server.address, tiny_bundles / "client", patience=0) as client,
         connection(server.address) as channel,
     ):
         rows = client.bundle.masked_embeddings(PREFIX)

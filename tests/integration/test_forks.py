@@ -177,7 +177,7 @@ def test_another_identity_cannot_tell_a_session_from_none(
     with (
         watched_server(tiny_bundles / "server", tmp_path, "--token-file", token_file) as server,
         Client(server.address, bundle, token="a" * 16) as ada,
-        Client(server.address, bundle, token="b" * 16) as bob,
+        Client(server.address, bundle, token="b" * 16, patience=0) as bob,
     ):
         source, own = branch(ada, tiny_oracle, tokens(40)), branch(bob, tiny_oracle, tokens(40))
         own_id, statuses = own.session._core.session_id, []

@@ -21,7 +21,7 @@ def client(model: Path) -> Iterator[Client]:
     faults = (f"fail={FAILING}", f"lose={LOSING}", "slow=0.002")
     with (
         faulty_server(model / "server", faults) as server,
-        Client(server.address, model / "client") as client,
+        Client(server.address, model / "client", patience=0) as client,
     ):
         yield client
 
@@ -86,7 +86,7 @@ def test_a_session_whose_cache_is_lost_is_gone_and_no_other(client: Client) -> N
 def test_a_server_that_cannot_serve_is_not_said_to_be_out_of_reach(model: Path) -> None:
     with (
         faulty_server(model / "server", (f"die={DYING}",)) as server,
-        Client(server.address, model / "client") as client,
+        Client(server.address, model / "client", patience=0) as client,
         client.session() as session,
     ):
         with pytest.raises(ConnectionLostError) as failure:

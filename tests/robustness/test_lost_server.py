@@ -29,6 +29,7 @@ def talking(server: Server, bundle: Path) -> Iterator[subprocess.Popen[str]]:
     """`stip-client generate` in the middle of a long answer."""
     command = [sys.executable, "-m", "stip_client", "generate", "--server", server.address]
     command += ["--bundle", str(bundle), "--prompt", "w5 w6", "--max-new-tokens", "90000"]
+    command += ["--patience", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -58,7 +59,10 @@ def test_a_frozen_server_is_noticed_and_nothing_is_lost_when_it_thaws(
     own_server: Callable[..., Server], model: Path
 ) -> None:
     server = own_server()
-    with Client(server.address, model / "client") as client, client.session() as session:
+    with (
+        Client(server.address, model / "client", patience=0) as client,
+        client.session() as session,
+    ):
         session.forward([5, 6, 7])
         right = session.forward([8], rows="last")
         session.rollback(3)
@@ -81,7 +85,7 @@ def test_the_asynchronous_client_notices_a_server_lost_in_mid_answer(
     server = own_server()
 
     async def generate() -> float:
-        async with AsyncClient(server.address, model / "client") as client:
+        async with AsyncClient(server.address, model / "client", patience=0) as client:
             pieces = client.generate([5, 6], max_new_tokens=90_000)
             await anext(pieces)
             server.process.send_signal(signum)
@@ -104,7 +108,10 @@ def test_a_session_does_not_outlive_its_server(
 ) -> None:
     server = own_server()
     port = server.address.rpartition(":")[2]
-    with Client(server.address, model / "client") as client, client.session() as session:
+    with (
+        Client(server.address, model / "client", patience=0) as client,
+        client.session() as session,
+    ):
         session.forward([5, 6, 7])
         server.process.kill()
         server.process.wait()

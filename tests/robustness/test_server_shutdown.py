@@ -149,7 +149,10 @@ def test_a_client_is_told_that_the_server_shuts_down(
     own_server: Callable[..., Server], model: Path
 ) -> None:
     server = own_server()
-    with Client(server.address, model / "client") as client, client.session() as session:
+    with (
+        Client(server.address, model / "client", patience=0) as client,
+        client.session() as session,
+    ):
         session.forward([5, 6, 7])
         stop(server)
         with pytest.raises(ConnectionLostError, match="shutting down"):

@@ -10,7 +10,7 @@ import pytest
 from stip.v1.inference_pb2 import InferResponse, Limits, Logits, SessionOpened, StepResult
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.bundle import ClientBundle
-from stip_client.errors import ServerError, SessionLostError
+from stip_client.errors import ServerError
 from stip_client.protocol import LogitsWanted, SessionCore
 from stip_client.tensors import decode_logits
 
@@ -91,7 +91,14 @@ def test_an_answer_of_another_kind_is_refused(core: SessionCore) -> None:
         core.take_opened(InferResponse())
 
 
-def test_a_resumed_session_that_has_lost_tokens_is_lost(core: SessionCore) -> None:
-    core.position = 5
-    with pytest.raises(SessionLostError, match="4 of the session's 5"):
-        core.take_opened(InferResponse(opened=SessionOpened(session_id=bytes(16), length=4)))
+@pytest.mark.parametrize(("length", "again"), [(0, [7, 8, 9]), (2, [9]), (3, []), (90, [])])
+def test_what_a_resumed_session_does_not_hold_is_sent_again(
+    core: SessionCore, length: int, again: list[int]
+) -> None:
+    core.tokens = [7, 8, 9]
+    opened = SessionOpened(session_id=bytes(16), max_length=100, limits=LIMITS, length=length)
+    core.take_opened(InferResponse(opened=opened))
+    assert core.tokens[core.held :] == again
+    requests = list(core.replay().requests())
+    assert [each.step.position for each in requests] == [length] * bool(again)
+    assert sum(each.step.hidden_states.shape[0] for each in requests) == len(again)

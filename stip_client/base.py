@@ -1,0 +1,220 @@
+"""What both clients share: everything but waiting (waiting.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypedDict, TypeVar, cast
+
+from stip.v1.inference_pb2 import GetModelInfoResponse, Limits
+from stip_client.bundle import ClientBundle
+from stip_client.channel import ANSWER_TIMEOUT, CONNECT_TIMEOUT, PATIENCE, Endpoint
+from stip_client.conversations import Conversations
+from stip_client.credentials import TLS
+from stip_client.drafting import Draft
+from stip_client.errors import ClientError, ConnectionLostError, ServerBusyError
+from stip_client.generation import Generation, GenerationParameters, Prompt, encode_prompt
+from stip_client.protocol import SessionCore
+from stip_client.sampling import LogitsProcessor, SamplingParameters
+from stip_client.session import BaseSession, Stream
+from stip_client.targets import Targets
+from stip_client.waiting import Steps
+
+S = TypeVar("S", bound=BaseSession)
+# How many conversations are kept at once.
+MAX_CONVERSATIONS = 8
+
+
+class Options(TypedDict, total=False):
+    """What `generate` and `chat` take besides the prompt."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: Sequence[str]
+    ignore_eos: bool
+    draft: Draft
+    echo: bool
+    top_logprobs: int
+    logits_processors: Sequence[LogitsProcessor]
+    wait: float
+
+
+_SAMPLING = {
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "seed",
+    "top_logprobs",
+    "logits_processors",
+}
+
+
+def generation_parameters(options: Options) -> GenerationParameters:
+    """The parameters that options stand for. Raises TypeError for an unknown name and RequestError
+    for a value out of range."""
+    if unknown := set(options) - set(Options.__annotations__):
+        raise TypeError(f"generate() got an unexpected keyword argument {min(unknown)!r}")
+    given: Mapping[str, Any] = cast(Mapping[str, Any], options)
+    sampling = {name: value for name, value in given.items() if name in _SAMPLING}
+    others = {k: v for k, v in given.items() if k not in _SAMPLING and k != "wait"}
+    return GenerationParameters(sampling=SamplingParameters(**sampling), **others)
+
+
+class BaseClient(Generic[S]):
+    """A bundle, the servers that may run it, and the sessions with them."""
+
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        bundle: str | Path,
+        *,
+        dtype: str = "float16",
+        connect_timeout: float = CONNECT_TIMEOUT,
+        timeout: float = ANSWER_TIMEOUT,
+        patience: float = PATIENCE,
+        max_conversations: int = MAX_CONVERSATIONS,
+        tls: TLS | None = None,
+        token: str | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self.bundle = ClientBundle(Path(bundle))
+        self.targets = Targets(
+            target, tls=tls, token=token, insecure=insecure, connect_timeout=connect_timeout
+        )
+        self.timeout = timeout
+        self.patience = patience
+        self._dtype = dtype
+        self._channels: dict[Endpoint, Any] = {}
+        self._sessions: set[S] = set()
+        self._conversations: Conversations[S] = Conversations(max_conversations)
+        self._limits: Limits | None = None
+
+    # -- what waits, which the two clients do each in its way ------------------------------------
+
+    def _stream(self, endpoint: Endpoint) -> Stream:
+        raise NotImplementedError
+
+    def _ask_for_info(self, endpoint: Endpoint) -> Any:
+        raise NotImplementedError
+
+    def _sleep(self, seconds: float) -> Any:
+        raise NotImplementedError
+
+    def _make_session(self, core: SessionCore) -> S:
+        raise NotImplementedError
+
+    # -- the rest --------------------------------------------------------------------------------
+
+    def _model_info(self) -> Steps[GetModelInfoResponse]:
+        for left in reversed(range(len(self.targets))):
+            endpoint = self.targets.current
+            try:
+                info = cast(GetModelInfoResponse, (yield self._ask_for_info(endpoint)))
+            except ConnectionLostError:
+                if not left:
+                    raise
+                self.targets.leave(endpoint)
+            else:
+                self._limits = info.limits
+                return info
+        raise AssertionError("there is at least one target")
+
+    def _core(self, max_length: int, wait: float) -> SessionCore:
+        return SessionCore(self.bundle, dtype=self._dtype, max_length=max_length, wait=wait)
+
+    def _open_session(self, core: SessionCore, endpoint: Endpoint | None = None) -> Steps[S]:
+        """A new session; a fork's `endpoint` is that of its source."""
+        session = self._make_session(core)
+        session._endpoint = endpoint
+        yield from session._opening()
+        self._sessions.add(session)
+        return session
+
+    def _fork(self, source: S, length: int | None, max_length: int, wait: float) -> Steps[S]:
+        core = yield from source._forked(length, max_length, wait)
+        return (yield from self._open_session(core, source._endpoint))
+
+    def _forget(self, session: BaseSession) -> None:
+        """The session is closed."""
+        self._sessions.discard(cast(S, session))
+        self._conversations.forget(cast(S, session))
+
+    # -- replies ---------------------------------------------------------------------------------
+
+    def _begin(
+        self, prompt: Prompt, options: Options, *, raw: bool, keep: bool
+    ) -> Steps[tuple[S, Generation]]:
+        """A session for a reply, and the reply to generate in it."""
+        parameters = generation_parameters(options)
+        wait = options.get("wait", 0.0)
+        tokens = encode_prompt(self.bundle, prompt, raw=raw)
+        if self._limits is None:
+            yield from self._model_info()
+        assert self._limits is not None
+        needed = min(len(tokens) + parameters.max_new_tokens, self._limits.max_length)
+        if keep:
+            session = yield from self._conversation(tokens, needed, wait)
+        else:
+            session = yield from self._open_session(self._core(needed, wait))
+        try:
+            return session, Generation(
+                self.bundle,
+                tokens,
+                parameters,
+                max_length=session.max_length,
+                known=session.position,
+            )
+        except ClientError:
+            yield from self._end(session)
+            raise
+
+    def _conversation(self, tokens: list[int], needed: int, wait: float) -> Steps[S]:
+        """A kept session that holds a beginning of the prompt, or a new one."""
+        assert self._limits is not None
+        kept = self._conversations
+        # room for the conversation to go on
+        wanted = min(max(needed, self._limits.default_length), self._limits.max_length)
+        match = kept.match(tokens)
+        if match is not None and match.continues and match.session.max_length >= needed:
+            kept.take(match.session)
+            match.session.rollback(match.length)
+            return match.session
+        source = match.session if match is not None and match.length >= 1 else None
+        if match is not None and match.continues:
+            kept.take(match.session)  # not to be closed for its own fork
+        try:
+            while True:
+                idle = kept.least_recently_used()
+                seconds = wait if idle is None else 0.0
+                try:
+                    if source is None or match is None:
+                        session = yield from self._open_session(self._core(wanted, seconds))
+                    else:
+                        session = yield from self._fork(source, match.length, wanted, seconds)
+                    break
+                except ServerBusyError:
+                    if idle is None:
+                        raise
+                    yield from idle._close()
+        finally:
+            if match is not None and match.continues:
+                kept.give_back(match.session)
+        if match is not None and match.continues:
+            yield from match.session._close()  # it was too short to go on in
+        while not kept.room and (idle := kept.least_recently_used()) is not None:
+            yield from idle._close()
+        if kept.room:
+            kept.take(session)
+        return session
+
+    def _end(self, session: S) -> Steps[None]:
+        """The reply is at its end: leave the session to be continued, if it is kept."""
+        if not self._conversations.give_back(session):
+            yield from session._close()

@@ -1,0 +1,166 @@
+"""Which token a draw falls on, decided from a row's largest logits where these suffice.
+
+The weights of the other tokens are known only by bounds: their sum follows from the row's
+log-sum-exp, and none is larger than the smallest that is known. Where every value within the bounds
+leads to the same token, that token is the one that the whole row would give; else there is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# How many of a whole row's logits are sorted at first: nearly every draw falls among them.
+SORTED = 1024
+# The log-sum-exp and the logits are float32.
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Row:
+    """The logits that are known of one row.
+
+    values: descending, float64 [k], equal ones by token id; token_ids: [k]. `rest` is the number
+    of tokens that are not among them. `log_sum_exp` is the whole row's. `whole` is the row itself
+    where it is known.
+    """
+
+    values: NDArray[np.float64]
+    token_ids: NDArray[np.integer]
+    rest: int
+    log_sum_exp: float
+    whole: NDArray[np.floating] | None = None
+
+    @classmethod
+    def of_largest(
+        cls,
+        values: NDArray[np.floating],
+        token_ids: NDArray[np.integer],
+        rest: int,
+        log_sum_exp: float,
+    ) -> Row:
+        """A row of which a server has told the largest logits, equal ones in any order."""
+        order = np.lexsort((token_ids, -values))
+        return cls(values[order].astype(np.float64), token_ids[order], rest, log_sum_exp)
+
+    @classmethod
+    def of(cls, logits: NDArray[np.floating], count: int = SORTED) -> Row:
+        """The `count` largest of a whole row [vocab_size]."""
+        size = len(logits)
+        if count == 1:
+            largest = np.array([logits.argmax()])
+        elif count < size:
+            largest = np.argpartition(logits, size - count)[size - count :]
+        else:
+            largest = np.arange(size)
+        order = largest[np.lexsort((largest, -logits[largest]))]
+        peak = logits[order[0]]
+        total = float(np.exp(logits - peak, dtype=np.float32).sum(dtype=np.float64))
+        return cls(
+            logits[order].astype(np.float64),
+            order,
+            size - len(order),
+            float(peak) + float(np.log(total)),
+            logits,
+        )
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What is drawn from: temperature above 0; top_k 0, top_p 1 and min_p 0 are off.
+
+    In transformers' order: temperature, top-k, top-p, min-p.
+    """
+
+    temperature: float
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+def choose(row: Row, truncation: Truncation, draw: float) -> int | None:
+    """The place in the row of the token on which a draw from [0, 1) falls; None where the tokens
+    that are known do not decide it."""
+    exponent = 1.0 / truncation.temperature
+    weights = np.exp((row.values - row.values[0]) * exponent)
+    smallest = float(weights[-1])  # none of the rest weighs more
+    if 0 < truncation.top_k <= len(weights) and (
+        # of a whole row the choice among equal ones is ours, and must be the same every time
+        row.whole is None or not row.rest or row.values[truncation.top_k - 1] > row.values[-1]
+    ):
+        weights = weights[: truncation.top_k]
+        rest, rest_low, rest_high = 0, 0.0, 0.0
+    else:
+        rest, (rest_low, rest_high) = row.rest, _rest(row, exponent, float(weights.sum()))
+        if rest:
+            # which of the tokens equal to the last one are known is chance: they count as rest
+            distinct = int(np.searchsorted(-row.values, -row.values[-1], "left"))
+            if not distinct:
+                return None
+            equal = float(weights[distinct:].sum())
+            rest += len(weights) - distinct
+            rest_low, rest_high = rest_low + equal, rest_high + equal
+            weights = weights[:distinct]
+        if truncation.top_k and rest:
+            more = min(truncation.top_k - len(weights), rest)  # the largest of the rest
+            rest_low, rest_high = rest_low * more / rest, min(rest_high, more * smallest)
+            rest = more
+    cumulative = np.cumsum(weights)
+    known = float(cumulative[-1])
+    # the tokens that are kept for certain, and the total weight of all that are kept
+    certain = len(weights)
+    low, high = known + rest_low, known + rest_high
+    if truncation.top_p < 1.0:
+        # the smallest set that reaches top_p: a token stays if those before it do not
+        before = cumulative - weights
+        reach_low, reach_high = truncation.top_p * low, truncation.top_p * high
+        certain = int(np.searchsorted(before, reach_low, "left"))
+        possible = int(np.searchsorted(before, reach_high, "left"))
+        low = float(cumulative[certain - 1])
+        if rest and reach_high > known:
+            low, high = max(low, min(reach_low, high)), min(high, reach_high + smallest)
+        else:
+            high = float(cumulative[possible - 1])
+    if truncation.min_p > 0.0:
+        above = int(np.searchsorted(-weights, -truncation.min_p, "right"))
+        certain = min(certain, above)
+        low = min(low, float(cumulative[certain - 1]))
+        if above < len(weights) or smallest < truncation.min_p:  # nothing of the rest is kept
+            high = min(high, float(cumulative[above - 1]))
+    first = int(np.searchsorted(cumulative, draw * low, "right"))
+    last = int(np.searchsorted(cumulative, draw * high, "right"))
+    if not row.rest and low == high:
+        return min(first, certain - 1)  # rounding may carry a draw beyond the end
+    return first if first == last < certain else None
+
+
+def _rest(row: Row, exponent: float, known: float) -> tuple[float, float]:
+    """Bounds of the sum of the weights of the tokens that are not among the known, sorted ones.
+
+    At temperature 1 the sum is known, s. The weights at another temperature are powers of those at
+    1, of which each is at most the smallest known one, w: for an exponent e above 1 the sum is
+    between n (s/n)^e, where all n are equal, and s w^(e-1), where few of them are as large as can
+    be; for one below 1 the other way round.
+    """
+    if not row.rest:
+        return 0.0, 0.0
+    if row.whole is not None:
+        scaled = (row.whole - np.float32(row.values[0])) * np.float32(exponent)
+        sum_ = max(0.0, float(np.exp(scaled).sum(dtype=np.float64)) - known)
+        return sum_, sum_
+    relative = np.exp(row.values - row.values[0])
+    total = float(np.exp(row.log_sum_exp - row.values[0]))
+    slack = ROUNDING * total
+    left = total - float(relative.sum())
+    least, most = max(0.0, left - slack), max(0.0, left) + slack
+    smallest, count = float(relative[-1]), row.rest
+    most = min(most, count * smallest)
+    least = min(least, most)
+    if exponent == 1.0 or smallest == 0.0:  # 0: they weigh less than a float holds
+        return least, most
+    equal_least, equal_most = (count * (each / count) ** exponent for each in (least, most))
+    few = smallest ** (exponent - 1.0)
+    few_least, few_most = least * few, most * few
+    return (equal_least, few_most) if exponent > 1.0 else (few_least, equal_most)

@@ -1,0 +1,99 @@
+"""The sessions that a client keeps, so that a prompt which continues one sends only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Generic, TypeVar
+
+from stip_client.session import BaseSession
+
+S = TypeVar("S", bound=BaseSession)
+
+# A session is continued where at least this share of its tokens begins the new prompt as well, and
+# is forked where it is less: then it is another conversation, which may go on.
+CONTINUED = 0.5
+# Fewer tokens than this are sent again rather than forked.
+WORTH_FORKING = 16
+
+
+@dataclass(eq=False)
+class _Kept(Generic[S]):
+    session: S
+    busy: bool
+    used: int
+
+
+@dataclass(frozen=True)
+class Match(Generic[S]):
+    """What a kept session has in common with a prompt: its first `length` tokens."""
+
+    session: S
+    length: int
+    continues: bool
+
+
+class Conversations(Generic[S]):
+    """At most `maximum` sessions; those that no reply uses may be continued or closed."""
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._kept: list[_Kept[S]] = []
+        self._clock = count()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def room(self) -> bool:
+        """Whether another session may be kept, without one that is idle."""
+        return len(self._kept) < self._maximum
+
+    def match(self, prompt: Sequence[int]) -> Match[S] | None:
+        """The session to continue or to fork, the one that has most in common with a prompt.
+
+        The last token of the prompt is not counted: it is sent in any case.
+        """
+        best: Match[S] | None = None
+        for each in self._kept:
+            length = _common(each.session.tokens, prompt[:-1])
+            continues = not each.busy and length >= CONTINUED * each.session.position
+            if length < (1 if continues else WORTH_FORKING):
+                continue
+            if best is None or (length, continues) > (best.length, best.continues):
+                best = Match(each.session, length, continues)
+        return best
+
+    def take(self, session: S) -> None:
+        """Use a session for a reply: one that is kept, or a new one, for which there is room."""
+        for each in self._kept:
+            if each.session is session:
+                each.busy = True
+                return
+        self._kept.append(_Kept(session, True, next(self._clock)))
+
+    def give_back(self, session: S) -> bool:
+        """The reply has ended, and the session may be continued; false if it is not kept."""
+        for each in self._kept:
+            if each.session is session:
+                each.busy, each.used = False, next(self._clock)
+                return True
+        return False
+
+    def forget(self, session: S) -> None:
+        """The session is closed."""
+        self._kept = [each for each in self._kept if each.session is not session]
+
+    def least_recently_used(self) -> S | None:
+        """The idle session to close where room is needed."""
+        idle = [each for each in self._kept if not each.busy]
+        return min(idle, key=lambda each: each.used).session if idle else None
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """The number of tokens that both begin with."""
+    for length, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return length
+    return min(len(first), len(second))
