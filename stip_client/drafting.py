@@ -23,6 +23,9 @@ ALLOWANCE = 0.03
 DECAY = 0.9
 # Where guesses are mostly wrong, so many steps later the cost of one without any is measured again.
 STALE = 16
+# What a guess costs, in steps without any, as long as it has not been measured; and how fast a
+# measurement from before is given up for it.
+PRESUMED, FORGETTING = 0.125, 0.02
 
 
 class NgramIndex:
@@ -89,7 +92,7 @@ class DraftLength:
             return self._fixed
         if self._base is None:  # no step has told yet what one costs
             return 0
-        extra = self._base / 8 if self._extra is None else self._extra
+        extra = PRESUMED * self._base if self._extra is None else self._extra
         chance = self._right / self._tried
         if chance < 0.5 and self._age >= STALE:
             return 0
@@ -113,13 +116,18 @@ class DraftLength:
         self._elapsed += seconds
         if not drafted:
             self._base, self._age = _mean(self._base, seconds), 0
+            if self._extra is not None:  # it may have changed since it was measured
+                self._extra += FORGETTING * (PRESUMED * self._base - self._extra)
             return
         self._age += 1
         base = self._base or seconds
         self._extra = _mean(self._extra, max(0.0, seconds - base) / drafted)
         self._balance += accepted * base - max(0.0, seconds - base)
-        tried = min(accepted + 1, drafted)
-        self._right = DECAY**tried * self._right + accepted
+        self.observe(min(accepted + 1, drafted), accepted)
+
+    def observe(self, tried: int, right: int) -> None:
+        """Count guesses whose outcome is known, whether they were sent or not."""
+        self._right = DECAY**tried * self._right + right
         self._tried = DECAY**tried * self._tried + tried
 
     def begin(self, profile: StepProfile) -> None:

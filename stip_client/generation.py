@@ -132,6 +132,7 @@ class Generation:
         # tokens that are to be sent, None once the reply is finished; then the step under way
         self._pending: list[int] | None = list(prompt[known:])
         self._step: NextStep | None = None
+        self._unsent: int | None = None  # a guess that was not worth sending, but may come true
         self._first = True
         self._unspent: StepProfile | None = None  # of steps that brought no token
         self._generated = 0
@@ -148,13 +149,12 @@ class Generation:
         if self._pending is None:
             return None
         guesses: list[int] = []
+        self._unsent = None
         if self._ngrams is not None and not self._first:
-            count = min(
-                self._lengths.choose(),
-                room - len(self._pending),
-                self._budget - self._generated - 1,
-            )
-            guesses = self._ngrams.propose(count) if count > 0 else []
+            left = min(room - len(self._pending), self._budget - self._generated - 1)
+            count = max(0, min(self._lengths.choose(), left))
+            proposed = self._ngrams.propose(max(count, 1))
+            guesses, self._unsent = proposed[:count], None if count else next(iter(proposed), None)
         sampler = self._sampler
         wanted = LogitsWanted("all" if guesses else "last", sampler.dtype, sampler.top_k)
         self._step = NextStep(self._pending + guesses, len(guesses), wanted)
@@ -186,7 +186,7 @@ class Generation:
                 break
             if row == step.drafted or choice.token_id != step.token_ids[kept]:
                 break
-        self._count(profile, len(pieces) - 1)
+        self._count(profile, pieces)
         if not pieces:
             self._unspent = profile if self._unspent is None else self._unspent + profile
         else:
@@ -194,11 +194,13 @@ class Generation:
             pieces[0], self._unspent = replace(pieces[0], profile=total), None
         return pieces, kept
 
-    def _count(self, profile: StepProfile, accepted: int) -> None:
-        if self._first or accepted < 0:
+    def _count(self, profile: StepProfile, pieces: Sequence[Piece]) -> None:
+        if self._first or not pieces:
             self._lengths.begin(profile)
         else:
-            self._lengths.take(profile, profile.drafted, accepted)
+            self._lengths.take(profile, profile.drafted, len(pieces) - 1)
+            if self._unsent is not None:
+                self._lengths.observe(1, int(pieces[0].token_id == self._unsent))
         self._first = False
 
     def _piece(self, choice: Choice, received: tuple[float, ...]) -> Piece:

@@ -1,4 +1,5 @@
-"""A TCP proxy that loses connections: cut off after some bytes, or silent from some moment on."""
+"""A TCP proxy that loses connections: cut off after some bytes, or silent from some moment on; and
+one that is far away."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 from threading import Event, Lock, Thread
+from time import monotonic, sleep
 
 BUFFER = 16_384
 # close() then sends a reset instead of waiting for what is still to be sent
@@ -16,13 +19,15 @@ RESET = struct.pack("ii", 1, 0)
 class Proxy:
     """Passes bytes on between its own address and a target's.
 
-    Each connection may carry as many bytes as `budget` draws when it is made, then it is cut.
+    Each connection may carry as many bytes as `budget` draws when it is made, then it is cut. Bytes
+    arrive `delay` seconds after they were sent, in both directions.
     """
 
-    def __init__(self, target: str, budget: Callable[[], int]) -> None:
+    def __init__(self, target: str, budget: Callable[[], int], delay: float = 0.0) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._budget = budget
+        self._delay = delay
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = Lock()
         self._wires: list[socket.socket] = []
@@ -34,6 +39,12 @@ class Proxy:
     def fall_silent(self) -> None:
         """From now on pass nothing on, and tell nobody."""
         self._silent.set()
+
+    def cut(self) -> None:
+        """Cut every connection now; new ones are taken."""
+        wires, self._wires = self._wires, []
+        for wire in wires:
+            _reset(wire)
 
     def close(self) -> None:
         with suppress(OSError):
@@ -53,6 +64,7 @@ class Proxy:
                     Thread(target=self._pump, args=(source, sink, left), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, left: list[int]) -> None:
+        late = _late(sink, self._delay)
         with suppress(OSError):
             while content := source.recv(BUFFER):
                 if self._silent.is_set():
@@ -61,7 +73,7 @@ class Proxy:
                     content = content[: max(0, left[0])]
                     left[0] -= len(content)
                     ends = left[0] <= 0
-                sink.sendall(content)
+                late(content)
                 if ends:
                     with self._lock:
                         self.cuts += 1
@@ -71,13 +83,32 @@ class Proxy:
 
 
 @contextmanager
-def proxy(target: str, budget: Callable[[], int] = lambda: 2**62) -> Iterator[Proxy]:
+def proxy(
+    target: str, budget: Callable[[], int] = lambda: 2**62, delay: float = 0.0
+) -> Iterator[Proxy]:
     """A proxy to a target, closed afterwards."""
-    running = Proxy(target, budget)
+    running = Proxy(target, budget, delay)
     try:
         yield running
     finally:
         running.close()
+
+
+def _late(sink: socket.socket, delay: float) -> Callable[[bytes], None]:
+    """What sends bytes after a delay, without holding up those that come behind them."""
+    if not delay:
+        return sink.sendall
+    queue: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+
+    def pump() -> None:
+        with suppress(OSError):
+            while True:
+                due, content = queue.get()
+                sleep(max(0.0, due - monotonic()))
+                sink.sendall(content)
+
+    Thread(target=pump, daemon=True).start()
+    return lambda content: queue.put((monotonic() + delay, content))
 
 
 def _reset(wire: socket.socket) -> None:
