@@ -20,7 +20,7 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.base import BaseClient, Options
-from stip_client.channel import CLOSE_TIMEOUT, Endpoint
+from stip_client.channel import Endpoint
 from stip_client.chat_template import Message
 from stip_client.errors import BROKEN_WRITE, ClientError, ConnectionLostError
 from stip_client.generation import GenerationParameters, Piece, Prompt
@@ -209,17 +209,13 @@ class _Stream:
     async def send(self, request: InferRequest, timeout: float) -> None:
         """Returns when gRPC has room for the next one."""
         try:
-            await asyncio.wait_for(self._call.write(request), timeout)
-        except asyncio.TimeoutError as error:
-            raise self._endpoint.timed_out(timeout) from error
+            await self._within(timeout, self._call.write(request))
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
             raise await self._ended() from error
 
     async def receive(self, timeout: float) -> InferResponse:
         try:
-            response = await asyncio.wait_for(self._call.read(), timeout)
-        except asyncio.TimeoutError as error:
-            raise self._endpoint.timed_out(timeout) from error
+            response = await self._within(timeout, self._call.read())
         except grpc.RpcError as error:
             raise await self._ended() from error
         if response is grpc.aio.EOF:  # type: ignore[attr-defined]  # absent from the stubs
@@ -227,18 +223,18 @@ class _Stream:
         return cast(InferResponse, response)
 
     async def finish(self, request: InferRequest, timeout: float) -> None:
-        try:
-            await asyncio.wait_for(self._finish(request), timeout)
-        except asyncio.TimeoutError as error:
-            raise self._endpoint.timed_out(timeout) from error
+        deadline = monotonic() + timeout
+        await self.send(request, timeout)
+        while True:  # answers that nobody has waited for may come first
+            await self.receive(max(0.0, deadline - monotonic()))
 
-    async def _finish(self, request: InferRequest) -> None:
-        await self.send(request, CLOSE_TIMEOUT)
+    async def _within(self, timeout: float, waiting: Awaitable[_T]) -> _T:
+        """What a read or a write returns, if it does in time."""
         try:
-            while await self._call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
-                pass  # answers that nobody has waited for
-        except grpc.RpcError as error:
-            raise await self._ended() from error
+            async with _Timeout(timeout):
+                return await waiting
+        except TimeoutError as error:
+            raise self._endpoint.timed_out(timeout) from error
 
     async def _ended(self) -> ClientError:
         """Why the stream has ended."""
@@ -267,6 +263,41 @@ class _Stream:
 
     def cancel(self) -> None:
         self._call.cancel()
+
+
+class _Timeout:
+    """asyncio.timeout, which Python 3.10 does not have. Raises TimeoutError.
+
+    asyncio.wait_for makes a task of everything it waits for, and before Python 3.12 it loses a
+    cancellation that comes together with the result.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._expired = False
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # a coroutine is awaited in one
+        self._task: asyncio.Task[Any] = task
+        self._expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._expiry.cancel()
+        if self._expired:
+            # somebody else may have cancelled the task as well
+            cancelled = getattr(self._task, "uncancel", int)()
+            if kind is asyncio.CancelledError and not cancelled:
+                raise TimeoutError from error
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
 
 
 def _made_up(status: grpc.aio.AioRpcError | None) -> bool:

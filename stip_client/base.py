@@ -12,7 +12,7 @@ from stip_client.channel import ANSWER_TIMEOUT, CONNECT_TIMEOUT, PATIENCE, Endpo
 from stip_client.conversations import Conversations
 from stip_client.credentials import TLS
 from stip_client.drafting import Draft
-from stip_client.errors import ClientError, ConnectionLostError, ServerBusyError
+from stip_client.errors import ConnectionLostError, ServerBusyError
 from stip_client.generation import Generation, GenerationParameters, Prompt, encode_prompt
 from stip_client.protocol import SessionCore
 from stip_client.sampling import LogitsProcessor, SamplingParameters
@@ -130,10 +130,21 @@ class BaseClient(Generic[S]):
         return SessionCore(self.bundle, dtype=self._dtype, max_length=max_length, wait=wait)
 
     def _open_session(self, core: SessionCore, endpoint: Endpoint | None = None) -> Steps[S]:
-        """A new session; a fork's `endpoint` is that of its source."""
+        """A new session; a fork's `endpoint` is that of its source.
+
+        Conversations that nobody goes on with make room for it, where there is none.
+        """
         session = self._make_session(core)
         session._endpoint = endpoint
-        yield from session._opening()
+        while True:
+            idle = self._conversations.least_recently_used()
+            try:
+                yield from session._opening(core.wait if idle is None else 0.0)
+                break
+            except ServerBusyError:
+                if idle is None:
+                    raise
+                yield from idle._close()
         self._sessions.add(session)
         return session
 
@@ -159,21 +170,10 @@ class BaseClient(Generic[S]):
             yield from self._model_info()
         assert self._limits is not None
         needed = min(len(tokens) + parameters.max_new_tokens, self._limits.max_length)
+        generation = Generation(self.bundle, tokens, parameters)
         if keep:
-            session = yield from self._conversation(tokens, needed, wait)
-        else:
-            session = yield from self._open_session(self._core(needed, wait))
-        try:
-            return session, Generation(
-                self.bundle,
-                tokens,
-                parameters,
-                max_length=session.max_length,
-                known=session.position,
-            )
-        except ClientError:
-            yield from self._end(session)
-            raise
+            return (yield from self._conversation(tokens, needed, wait)), generation
+        return (yield from self._open_session(self._core(needed, wait))), generation
 
     def _conversation(self, tokens: list[int], needed: int, wait: float) -> Steps[S]:
         """A kept session that holds a beginning of the prompt, or a new one."""
@@ -186,28 +186,17 @@ class BaseClient(Generic[S]):
             kept.take(match.session)
             match.session.rollback(match.length)
             return match.session
-        source = match.session if match is not None and match.length >= 1 else None
-        if match is not None and match.continues:
+        if match is None:
+            session = yield from self._open_session(self._core(wanted, wait))
+        elif not match.continues:
+            session = yield from self._fork(match.session, match.length, wanted, wait)
+        else:  # it is too short to go on in
             kept.take(match.session)  # not to be closed for its own fork
-        try:
-            while True:
-                idle = kept.least_recently_used()
-                seconds = wait if idle is None else 0.0
-                try:
-                    if source is None or match is None:
-                        session = yield from self._open_session(self._core(wanted, seconds))
-                    else:
-                        session = yield from self._fork(source, match.length, wanted, seconds)
-                    break
-                except ServerBusyError:
-                    if idle is None:
-                        raise
-                    yield from idle._close()
-        finally:
-            if match is not None and match.continues:
+            try:
+                session = yield from self._fork(match.session, match.length, wanted, wait)
+            finally:
                 kept.give_back(match.session)
-        if match is not None and match.continues:
-            yield from match.session._close()  # it was too short to go on in
+            yield from match.session._close()
         while not kept.room and (idle := kept.least_recently_used()) is not None:
             yield from idle._close()
         if kept.room:

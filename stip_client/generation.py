@@ -1,6 +1,6 @@
 """The generation loop without any I/O: both clients drive this same state machine.
 
-while (step := generation.next_step(room)) is not None:
+while (step := generation.next_step(<tokens in the session>, <its maximum>)) is not None:
     pieces, kept = generation.take(<forward step.token_ids, asking for step.wanted>)
     <roll back to `kept` of those tokens>
 """
@@ -114,12 +114,9 @@ class Generation:
         bundle: ClientBundle,
         prompt: Sequence[int],
         parameters: GenerationParameters,
-        *,
-        max_length: int,
-        known: int = 0,
     ) -> None:
-        """`prompt`: the session's tokens, of which the server holds the first `known`, fewer than
-        all; `max_length`: what the session may hold."""
+        """`prompt`: every token of the session before the reply. Raises RequestError for stop
+        strings that cannot be looked for."""
         self._parameters = parameters
         self._eos = frozenset() if parameters.ignore_eos else bundle.eos_token_ids
         self._sampler = Sampler(parameters.sampling, bundle.manifest.model.vocab_size, prompt)
@@ -129,32 +126,40 @@ class Generation:
             raise RequestError("stop strings need a tokenizer, and this bundle has none")
         self._lengths = DraftLength(parameters.draft)
         self._ngrams = None if self._lengths.off else NgramIndex(prompt)
+        self._prompt: list[int] = list(prompt)
         # tokens that are to be sent, None once the reply is finished; then the step under way
-        self._pending: list[int] | None = list(prompt[known:])
+        self._pending: list[int] | None = []
         self._step: NextStep | None = None
         self._unsent: int | None = None  # a guess that was not worth sending, but may come true
         self._first = True
         self._unspent: StepProfile | None = None  # of steps that brought no token
         self._generated = 0
-        # the last token is never sent back, so one more than the session holds may be generated
-        self._budget = min(parameters.max_new_tokens, max_length - len(prompt) + 1)
+        self._budget = parameters.max_new_tokens
 
     @property
     def echo(self) -> bool:
         """Whether to ask for what the server receives."""
         return self._parameters.echo
 
-    def next_step(self, room: int) -> NextStep | None:
-        """What to forward next, to a session that has room for so many tokens; None at the end."""
+    def next_step(self, position: int, max_length: int) -> NextStep | None:
+        """What to forward next, to a session that holds some tokens and may hold so many; None at
+        the end. At first it holds some of the prompt's, fewer than all."""
         if self._pending is None:
             return None
+        if self._step is None:
+            self._pending = self._prompt[position:]
+            # the last token is never sent back, so there is one more than the session holds
+            self._budget = min(self._budget, max_length - len(self._prompt) + 1)
         guesses: list[int] = []
         self._unsent = None
         if self._ngrams is not None and not self._first:
-            left = min(room - len(self._pending), self._budget - self._generated - 1)
+            left = min(
+                max_length - position - len(self._pending), self._budget - self._generated - 1
+            )
             count = max(0, min(self._lengths.choose(), left))
             proposed = self._ngrams.propose(max(count, 1))
-            guesses, self._unsent = proposed[:count], None if count else next(iter(proposed), None)
+            guesses = proposed[:count]
+            self._unsent = proposed[0] if proposed and not guesses else None
         sampler = self._sampler
         wanted = LogitsWanted("all" if guesses else "last", sampler.dtype, sampler.top_k)
         self._step = NextStep(self._pending + guesses, len(guesses), wanted)

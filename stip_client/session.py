@@ -97,15 +97,16 @@ class BaseSession:
             self._core.bundle,
             [*self._core.tokens, *prompt],
             parameters,
-            max_length=self.max_length,
-            known=self.position,
         )
 
     # -- opening ---------------------------------------------------------------------------------
 
-    def _opening(self) -> Steps[None]:
-        """Open the session for the first time, on the first server that takes it."""
-        backoff = Backoff(self._core.wait)
+    def _opening(self, wait: float) -> Steps[None]:
+        """Open the session for the first time, on the first server that takes it.
+
+        `wait` seconds may pass until one has room.
+        """
+        backoff = Backoff(wait)
         while True:
             try:
                 yield from self._open_anywhere(backoff.left)
@@ -259,7 +260,7 @@ class BaseSession:
 
     def _advance(self, generation: Generation) -> Steps[list[Piece]]:
         """The pieces that one step brings; none where the reply is finished."""
-        while (step := generation.next_step(self.max_length - self.position)) is not None:
+        while (step := generation.next_step(self.position, self.max_length)) is not None:
             start = self.position
             reply = yield from self._step(step.token_ids, step.wanted, echo=generation.echo)
             pieces, kept = generation.take(reply)

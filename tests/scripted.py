@@ -42,7 +42,7 @@ def drive(
     """Every piece of a generation, and the steps that it took."""
     tokens: list[int] = []
     pieces, steps = [], []
-    while (step := generation.next_step(room - len(tokens))) is not None:
+    while (step := generation.next_step(len(tokens), room)) is not None:
         steps.append(step)
         reply = answer(model, tokens, step)
         found, kept = generation.take(Reply(reply.logits, cost(step)))

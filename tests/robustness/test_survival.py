@@ -175,13 +175,13 @@ def test_a_server_of_another_key_does_not_take_the_place(
 ) -> None:
     bundles = convert(source, tmp_path / "other", "--base-seed", 99)
     first, other = own_server(), own_server("--model", bundles / "server")
-    with (
-        pytest.raises((ConnectionLostError, WrongKeyError)),
-        Client(f"{first.address},{other.address}", model / "client", patience=1.0) as client,
-    ):
-        for number, _ in enumerate(client.generate(PROMPT, max_new_tokens=TOKENS)):
-            if number == 5:
-                first.process.kill()
+    target = f"{first.address},{other.address}"
+    with Client(target, model / "client", patience=1.0) as client:
+        pieces = client.generate(PROMPT, max_new_tokens=TOKENS)
+        next(pieces)
+        first.process.kill()
+        with pytest.raises((ConnectionLostError, WrongKeyError)):
+            tokens(pieces)
 
 
 def test_patience_has_an_end(own_server: Callable[..., Server], model: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -53,7 +54,7 @@ def generation_of(
         ignore_eos=True,
         draft=draft,  # type: ignore[arg-type]
     )
-    return Generation(bundle, prompt, parameters, max_length=10_000)
+    return Generation(bundle, prompt, parameters)
 
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 4}, {"temperature": 0.3}])
@@ -110,7 +111,7 @@ def test_the_distribution_of_sampled_tokens_is_the_model_s(bundle: ClientBundle)
     assert guesses > count / 2
     assert set(found) <= set(expected)
     statistic = sum((found[key] - count * p) ** 2 / (count * p) for key, p in expected.items())
-    # 63 degrees of freedom: 103.4 is the 99.9th percentile. The seeds are fixed, so it cannot flake.
+    # 63 degrees of freedom: 103.4 is the 99.9th percentile, and the seeds are fixed
     assert statistic < 103.4
 
 
@@ -150,7 +151,7 @@ def test_guesses_do_not_go_beyond_what_the_reply_or_the_session_may_hold(
     pieces, steps = drive(generation, lambda tokens: table[tokens[-1]])
     assert len(pieces) == 5 and max(step.drafted for step in steps) <= 3
     parameters = GenerationParameters(50, ignore_eos=True, draft=24)
-    small = Generation(bundle, prompt, parameters, max_length=16)
+    small = Generation(bundle, prompt, parameters)
     pieces, _ = drive(small, lambda tokens: table[tokens[-1]], room=16)
     assert len(pieces) == 11 and pieces[-1].finish_reason == "length"
 
@@ -172,9 +173,7 @@ def test_guesses_that_never_come_true_cost_at_most_a_twentieth(
     order = draw.permutation(VOCAB).tolist()
     table = cycle(*order)
     # every pair of the reply occurs in the prompt, followed by something else
-    prompt = [
-        each for one, two in zip(order, order[1:], strict=False) for each in (one, two, order[0])
-    ]
+    prompt = [each for one, two in pairwise(order) for each in (one, two, order[0])]
     cost = costing(0.05, extra * 0.05)
     totals = []
     for draft in ("off", "auto"):
@@ -196,7 +195,7 @@ def test_many_tokens_come_with_a_round_trip_where_the_reply_repeats(bundle: Clie
 def test_a_reply_that_begins_to_repeat_late_is_guessed_all_the_same(bundle: ClientBundle) -> None:
     order = np.random.default_rng(3).permutation(VOCAB).tolist()[:150]
     # every pair of the reply's first part occurs in the prompt, followed by something else
-    prompt = [e for one, two in zip(order, order[1:], strict=False) for e in (one, two, order[0])]
+    prompt = [e for one, two in pairwise(order) for e in (one, two, order[0])]
     text = [*prompt, *order, *(order[100:110] * 10)]
 
     def model(tokens: Sequence[int]) -> NDArray[np.float32]:
