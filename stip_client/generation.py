@@ -14,7 +14,7 @@ from typing import Literal
 
 from stip_client.bundle import ClientBundle
 from stip_client.chat_template import Message
-from stip_client.drafting import Draft, DraftLength, NgramIndex
+from stip_client.drafting import Draft, DraftLength, Match, NgramIndex
 from stip_client.errors import RequestError, ServerError
 from stip_client.profile import StepProfile
 from stip_client.protocol import LogitsWanted, Reply
@@ -130,6 +130,7 @@ class Generation:
         # tokens that are to be sent, None once the reply is finished; then the step under way
         self._pending: list[int] | None = []
         self._step: NextStep | None = None
+        self._match: Match | None = None
         self._unsent: int | None = None  # a guess that was not worth sending, but may come true
         self._first = True
         self._unspent: StepProfile | None = None  # of steps that brought no token
@@ -152,14 +153,14 @@ class Generation:
             self._budget = min(self._budget, max_length - len(self._prompt) + 1)
         guesses: list[int] = []
         self._unsent = None
-        if self._ngrams is not None and not self._first:
+        if self._ngrams is not None and not (self._first or self._sampler.undecided):
             left = min(
                 max_length - position - len(self._pending), self._budget - self._generated - 1
             )
-            count = max(0, min(self._lengths.choose(), left))
-            proposed = self._ngrams.propose(max(count, 1))
-            guesses = proposed[:count]
-            self._unsent = proposed[0] if proposed and not guesses else None
+            match = self._match = self._ngrams.match()
+            if match is not None:
+                guesses = self._ngrams.propose(match, min(self._lengths.choose(match.n), left))
+                self._unsent = None if guesses else self._ngrams.propose(match, 1)[0]
         sampler = self._sampler
         wanted = LogitsWanted("all" if guesses else "last", sampler.dtype, sampler.top_k)
         self._step = NextStep(self._pending + guesses, len(guesses), wanted)
@@ -203,9 +204,10 @@ class Generation:
         if self._first or not pieces:
             self._lengths.begin(profile)
         else:
-            self._lengths.take(profile, profile.drafted, len(pieces) - 1)
+            n = self._match.n if self._match is not None else 1
+            self._lengths.take(profile, profile.drafted, len(pieces) - 1, n)
             if self._unsent is not None:
-                self._lengths.observe(1, int(pieces[0].token_id == self._unsent))
+                self._lengths.observe(n, 1, int(pieces[0].token_id == self._unsent))
         self._first = False
 
     def _piece(self, choice: Choice, received: tuple[float, ...]) -> Piece:

@@ -125,6 +125,11 @@ class Sampler:
         return width if width < self._vocab_size else 0
 
     @property
+    def undecided(self) -> bool:
+        """Whether the last row is to be told again, with more of its logits."""
+        return self._width is not None
+
+    @property
     def dtype(self) -> Literal["float16", "float32"]:
         """The type to ask for: float16 where whole rows are sent for every token of a draw."""
         exact = self._parameters.is_greedy or not self._parameters.changes_logits

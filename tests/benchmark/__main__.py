@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.benchmark import batch, gap, machine, memory, opening, speed
+from tests.benchmark import batch, client_work, far, gap, machine, memory, opening, speed
 from tests.benchmark.figures import Figure, Skipped
 from tests.benchmark.report import Report, line
 from tests.benchmark.workspace import Workspace
@@ -23,6 +23,11 @@ SCENARIOS = {
     "gap": gap.gap,
     "open": opening.open_session,
     "fork": opening.fork,
+    "quotation": far.quotation,
+    "restless": far.restless,
+    "downlink": far.downlink,
+    "client-work": client_work.client_work,
+    "import": client_work.import_client,
     "convert": memory.convert,
     "client-memory": memory.client_memory,
 }

@@ -40,7 +40,7 @@ async def _generate(
 ) -> dict[str, Any]:
     """Open a session for each prompt, and once all are open generate in all of them."""
     sessions = [await client.session(max_length=len(each) + max_tokens) for each in prompts]
-    parameters = GenerationParameters(max_tokens, ignore_eos=True)
+    parameters = GenerationParameters(max_tokens, ignore_eos=True, draft="off")
     started, cpu_started = perf_counter(), process_time()
 
     async def stream(session: AsyncSession, prompt: Sequence[int]) -> Timing:

