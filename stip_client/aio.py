@@ -22,7 +22,7 @@ from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.base import BaseClient, Options
 from stip_client.channel import Endpoint
 from stip_client.chat_template import Message
-from stip_client.errors import BROKEN_WRITE, ClientError, ConnectionLostError
+from stip_client.errors import BROKEN_WRITE, ClientError, ConnectionLostError, SessionLostError
 from stip_client.generation import GenerationParameters, Piece, Prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.session import BaseSession
@@ -63,7 +63,7 @@ class AsyncClient(BaseClient["AsyncSession"]):
             while pieces := await run_async(session._advance(generation)):
                 for piece in pieces:
                     yield piece
-        except ClientError:
+        except SessionLostError:
             await session.close()
             raise
         finally:

@@ -149,7 +149,7 @@ class BaseClient(Generic[S]):
         return session
 
     def _fork(self, source: S, length: int | None, max_length: int, wait: float) -> Steps[S]:
-        core = yield from source._forked(length, max_length, wait)
+        core = source._core.fork(length, max_length=max_length, wait=wait)
         return (yield from self._open_session(core, source._endpoint))
 
     def _forget(self, session: BaseSession) -> None:
@@ -181,29 +181,25 @@ class BaseClient(Generic[S]):
         kept = self._conversations
         # room for the conversation to go on
         wanted = min(max(needed, self._limits.default_length), self._limits.max_length)
-        match = kept.match(tokens)
-        if match is not None and match.continues and match.session.max_length >= needed:
-            kept.take(match.session)
-            match.session.rollback(match.length)
-            return match.session
+        match = kept.claim(tokens)
         if match is None:
             session = yield from self._open_session(self._core(wanted, wait))
         elif not match.continues:
             session = yield from self._fork(match.session, match.length, wanted, wait)
+        elif match.session.max_length >= needed:
+            match.session.rollback(match.length)
+            return match.session
         else:  # it is too short to go on in
-            kept.take(match.session)  # not to be closed for its own fork
             try:
                 session = yield from self._fork(match.session, match.length, wanted, wait)
             finally:
                 kept.give_back(match.session)
             yield from match.session._close()
-        while not kept.room and (idle := kept.least_recently_used()) is not None:
+        while not kept.add(session) and (idle := kept.least_recently_used()) is not None:
             yield from idle._close()
-        if kept.room:
-            kept.take(session)
         return session
 
     def _end(self, session: S) -> Steps[None]:
         """The reply is at its end: leave the session to be continued, if it is kept."""
-        if not self._conversations.give_back(session):
+        if not session.position or not self._conversations.give_back(session):
             yield from session._close()

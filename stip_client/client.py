@@ -23,7 +23,7 @@ from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.base import BaseClient, Options
 from stip_client.channel import Endpoint
 from stip_client.chat_template import Message
-from stip_client.errors import ClientError, ConnectionLostError
+from stip_client.errors import ConnectionLostError, SessionLostError
 from stip_client.generation import GenerationParameters, Piece, Prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.session import BaseSession
@@ -88,7 +88,7 @@ class Client(BaseClient["Session"]):
         try:
             while pieces := run(session._advance(generation)):
                 yield from pieces
-        except ClientError:
+        except SessionLostError:
             session.close()
             raise
         finally:

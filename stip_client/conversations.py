@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from threading import Lock
 from typing import Generic, TypeVar
 
 from stip_client.session import BaseSession
@@ -27,7 +28,10 @@ class _Kept(Generic[S]):
 
 @dataclass(frozen=True)
 class Match(Generic[S]):
-    """What a kept session has in common with a prompt: its first `length` tokens."""
+    """What a kept session has in common with a prompt: its first `length` tokens.
+
+    Where it `continues` the session it has been taken for that; else the session may be forked.
+    """
 
     session: S
     length: int
@@ -35,60 +39,68 @@ class Match(Generic[S]):
 
 
 class Conversations(Generic[S]):
-    """At most `maximum` sessions; those that no reply uses may be continued or closed."""
+    """At most `maximum` sessions; those that no reply uses may be continued or closed.
+
+    Threads may share it.
+    """
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
         self._kept: list[_Kept[S]] = []
         self._clock = count()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    @property
-    def room(self) -> bool:
-        """Whether another session may be kept, without one that is idle."""
-        return len(self._kept) < self._maximum
-
-    def match(self, prompt: Sequence[int]) -> Match[S] | None:
+    def claim(self, prompt: Sequence[int]) -> Match[S] | None:
         """The session to continue or to fork, the one that has most in common with a prompt.
 
         The last token of the prompt is not counted: it is sent in any case.
         """
-        best: Match[S] | None = None
-        for each in self._kept:
-            length = _common(each.session.tokens, prompt[:-1])
-            continues = not each.busy and length >= CONTINUED * each.session.position
-            if length < (1 if continues else WORTH_FORKING):
-                continue
-            if best is None or (length, continues) > (best.length, best.continues):
-                best = Match(each.session, length, continues)
-        return best
+        best: tuple[int, bool, _Kept[S]] | None = None
+        with self._lock:
+            for each in self._kept:
+                tokens = each.session.tokens
+                length = _common(tokens, prompt[:-1])
+                continues = not each.busy and length >= CONTINUED * len(tokens)
+                if length < (1 if continues else WORTH_FORKING):
+                    continue
+                if best is None or (length, continues) > best[:2]:
+                    best = length, continues, each
+            if best is None:
+                return None
+            length, continues, found = best
+            found.busy = found.busy or continues
+            return Match(found.session, length, continues)
 
-    def take(self, session: S) -> None:
-        """Use a session for a reply: one that is kept, or a new one, for which there is room."""
-        for each in self._kept:
-            if each.session is session:
-                each.busy = True
-                return
-        self._kept.append(_Kept(session, True, next(self._clock)))
+    def add(self, session: S) -> bool:
+        """Keep a session that a reply uses; false where there is no room."""
+        with self._lock:
+            if len(self._kept) >= self._maximum:
+                return False
+            self._kept.append(_Kept(session, True, next(self._clock)))
+            return True
 
     def give_back(self, session: S) -> bool:
         """The reply has ended, and the session may be continued; false if it is not kept."""
-        for each in self._kept:
-            if each.session is session:
-                each.busy, each.used = False, next(self._clock)
-                return True
-        return False
+        with self._lock:
+            for each in self._kept:
+                if each.session is session:
+                    each.busy, each.used = False, next(self._clock)
+                    return True
+            return False
 
     def forget(self, session: S) -> None:
         """The session is closed."""
-        self._kept = [each for each in self._kept if each.session is not session]
+        with self._lock:
+            self._kept = [each for each in self._kept if each.session is not session]
 
     def least_recently_used(self) -> S | None:
         """The idle session to close where room is needed."""
-        idle = [each for each in self._kept if not each.busy]
-        return min(idle, key=lambda each: each.used).session if idle else None
+        with self._lock:
+            idle = [each for each in self._kept if not each.busy]
+            return min(idle, key=lambda each: each.used).session if idle else None
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

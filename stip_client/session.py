@@ -181,11 +181,6 @@ class BaseSession:
 
         yield from self._recovering(nothing)
 
-    def _forked(self, length: int | None, max_length: int, wait: float) -> Steps[SessionCore]:
-        """The core of a fork, once the server is known to hold what it shares."""
-        yield from self._open()
-        return self._core.fork(length, max_length=max_length, wait=wait)
-
     def _recovering(self, action: Callable[[], Steps[T]]) -> Steps[T]:
         """What an action on the open session returns, repeated while that may help."""
         backoff = Backoff(self._client.patience)

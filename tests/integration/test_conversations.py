@@ -269,3 +269,25 @@ def test_an_asynchronous_session_needs_no_second_await(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         asyncio.run(run())
+
+
+def test_a_reply_under_way_is_not_disturbed_by_one_that_shares_its_beginning(
+    tiny_server: Server, tiny_bundles: Path
+) -> None:
+    """In mid-step as well: many at once, each of which forks or continues what there is."""
+    prompts = [[*SYSTEM, number % 3, 1, 2] for number in range(9)]
+
+    async def collect(client: AsyncClient, prompt: list[int]) -> list[int]:
+        pieces = client.generate(prompt, keep=True, max_new_tokens=30, ignore_eos=True)
+        return [piece.token_id async for piece in pieces]
+
+    async def run() -> None:
+        target, bundle = tiny_server.address, tiny_bundles / "client"
+        async with AsyncClient(target, bundle, patience=0, max_conversations=4) as client:
+            expected = [await collect(client, prompt) for prompt in prompts]
+            for _ in range(3):
+                tasks = [asyncio.create_task(collect(client, prompt)) for prompt in prompts]
+                assert await asyncio.gather(*tasks) == expected
+
+    asyncio.run(run())
+    assert sessions_of(tiny_server, tiny_bundles) == 0
