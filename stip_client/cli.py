@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from stip_client import connection_options
 from stip_client.commands import demo, generate
 from stip_client.errors import ClientError, HidesNothingWarning, SecretFilePermissionWarning
+from stip_client.terminal import PROGRAM, say, say_error, telling_warnings
 from stip_keys.errors import KeyFilePermissionWarning
 
-PROGRAM = "stip-client"
 EPILOG = """\
 examples:
   stip-client demo
@@ -26,7 +26,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), telling_warnings():
         for category in (
             KeyFilePermissionWarning,
             SecretFilePermissionWarning,
@@ -39,12 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a reader that has gone is dealt with
             return status
         except ClientError as error:
-            _say(f"error: {error}")
-            if error.hint:
-                _say(f"hint: {error.hint}")
+            say_error(error)
             return 1
         except KeyboardInterrupt:
-            _say("interrupted")
+            say("interrupted")
             return 130
         except BrokenPipeError:
             # the reader of our output has gone: what is still buffered goes nowhere
@@ -66,10 +64,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _say(f"warning: {message}")
-
-
-def _say(text: str) -> None:
-    # what a server says must not steer the terminal
-    shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-    print(f"{PROGRAM}: {shown}", file=sys.stderr)
+    say(f"warning: {message}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from stip_client.commands.termination import terminate_raises
 from stip_client.errors import ClientError
 
 DEFAULT_PROMPT = "Hello, how are you?"
 STOP_SECONDS = 10
+# What a command line of ours says when it fails.
+_TOLD = re.compile(r"^stip-\w+: (error|hint): (.*)$", re.MULTILINE)
 
 
 class DemoError(ClientError):
@@ -54,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
-        stack.enter_context(_terminate_raises())
+        stack.enter_context(terminate_raises())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stip-demo-")))
         checkpoint = arguments.model or stack.enter_context(
             resources.as_file(resources.files("stip_client") / "demo_model")
@@ -94,7 +96,7 @@ def _ask(stack: ExitStack, output: Path, arguments: argparse.Namespace) -> dict[
         "generate",
         *("--server", address),
         *("--bundle", output / "client"),
-        *("--prompt", arguments.prompt),
+        f"--prompt={arguments.prompt}",  # it may begin with a dash
         *("--max-new-tokens", arguments.max_new_tokens),
         "--echo",
         "--json",
@@ -107,7 +109,7 @@ def _tool(module: str, *arguments: object) -> str:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise DemoError(f"{module} failed with status {done.returncode}: {done.stderr.strip()}")
+        raise _failure(done.stderr, f"{module} failed with status {done.returncode}")
     return done.stdout
 
 
@@ -125,7 +127,7 @@ def _server(bundle: Path) -> Iterator[str]:
             if not line.startswith("listening on "):
                 process.wait()
                 log.seek(0)
-                raise DemoError(f"the server did not start: {log.read().strip()}")
+                raise _failure(log.read(), "the server did not start")
             yield line.removeprefix("listening on ").strip()
         finally:
             process.terminate()
@@ -135,19 +137,13 @@ def _server(bundle: Path) -> Iterator[str]:
                 process.kill()
 
 
+def _failure(stderr: str, otherwise: str) -> DemoError:
+    """The error that a party's command line told, in its own words."""
+    told = dict(_TOLD.findall(stderr))
+    if "error" in told:
+        return DemoError(told["error"], hint=told.get("hint"))
+    return DemoError(f"{otherwise}: {stderr.strip()}")
+
+
 def _floats(values: list[float]) -> str:
     return " ".join(f"{value:+.3f}" for value in values)
-
-
-@contextmanager
-def _terminate_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that nothing is left behind."""
-
-    def unwind(signum: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + signum)
-
-    previous = signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

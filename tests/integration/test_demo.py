@@ -108,7 +108,7 @@ def test_generate_prints_the_reply_and_nothing_else_when_quiet(
 
 def test_generate_profile_json_echo_and_stop(server: Server, bundles: Path) -> None:
     options = ("--server", server.address, "--bundle", bundles / "client")
-    options += ("--prompt", "What is the capital of France?")
+    options += ("--prompt", "What is the capital of France?", "--draft", "off")
     done = run_tool("stip_client", "generate", *options, "--json", "--echo", "--stop", "Paris")
     answer = json.loads(done.stdout)
     assert answer["text"] == "The capital of France is "
@@ -117,8 +117,9 @@ def test_generate_profile_json_echo_and_stop(server: Server, bundles: Path) -> N
     assert len(answer["steps"]) == len(answer["token_ids"]) == len(answer["logprobs"])
 
     profiled = run_tool("stip_client", "generate", *options, "--profile", "--max-new-tokens", 3)
-    header, *rows = profiled.stderr.splitlines()[:4]
-    assert header.split() == ["step", "rows", "client", "wire", "queue", "compute", "ms"]
+    header, units, *rows = profiled.stderr.splitlines()[:5]
+    assert header.split() == ["step", "rows", "client", "wire", "queue", "compute", "up", "down"]
+    assert units.split() == ["ms"] * 4 + ["bytes"] * 2
     assert [row.split()[0] for row in rows] == ["0", "1", "2"]
 
 

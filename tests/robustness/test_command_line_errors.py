@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from stip_client.cli import _say
-from tests.parties import Server, run_tool
+import stip_client
+from stip_client.terminal import say
+from tests.parties import Server, run_tool, server_process
 from tests.robustness.command_line import assert_no_traceback, assert_refused
 
 KEYS, SERVER, CLIENT = "stip_keys", "stip_server", "stip_client"
@@ -39,6 +42,11 @@ WRONG_USAGE = {
     "client without command": ([CLIENT], "COMMAND"),
     "no prompt": (GENERATE, "--prompt"),
     "token on the command line": ([*GENERATE, "--prompt", "w5", "--token", "secret"], "--token"),
+    "draft": ([*GENERATE, "--prompt", "w5", "--draft", "some"], "neither auto, off nor a number"),
+    "draft below 0": (
+        [*GENERATE, "--prompt", "w5", "--draft=-1"],
+        "neither auto, off nor a number",
+    ),
     "tokens as text": ([*GENERATE, "--prompt", "w5", "--max-new-tokens", "few"], "few"),
 }
 ERRORS = {
@@ -106,6 +114,59 @@ def test_an_error_is_one_line_and_exits_with_1(name: str, places: dict[str, obje
     assert done.stdout == "" or name == "demo of nothing"
 
 
+def test_an_error_within_the_demo_is_told_in_the_words_of_the_party_that_met_it() -> None:
+    done = run_tool(CLIENT, "demo", "")
+    assert_refused(done, "stip-client: error: the prompt is empty")
+    assert done.stderr.count("error") == 1
+
+
+def test_json_of_an_error_before_the_first_token(model: Path) -> None:
+    done = run_tool(
+        *(CLIENT, "generate", "--server", "localhost:1", "--bundle", model / "client"),
+        *("--prompt", "w5", "--json"),
+    )
+    assert_refused(done, "no connection to localhost:1")
+    answer = json.loads(done.stdout)
+    assert f"error: {answer['error']}\n" in done.stderr
+    assert (answer["text"], answer["token_ids"], answer["finish_reason"]) == ("", [], None)
+
+
+def test_a_reply_that_cannot_be_so_long_is_told_of(model: Path) -> None:
+    with server_process(model / "server", "--max-length", 8) as server:
+        command = [CLIENT, "generate", "--server", server.address, "--bundle", model / "client"]
+        command += ["--prompt", "w5 w6 w7", "--max-new-tokens"]
+        # the last token is not sent back to a session, so it takes no place there
+        fits, longer = run_tool(*command, 6), run_tool(*command, 7)
+        quiet = run_tool(*command, 7, "--quiet")
+    assert longer.stdout == fits.stdout == quiet.stdout
+    assert len(fits.stdout.split()) == 6
+    assert "note" not in fits.stderr
+    assert "note: of --max-new-tokens 7 only 6 fit: the context holds 8 tokens" in longer.stderr
+    assert quiet.stderr == ""
+
+
+@pytest.mark.parametrize("verbosity", [None, "INFO"])
+def test_grpc_says_nothing_of_its_own_unless_it_is_asked_to(
+    verbosity: str | None, model: Path, strict_server: Server
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    if verbosity is not None:
+        environment["GRPC_VERBOSITY"] = verbosity
+    command = (CLIENT, "generate", "--server", strict_server.address, "--tls", "--prompt", "w5")
+    done = run_tool(*command, "--bundle", model / "client", env=environment)
+    assert_refused(done, "no connection to", hint="does not speak TLS")
+    assert ("ssl_transport_security" in done.stderr) == (verbosity is not None)
+
+
+def test_the_package_holds_what_it_says_and_imports_it_when_asked() -> None:
+    assert all(getattr(stip_client, name) is not None for name in stip_client.__all__)
+    assert set(stip_client.__all__) <= set(dir(stip_client))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = stip_client.nothing
+    code = "import stip_client, sys; sys.exit('grpc' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_prompt_longer_than_the_context_is_refused(model: Path, strict_server: Server) -> None:
     done = run_tool(
         *(CLIENT, "generate", "--server", strict_server.address, "--bundle", model / "client"),
@@ -152,7 +213,7 @@ def test_a_reader_that_goes_away_is_no_error(model: Path, strict_server: Server)
 
 
 def test_what_a_server_says_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    _say("error: \x1b[2Jgone\n\u202esdrawkcab, 日本語")
+    say("error: \x1b[2Jgone\n\u202esdrawkcab, 日本語")
     assert capsys.readouterr().err == (
         "stip-client: error: \\x1b[2Jgone\\n\\u202esdrawkcab, 日本語\n"
     )

@@ -1,4 +1,4 @@
-"""Ctrl-C on the client in mid-answer: it goes at once, and the server lets go of it."""
+"""Ctrl-C and SIGTERM on the client in mid-answer: it goes at once, and the server lets go of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
+
+import pytest
 
 from stip_client import Client, ServerBusyError
 from tests.parties import Server
@@ -50,13 +52,18 @@ def wait_for_a_session(server: Server, model: Path) -> None:
                 return
 
 
-def test_ctrl_c_frees_the_session_at_once(own_server: Callable[..., Server], model: Path) -> None:
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_frees_the_session_at_once(
+    signum: signal.Signals, status: int, own_server: Callable[..., Server], model: Path
+) -> None:
     server = own_server("--max-sessions", 1, "--session-ttl", 3600)
     for attempt in range(TIMES):
         with talking(server, model / "client") as client:
             sleep(0.01 * attempt)
-            client.send_signal(signal.SIGINT)
-            client.communicate(timeout=PATIENCE)
+            client.send_signal(signum)
+            _, stderr = client.communicate(timeout=PATIENCE)
+        assert client.returncode == status, stderr
+        assert_no_traceback(stderr)
         wait_for_a_session(server, model)
 
 

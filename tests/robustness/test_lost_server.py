@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from stip_client import AsyncClient, Client, ConnectionLostError, SessionLostError
 from tests.parties import Server, run_tool
 from tests.robustness.command_line import assert_refused
+from tests.robustness.watched import eventually, watched_server
 
 NOTICED_WITHIN = 5.0
 # For processes and machines that are slow to start, not for what is claimed.
@@ -53,6 +55,28 @@ def test_the_command_line_notices_a_server_lost_in_mid_answer(
     done = subprocess.CompletedProcess([], client.returncode, stdout, stderr)
     assert_refused(done, f"no connection to {server.address}", hint="server running")
     assert took < NOTICED_WITHIN
+
+
+def test_json_tells_what_had_come_and_the_error(tmp_path: Path, model: Path) -> None:
+    with watched_server(model / "server", tmp_path) as server:
+        command = [sys.executable, "-m", "stip_client", "generate", "--server", server.address]
+        command += ["--bundle", str(model / "client"), "--prompt", "w5 w6", "--patience", "0"]
+        command += ["--max-new-tokens", "90000", "--draft", "off", "--json"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as client:
+            eventually(lambda: server.metric("stip_tokens_total", kind="decode") >= 5)
+            server.server.process.kill()
+            stdout, stderr = client.communicate(timeout=PATIENCE)
+    done = subprocess.CompletedProcess([], client.returncode, stdout, stderr)
+    assert_refused(done, f"no connection to {server.address}", hint="server running")
+    answer = json.loads(stdout)
+    assert f"error: {answer['error']}\n" in stderr
+    assert answer["prompt_tokens"] == 2
+    assert answer["finish_reason"] is None
+    tokens = answer["token_ids"]
+    assert len(tokens) == len(answer["steps"]) >= 4
+    assert answer["text"] == " ".join(f"w{token}" for token in tokens)
 
 
 def test_a_frozen_server_is_noticed_and_nothing_is_lost_when_it_thaws(
