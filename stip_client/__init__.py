@@ -3,27 +3,31 @@
 Runs where MLX does not: it needs gRPC, NumPy, safetensors and tokenizers only.
 """
 
-from stip_client.aio import AsyncClient, AsyncSession
-from stip_client.client import Client, Session
-from stip_client.credentials import TLS
-from stip_client.errors import (
-    BundleError,
-    ClientError,
-    ConnectionLostError,
-    ContextOverflowError,
-    CredentialsError,
-    HidesNothingWarning,
-    RequestError,
-    SecretFilePermissionWarning,
-    ServerBusyError,
-    ServerError,
-    SessionLostError,
-    UnauthenticatedError,
-    WrongKeyError,
-)
-from stip_client.generation import Piece
-from stip_client.profile import StepProfile
-from stip_client.sampling import SamplingParameters
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stip_client.aio import AsyncClient, AsyncSession
+    from stip_client.client import Client, Session
+    from stip_client.credentials import TLS
+    from stip_client.errors import (
+        BundleError,
+        ClientError,
+        ConnectionLostError,
+        ContextOverflowError,
+        CredentialsError,
+        HidesNothingWarning,
+        RequestError,
+        SecretFilePermissionWarning,
+        ServerBusyError,
+        ServerError,
+        SessionLostError,
+        UnauthenticatedError,
+        WrongKeyError,
+    )
+    from stip_client.generation import Piece
+    from stip_client.profile import StepProfile
+    from stip_client.sampling import SamplingParameters
 
 __version__ = "0.1.0"
 
@@ -50,3 +54,27 @@ __all__ = [
     "UnauthenticatedError",
     "WrongKeyError",
 ]
+
+# Where each of them is imported from when it is first asked for; the others are errors. Not before:
+# the command line has to silence gRPC before that is imported.
+_MODULES = {
+    "aio": ("AsyncClient", "AsyncSession"),
+    "client": ("Client", "Session"),
+    "credentials": ("TLS",),
+    "generation": ("Piece",),
+    "profile": ("StepProfile",),
+    "sampling": ("SamplingParameters",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

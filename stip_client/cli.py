@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import stip_client.quiet_grpc  # noqa: F401 - before anything else imports gRPC
+
+# isort: split
 import argparse
 import os
 import sys
