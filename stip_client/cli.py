@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 from stip_client import connection_options
-from stip_client.commands import chat, demo, generate
+from stip_client.commands import bench, chat, demo, generate
 from stip_client.errors import ClientError, HidesNothingWarning, SecretFilePermissionWarning
 from stip_client.terminal import PROGRAM, say, say_error, telling_warnings
 from stip_keys.errors import KeyFilePermissionWarning
@@ -24,6 +24,7 @@ examples:
   stip-client generate --server gpu.example.org:50051 --tls --token-file token \\
     --bundle stip_model/client --prompt "Hello!"
   stip-client chat --server localhost:50051 --bundle stip_model/client
+  stip-client bench --server localhost:50051 --bundle stip_model/client --sessions 1,2,4,8
 """
 
 
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     generate.add_parser(commands, connection_options.parent_parser())
     chat.add_parser(commands, connection_options.parent_parser())
+    bench.add_parser(commands, connection_options.parent_parser())
     demo.add_parser(commands)
     return parser
 
