@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -55,7 +55,7 @@ class AsyncClient(BaseClient["AsyncSession"]):
 
     async def generate(
         self, prompt: Prompt, *, raw: bool = False, keep: bool = False, **options: Unpack[Options]
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         """Generate a reply, piece by piece; as `Client.generate`."""
         begun = self._begin(prompt, options, raw=raw, keep=keep)
         session, generation = await run_async(begun)
@@ -69,7 +69,9 @@ class AsyncClient(BaseClient["AsyncSession"]):
         finally:
             await run_async(self._end(session))
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> AsyncIterator[Piece]:
+    def chat(
+        self, messages: Sequence[Message], **options: Unpack[Options]
+    ) -> AsyncGenerator[Piece, None]:
         """Generate the reply to a conversation; as `Client.chat`."""
         return self.generate(messages, keep=True, **options)
 
@@ -147,7 +149,7 @@ class AsyncSession(BaseSession):
 
     async def generate(
         self, prompt: Sequence[int], parameters: GenerationParameters | None = None
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncGenerator[Piece, None]:
         """Generate a reply to some more tokens, in this session."""
         generation = self._generation(prompt, parameters or GenerationParameters())
         while pieces := await run_async(self._advance(generation)):

@@ -9,11 +9,11 @@ from typing import Any, Generic, TypedDict, TypeVar, cast
 from stip.v1.inference_pb2 import GetModelInfoResponse, Limits
 from stip_client.bundle import ClientBundle
 from stip_client.channel import ANSWER_TIMEOUT, CONNECT_TIMEOUT, PATIENCE, Endpoint
-from stip_client.conversations import Conversations
 from stip_client.credentials import TLS
 from stip_client.drafting import Draft
 from stip_client.errors import ConnectionLostError, ServerBusyError
 from stip_client.generation import Generation, GenerationParameters, Prompt, encode_prompt
+from stip_client.pool import SessionPool
 from stip_client.protocol import SessionCore
 from stip_client.sampling import LogitsProcessor, SamplingParameters
 from stip_client.session import BaseSession, Stream
@@ -93,7 +93,7 @@ class BaseClient(Generic[S]):
         self._dtype = dtype
         self._channels: dict[Endpoint, Any] = {}
         self._sessions: set[S] = set()
-        self._conversations: Conversations[S] = Conversations(max_conversations)
+        self._pool: SessionPool[S] = SessionPool(max_conversations)
         self._limits: Limits | None = None
 
     # -- what waits, which the two clients do each in its way ------------------------------------
@@ -137,7 +137,7 @@ class BaseClient(Generic[S]):
         session = self._make_session(core)
         session._endpoint = endpoint
         while True:
-            idle = self._conversations.least_recently_used()
+            idle = self._pool.least_recently_used()
             try:
                 yield from session._opening(core.wait if idle is None else 0.0)
                 break
@@ -155,7 +155,7 @@ class BaseClient(Generic[S]):
     def _forget(self, session: BaseSession) -> None:
         """The session is closed."""
         self._sessions.discard(cast(S, session))
-        self._conversations.forget(cast(S, session))
+        self._pool.forget(cast(S, session))
 
     # -- replies ---------------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class BaseClient(Generic[S]):
     def _conversation(self, tokens: list[int], needed: int, wait: float) -> Steps[S]:
         """A kept session that holds a beginning of the prompt, or a new one."""
         assert self._limits is not None
-        kept = self._conversations
+        kept = self._pool
         # room for the conversation to go on
         wanted = min(max(needed, self._limits.default_length), self._limits.max_length)
         match = kept.claim(tokens)
@@ -201,5 +201,5 @@ class BaseClient(Generic[S]):
 
     def _end(self, session: S) -> Steps[None]:
         """The reply is at its end: leave the session to be continued, if it is kept."""
-        if not session.position or not self._conversations.give_back(session):
+        if not session.position or not self._pool.give_back(session):
             yield from session._close()

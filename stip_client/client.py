@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic, sleep
@@ -68,7 +68,7 @@ class Client(BaseClient["Session"]):
 
     def generate(
         self, prompt: Prompt, *, raw: bool = False, keep: bool = False, **options: Unpack[Options]
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Generate a reply, piece by piece. Closing the iterator ends it.
 
         A text prompt becomes the user's message in the model's chat template, if the bundle has
@@ -94,7 +94,9 @@ class Client(BaseClient["Session"]):
         finally:
             run(self._end(session))
 
-    def chat(self, messages: Sequence[Message], **options: Unpack[Options]) -> Iterator[Piece]:
+    def chat(
+        self, messages: Sequence[Message], **options: Unpack[Options]
+    ) -> Generator[Piece, None, None]:
         """Generate the reply to a conversation: `generate` with messages and `keep`.
 
         A conversation that goes on sends only what is new.
@@ -179,7 +181,7 @@ class Session(BaseSession):
 
     def generate(
         self, prompt: Sequence[int], parameters: GenerationParameters | None = None
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Generate a reply to some more tokens, in this session."""
         generation = self._generation(prompt, parameters or GenerationParameters())
         while pieces := run(self._advance(generation)):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from queue import SimpleQueue
 from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
-from typing import cast
 
 from stip_client.base import Options
 from stip_client.client import Client
 from stip_client.errors import ClientError
-from stip_client.generation import Piece
 from stip_client.measurement import Measurement
 
 # Seconds that the other sessions have to end when one fails.
@@ -42,7 +40,7 @@ class ConcurrentSessions:
                 start.wait()
                 measurement = Measurement()
                 pieces = self._clients[number].generate(prompts[number], **options)
-                with closing(cast("Generator[Piece]", pieces)):
+                with closing(pieces):
                     for piece in pieces:
                         measurement.take(piece)
                         if stop.is_set():

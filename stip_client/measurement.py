@@ -44,6 +44,11 @@ class Measurement:
         return self.steps[0].rows if self.steps else 0
 
     @property
+    def round_trips(self) -> int:
+        """Steps, that of the prompt included."""
+        return sum(step.round_trips for step in self.steps)
+
+    @property
     def first_token(self) -> float | None:
         """Seconds to the first token."""
         return self.arrivals[0] if self.arrivals else None
@@ -79,7 +84,7 @@ def rates(replies: Iterable[Measurement]) -> Rates:
         tokens_per_second=tokens / max(seconds, 1e-9),
         bytes_up=sum(step.bytes_up for step in steps) / tokens,
         bytes_down=sum(step.bytes_down for step in steps) / tokens,
-        tokens_per_round_trip=tokens / len(steps) if steps else None,
+        tokens_per_round_trip=tokens / sum(step.round_trips for step in steps) if steps else None,
     )
 
 

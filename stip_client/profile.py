@@ -11,7 +11,8 @@ class StepProfile:
 
     client: sampling, embedding, masking and encoding before it was sent. queue and compute: as the
     server reports them. wire: the rest of the round trip. bytes_up and bytes_down are those of the
-    gRPC messages; what HTTP/2, TLS and TCP add is not counted. `drafted` of the rows were guesses.
+    gRPC messages; what HTTP/2, TLS and TCP add is not counted. `drafted` of the rows were guesses. round_trips is more
+    than one where a token took several calls; the chunks of one are counted as one.
     """
 
     rows: int
@@ -22,6 +23,7 @@ class StepProfile:
     bytes_up: int = 0
     bytes_down: int = 0
     drafted: int = 0
+    round_trips: int = 1
 
     def __add__(self, other: StepProfile) -> StepProfile:
         """The sums: of steps that brought a token only together."""
@@ -34,4 +36,5 @@ class StepProfile:
             self.bytes_up + other.bytes_up,
             self.bytes_down + other.bytes_down,
             self.drafted + other.drafted,
+            self.round_trips + other.round_trips,
         )

@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import cast
 
 from stip_client.client import Client
 from stip_client.commands.chat_statistics import ReplyStatistics, table
@@ -22,7 +21,7 @@ from stip_client.commands.termination import terminate_raises
 from stip_client.connection_options import access
 from stip_client.conversation import Conversation, valid_text
 from stip_client.errors import BundleError, ClientError, ContextOverflowError, RequestError
-from stip_client.generation import FinishReason, Piece, encode_prompt
+from stip_client.generation import FinishReason, encode_prompt
 from stip_client.measurement import Measurement
 from stip_client.terminal import printable, reply_text, say_error
 
@@ -142,7 +141,7 @@ class _Chat:
         texts: list[str] = []
         finish: FinishReason | None = None
         # closed at once when it is stopped: its session is then free to be continued
-        reply = cast("Generator[Piece]", self._client.chat(messages, **self._options))
+        reply = self._client.chat(messages, **self._options)
         try:
             with Stopping() as stopping, closing(reply):
                 for piece in stopping.each(reply):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from time import perf_counter
-from typing import cast
 
 from stip_client.base import Options
 from stip_client.client import Client
@@ -110,8 +109,7 @@ class _Reply:
             self._tell_what_fits(client)
             self.measurement = Measurement()
             # closed at once where an exception comes between two pieces
-            reply = cast("Generator[Piece]", client.generate(token_ids, **options))
-            with closing(reply) as pieces:
+            with closing(client.generate(token_ids, **options)) as pieces:
                 for piece in pieces:
                     self.measurement.take(piece)
                     self.pieces.append(piece)

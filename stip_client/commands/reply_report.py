@@ -67,7 +67,7 @@ def summary(pieces: Sequence[Piece], measurement: Measurement, prompt_tokens: in
     found = rates([measurement])
     if found.tokens_per_second is not None:
         text += (
-            f"; {measurement.tokens} tokens in {len(measurement.steps)} round trips, "
+            f"; {measurement.tokens} tokens in {measurement.round_trips} round trips, "
             f"{found.tokens_per_second:.1f} tokens/s, {shown_bytes(found.bytes_up or 0)} up and "
             f"{shown_bytes(found.bytes_down or 0)} down a token"
         )

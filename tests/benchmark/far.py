@@ -132,4 +132,4 @@ def _tokens(pieces: list[Piece]) -> list[int]:
 
 
 def _steps(pieces: list[Piece]) -> int:
-    return sum(piece.profile is not None for piece in pieces)
+    return sum(piece.profile.round_trips for piece in pieces if piece.profile is not None)

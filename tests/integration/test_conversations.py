@@ -124,7 +124,7 @@ def test_a_reply_that_is_given_up_leaves_its_session_usable(client: Client, when
     pieces = client.generate(prompt, keep=True, max_new_tokens=50)
     for _ in range(when):
         next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
+    pieces.close()
     assert client.model_info().load.sessions == 1
     assert ask(client, prompt) == (1, expected)
 

@@ -261,3 +261,4 @@ def test_a_step_without_a_token_is_counted_with_the_next(bundle: ClientBundle) -
     profiles = [piece.profile for piece in pieces if piece.profile is not None]
     assert len(profiles) < len(steps)
     assert sum(each.rows for each in profiles) == sum(free(step).rows for step in steps)
+    assert sum(each.round_trips for each in profiles) == len(steps)

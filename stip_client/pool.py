@@ -38,7 +38,7 @@ class Match(Generic[S]):
     continues: bool
 
 
-class Conversations(Generic[S]):
+class SessionPool(Generic[S]):
     """At most `maximum` sessions; those that no reply uses may be continued or closed.
 
     Threads may share it.
