@@ -11,8 +11,8 @@ class StepProfile:
 
     client: sampling, embedding, masking and encoding before it was sent. queue and compute: as the
     server reports them. wire: the rest of the round trip. bytes_up and bytes_down are those of the
-    gRPC messages; what HTTP/2, TLS and TCP add is not counted. `drafted` of the rows were guesses. round_trips is more
-    than one where a token took several calls; the chunks of one are counted as one.
+    gRPC messages; what HTTP/2, TLS and TCP add is not counted. `drafted` of the rows were guesses.
+    round_trips is more than 1 where a token took several calls; the chunks of one count as 1.
     """
 
     rows: int

