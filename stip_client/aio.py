@@ -175,7 +175,7 @@ class AsyncSession(BaseSession):
         await self.close()
 
 
-class OpeningSession:
+class OpeningSession(Coroutine[Any, Any, AsyncSession]):
     """A session on its way: awaited it is the session, in `async with` it is closed at the end."""
 
     def __init__(self, opening: Coroutine[Any, Any, AsyncSession]) -> None:
@@ -184,6 +184,15 @@ class OpeningSession:
 
     def __await__(self) -> Generator[Any, None, AsyncSession]:
         return self._opening.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._opening.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._opening.throw(*error)
+
+    def close(self) -> None:
+        self._opening.close()
 
     async def __aenter__(self) -> AsyncSession:
         self._session = await self._opening

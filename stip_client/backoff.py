@@ -26,13 +26,18 @@ class Backoff:
         clock: Callable[[], float] = monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`patience`: seconds from the first failure on, after which there is no other attempt."""
+        """`patience`: seconds after which there is no other attempt, from the first failure on."""
         self._patience = patience
         self._clock = clock
         self._draw = draw
         self._end: float | None = None
         self._bound = FIRST
         self.attempts = 0  # that have failed
+
+    def begin(self) -> Backoff:
+        """Count patience from now on, and not from the first failure."""
+        self._end = self._clock() + self._patience
+        return self
 
     @property
     def begun(self) -> bool:
@@ -51,7 +56,7 @@ class Backoff:
         """
         asked = 0.0 if elsewhere else error.retry_after or 0.0
         if self._end is None:
-            self._end = self._clock() + self._patience
+            self.begin()
         self.attempts += 1
         bound, self._bound = self._bound, min(2 * self._bound, LONGEST)
         seconds = max(bound * (1 + self._draw()) / 2, asked)

@@ -106,12 +106,12 @@ class BaseSession:
 
         `wait` seconds may pass until one has room.
         """
-        backoff = Backoff(wait)
+        backoff = Backoff(wait).begin()
         while True:
             try:
                 yield from self._open_anywhere(backoff.left)
                 return
-            except SessionLostError:
+            except (SessionLostError, ConnectionLostError):
                 if not self._core.forks or self._client.patience <= 0:
                     raise
                 self._core.begin_anew()  # what was to be shared is sent instead

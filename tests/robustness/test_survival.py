@@ -142,6 +142,20 @@ def test_a_conversation_moves_with_all_its_sessions(
             assert abs(one - other).max() < 1e-4 * abs(other).max()
 
 
+def test_a_conversation_is_forked_from_a_lost_server_by_sending_it_again(
+    own_server: Callable[..., Server], model: Path
+) -> None:
+    first, second = own_server(), own_server()
+    with Client(f"{first.address},{second.address}", model / "client") as client:
+        reply = client.generate([*PROMPT, 1], keep=True, max_new_tokens=20, ignore_eos=True)
+        next(reply)
+        first.process.kill()
+        # while the session that it shares its beginning with is busy, and has not noticed yet
+        other = tokens(client.generate([*PROMPT, 2], keep=True, max_new_tokens=5))
+        assert other == tokens(client.generate([*PROMPT, 2], max_new_tokens=5))
+        assert len(tokens(reply)) == 19
+
+
 def test_a_client_begins_with_the_first_server_that_answers(
     own_server: Callable[..., Server], strict_server: Server, model: Path
 ) -> None:

@@ -51,6 +51,16 @@ def test_patience_counts_from_the_first_failure() -> None:
         backoff.pause(LOST)
 
 
+def test_patience_may_count_from_before() -> None:
+    clock = Clock()
+    backoff = Backoff(3.0, clock=clock).begin()
+    clock.now += 2.9
+    assert backoff.left == pytest.approx(0.1)
+    clock.now += 0.2
+    with pytest.raises(ConnectionLostError):
+        backoff.pause(LOST)
+
+
 def test_the_server_s_word_is_heeded() -> None:
     clock = Clock()
     backoff = Backoff(3.0, clock=clock)
