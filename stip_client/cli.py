@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 from stip_client import connection_options
-from stip_client.commands import bench, chat, demo, generate
+from stip_client.commands import bench, chat, demo, generate, serve
 from stip_client.errors import ClientError, HidesNothingWarning, SecretFilePermissionWarning
 from stip_client.terminal import PROGRAM, say, say_error, telling_warnings
 from stip_keys.errors import KeyFilePermissionWarning
@@ -25,6 +25,7 @@ examples:
     --bundle stip_model/client --prompt "Hello!"
   stip-client chat --server localhost:50051 --bundle stip_model/client
   stip-client bench --server localhost:50051 --bundle stip_model/client --sessions 1,2,4,8
+  stip-client serve --server localhost:50051 --bundle stip_model/client
 """
 
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_parser(commands, connection_options.parent_parser())
     chat.add_parser(commands, connection_options.parent_parser())
     bench.add_parser(commands, connection_options.parent_parser())
+    serve.add_parser(commands, connection_options.parent_parser())
     demo.add_parser(commands)
     return parser
 

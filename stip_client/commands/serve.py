@@ -1,0 +1,189 @@
+"""stip-client serve: a gateway on this machine that speaks OpenAI's API."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from stip_client.aio import AsyncClient
+from stip_client.channel import is_loopback
+from stip_client.connection_options import access
+from stip_client.credentials import check_token, read_token
+from stip_client.errors import ClientError, ConnectionLostError, WrongKeyError
+
+# Starlette and uvicorn are an extra, so nothing of stip_client.gateway is imported up here.
+
+KEY_VARIABLE = "STIP_GATEWAY_KEY"
+EXTRA = ("starlette", "uvicorn")
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    connection: argparse.ArgumentParser,
+) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "serve",
+        parents=[connection],
+        help="let applications use the model through OpenAI's API",
+        description="Listen on this machine and speak OpenAI's API, so that applications use the "
+        "model with a change of their base URL. Text is plain between them and this process; "
+        "what leaves it for the server is permuted.",
+        allow_abbrev=False,  # --api-key SECRET must not pass for --api-key-file
+    )
+    gateway = parser.add_argument_group("gateway")
+    gateway.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="listen here; beyond this machine only with an API key (default: %(default)s)",
+    )
+    gateway.add_argument(
+        "--port", type=_port, default=8080, help="0 takes a free one (default: %(default)s)"
+    )
+    gateway.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="demand the key in this file's first line of every application "
+        f"(default: the environment variable {KEY_VARIABLE}, if it is set)",
+    )
+    gateway.add_argument(
+        "--allow-origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let web pages of this origin in, such as https://chat.example.org; repeatable",
+    )
+    gateway.add_argument(
+        "--model-name",
+        metavar="NAME",
+        help="the model's id for applications (default: its type and the bundle's fingerprint)",
+    )
+    gateway.add_argument(
+        "--max-concurrent",
+        type=_positive,
+        default=16,
+        metavar="N",
+        help="replies at once; more are refused with status 429 (default: %(default)s)",
+    )
+    gateway.add_argument(
+        "--wait",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="let a request wait so long for a place where the server is full "
+        "(default: %(default)g)",
+    )
+    parser.set_defaults(run=_run)
+
+
+class ExtraMissingError(ClientError):
+    """The packages of the extra `gateway` are not installed."""
+
+    hint = 'pip install "stip-grpc[gateway]"'
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
+        raise ExtraMissingError(f"the gateway needs {' and '.join(missing)}")
+    received = asyncio.run(_serve(arguments))
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt
+    return 0
+
+
+async def _serve(arguments: argparse.Namespace) -> signal.Signals:
+    from stip_client.gateway.access_log import LogWriter
+    from stip_client.gateway.app import make_app
+    from stip_client.gateway.served_model import ServedModel
+    from stip_client.gateway.server import base_url, listening_socket, serve
+
+    key = _key(arguments.api_key_file)
+    with listening_socket(arguments.host, arguments.port, has_key=key is not None) as listener:
+        if not is_loopback(f"{listener.getsockname()[0]}:0"):
+            _note("warning: what applications send travels in plain text to this address")
+        async with AsyncClient(
+            arguments.server,
+            arguments.bundle,
+            max_conversations=arguments.max_concurrent,
+            **access(arguments),
+        ) as client:
+            await _check_server(client)
+            app = make_app(
+                ServedModel(client, name=arguments.model_name, wait=arguments.wait),
+                key=key,
+                origins=arguments.allow_origin,
+                max_concurrent=arguments.max_concurrent,
+                log=LogWriter(sys.stderr),
+            )
+            url = base_url(listener)
+            return await serve(
+                app, listener, on_listening=lambda: print(f"listening on {url}", flush=True)
+            )
+
+
+async def _check_server(client: AsyncClient) -> None:
+    """Say at once what every request would fail with; a server may still be coming up."""
+    try:
+        info = await client.model_info()
+    except ConnectionLostError as error:
+        _note(f"warning: {error}; requests are refused until the server answers")
+        return
+    if info.key_id != client.bundle.manifest.key_id:
+        raise WrongKeyError(
+            f"the server's model has key_id {info.key_id}, "
+            f"the bundle {client.bundle.manifest.key_id}"
+        )
+
+
+def _key(file: Path | None) -> str | None:
+    """The API key, if there is to be one. Raises CredentialsError."""
+    if file is not None:
+        return read_token(file)
+    key = os.environ.get(KEY_VARIABLE)
+    return check_token(key) if key else None
+
+
+def _note(text: str) -> None:
+    print(f"stip-client: {text}", file=sys.stderr, flush=True)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
+
+
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or text != f"{parts.scheme}://{parts.netloc}"
+    ):
+        raise argparse.ArgumentTypeError(f"{text!r} is no origin, such as https://chat.example.org")
+    return text.lower()

@@ -1,0 +1,81 @@
+"""One line per request: method, path, status, milliseconds. Never what was asked or answered.
+
+A thread writes them: whoever started the gateway and reads none of its lines holds up nothing.
+"""
+
+from __future__ import annotations
+
+import queue
+import traceback
+from contextlib import suppress
+from threading import Thread
+from time import perf_counter
+from typing import TextIO
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_WAITING_LINES = 1000
+MAX_PATH = 100
+# what nginx logs where the client has gone before its answer began
+CLIENT_GONE = 499
+
+
+class LogWriter:
+    """Writes lines to a file; those that find no room are dropped."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING_LINES)
+        Thread(target=self._write, name="stip-gateway-log", daemon=True).start()
+
+    def line(self, text: str) -> None:
+        """Write a line in a while."""
+        with suppress(queue.Full):
+            self._lines.put_nowait(text)
+
+    def _write(self) -> None:
+        while True:
+            try:
+                print(self._lines.get(), file=self._file, flush=True)
+            except OSError:
+                return  # nobody will ever read it
+
+
+class AccessLog:
+    """An ASGI middleware around everything else."""
+
+    def __init__(self, app: ASGIApp, log: LogWriter) -> None:
+        self._app = app
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        status = CLIENT_GONE
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception as error:
+            status = 500
+            # the message of an unforeseen error might quote the request
+            self._log.line(f"internal error: {type(error).__name__}, {_where(error)}")
+            raise
+        finally:
+            milliseconds = (perf_counter() - started) * 1e3
+            path = _shown(scope["path"])
+            self._log.line(f"{scope['method']} {path} {status} {milliseconds:.0f} ms")
+
+
+def _shown(path: str) -> str:
+    text = "".join(each if each.isprintable() else "?" for each in path[:MAX_PATH])
+    return text if len(path) <= MAX_PATH else f"{text}..."
+
+
+def _where(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))

@@ -1,0 +1,168 @@
+"""The gateway's routes, and what surrounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from stip_client.errors import ClientError
+from stip_client.gateway.access_log import AccessLog, LogWriter
+from stip_client.gateway.completion import Completion
+from stip_client.gateway.connection import ClientGone, read_body, send_events, while_connected
+from stip_client.gateway.errors import ApiError, from_client_error
+from stip_client.gateway.guard import Guard
+from stip_client.gateway.replies import ChatReply, CompletionReply
+from stip_client.gateway.requests import CompletionRequest, parse_chat, parse_completion
+from stip_client.gateway.served_model import ServedModel
+from stip_client.gateway.slots import Slots
+
+
+def make_app(
+    model: ServedModel,
+    *,
+    key: str | None,
+    origins: Sequence[str],
+    max_concurrent: int,
+    log: LogWriter,
+) -> Starlette:
+    """The ASGI application. `key` and `origins` are those of Guard."""
+    slots = Slots(max_concurrent)
+    routes = [
+        Route("/health", _health(model), methods=["GET"]),
+        Route("/v1/models", _models(model), methods=["GET"]),
+        Route("/v1/models/{name:path}", _model(model), methods=["GET"]),
+        Route(
+            "/v1/chat/completions",
+            _Completions(model, slots, parse_chat, ChatReply),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/completions",
+            _Completions(model, slots, parse_completion, CompletionReply),
+            methods=["POST"],
+        ),
+    ]
+    middleware = [
+        Middleware(AccessLog, log=log),
+        Middleware(Guard, key=key, origins=origins),
+    ]
+    if origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
+        middleware.append(cors)
+    return Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={
+            ApiError: _on_api_error,
+            ClientError: _on_client_error,
+            HTTPException: _on_http_exception,
+            Exception: _on_unforeseen_error,
+        },
+    )
+
+
+class _Completions:
+    """POST /v1/chat/completions or /v1/completions; an ASGI application."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        slots: Slots,
+        parse: Callable[[bytes], CompletionRequest],
+        reply: type[ChatReply],
+    ) -> None:
+        self._model = model
+        self._slots = slots
+        self._parse = parse
+        self._reply = reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            request = self._parse(await read_body(receive))
+            self._model.check_name(request.model)
+            with self._slots.take(request.choices):
+                await while_connected(receive, self._answer(request, scope, receive, send))
+        except ClientGone:
+            pass
+
+    async def _answer(
+        self, request: CompletionRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        reply = self._reply(
+            self._model.name, self._model.vocabulary, include_usage=request.include_usage
+        )
+        completion = await Completion.prepare(self._model, request, reply)
+        if request.stream:
+            await send_events(completion.chunks(), send)
+        else:
+            response = JSONResponse(await completion.whole())
+            await response(scope, receive, send)
+
+
+def _health(model: ServedModel) -> Callable[[Request], object]:
+    async def health(_: Request) -> Response:
+        """Whether the STIP server answers; the gateway does, or this would not run."""
+        try:
+            await model.client.model_info()
+        except ClientError as error:
+            raise ApiError(503, str(error), code="server_unreachable") from error
+        return JSONResponse({"status": "ok"})
+
+    return health
+
+
+def _models(model: ServedModel) -> Callable[[Request], object]:
+    async def models(_: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_described(model)]})
+
+    return models
+
+
+def _model(model: ServedModel) -> Callable[[Request], object]:
+    async def one(request: Request) -> Response:
+        model.check_name(request.path_params["name"])
+        return JSONResponse(_described(model))
+
+    return one
+
+
+def _described(model: ServedModel) -> dict[str, object]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "stip"}
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    return cast(ApiError, error).response()
+
+
+async def _on_client_error(_: Request, error: Exception) -> Response:
+    return from_client_error(cast(ClientError, error)).response()
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own: a path or a method that is not there."""
+    error = cast(HTTPException, error)
+    status = error.status_code
+    if status == 405:
+        message = f"{request.method} is not allowed here"
+    else:
+        message = "there is nothing at this path"
+    return ApiError(status, message, headers=error.headers).response()
+
+
+async def _on_unforeseen_error(_: Request, __: Exception) -> Response:
+    return ApiError(500, "the gateway failed; its log says where", code="internal_error").response()

@@ -1,0 +1,86 @@
+"""Log-probabilities of one choice's tokens, kept back until their text has been told.
+
+A stop string ends the reply before its own first character. Tokens that begin inside of it are
+part of neither the text nor the log-probabilities, and only the text tells which they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stip_client.gateway.vocabulary import Vocabulary
+from stip_client.generation import Piece
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the reply; `offset` is where it begins in the reply, in characters."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    offset: int
+
+
+class LogprobStream:
+    """Takes every piece of a choice; gives the tokens whose text is certain to be told."""
+
+    def __init__(self, vocabulary: Vocabulary, eos_token_ids: frozenset[int]) -> None:
+        self._vocabulary = vocabulary
+        self._eos = eos_token_ids
+        # each waiting token, with the number of bytes before it
+        self._waiting: list[tuple[int, Piece]] = []
+        self._tokens_bytes = 0
+        self._text = bytearray()
+
+    def push(self, piece: Piece) -> list[TokenLogprob]:
+        """The tokens that are certain with this piece, in order; on the last one all that are."""
+        self._text += piece.text.encode()
+        ended = piece.finish_reason == "stop" and piece.token_id in self._eos
+        if not ended:
+            self._waiting.append((self._tokens_bytes, piece))
+            if not self._vocabulary.is_special(piece.token_id):
+                self._tokens_bytes += len(self._vocabulary.bytes(piece.token_id))
+        # where no stop string has ended the reply, all of it is told
+        everything = ended or piece.finish_reason == "length"
+        certain = [
+            (start, each) for start, each in self._waiting if everything or start < len(self._text)
+        ]
+        self._waiting = self._waiting[len(certain) :]
+        return [self._told(start, each) for start, each in certain]
+
+    def _told(self, start: int, piece: Piece) -> TokenLogprob:
+        # what of a character has begun before the token counts as before it
+        offset = len(self._text[:start].decode(errors="ignore"))
+        return TokenLogprob(piece.token_id, piece.logprob, piece.top_logprobs, offset)
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob], vocabulary: Vocabulary) -> dict[str, object]:
+    """A chat choice's `logprobs` object."""
+
+    def entry(token_id: int, logprob: float) -> dict[str, object]:
+        content = vocabulary.bytes(token_id)
+        return {"token": vocabulary.text(token_id), "logprob": logprob, "bytes": list(content)}
+
+    content = [
+        entry(token.token_id, token.logprob)
+        | {"top_logprobs": [entry(*alternative) for alternative in token.top]}
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(
+    tokens: Sequence[TokenLogprob], vocabulary: Vocabulary
+) -> dict[str, object]:
+    """A completion choice's `logprobs` object; of tokens with the same text the likelier counts."""
+    return {
+        "tokens": [vocabulary.text(token.token_id) for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {vocabulary.text(each): logprob for each, logprob in reversed(token.top)}
+            for token in tokens
+        ],
+        "text_offset": [token.offset for token in tokens],
+    }

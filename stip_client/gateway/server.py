@@ -1,0 +1,108 @@
+"""The gateway as a process: its socket, its event loop, signals and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from stip_client.errors import ClientError
+
+# Replies under way have so long to end once the gateway is told to; then they are cut off.
+GRACE_SECONDS = 5
+
+
+class GatewayError(ClientError):
+    """The gateway cannot be started as it was asked to."""
+
+
+def listening_socket(host: str, port: int, *, has_key: bool) -> socket.socket:
+    """A bound socket. Raises GatewayError where it cannot be had or must not be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise GatewayError(f"--host {host}: {error.strerror}") from error
+    if not has_key and not ipaddress.ip_address(address[0]).is_loopback:
+        raise GatewayError(
+            f"{host} can be reached by other machines, and the gateway has no API key",
+            hint="listen on 127.0.0.1, or give a key (--api-key-file or STIP_GATEWAY_KEY)",
+        )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise GatewayError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            hint="choose another --port; 0 takes a free one",
+        ) from error
+    return listener
+
+
+def base_url(listener: socket.socket) -> str:
+    """What applications take as their base URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
+
+
+async def serve(
+    app: ASGIApp, listener: socket.socket, *, on_listening: Callable[[], None]
+) -> signal.Signals:
+    """Serve until SIGINT or SIGTERM, which is returned."""
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        # what is logged is logged by the app; uvicorn's tracebacks could quote requests
+        log_config=None,
+        log_level=logging.CRITICAL,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        # longer than applications keep idle connections, so that none is closed under a request
+        timeout_keep_alive=300,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config, on_listening)
+    await server.serve([listener])
+    await server.cut_off()
+    return server.received
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and leaves it to its caller how the process ends."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+        self.received = signal.SIGTERM
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        # uvicorn's own raises the signal again at the end, and the process would die of it
+        self.force_exit = self.should_exit  # a second one ends replies under way at once
+        self.should_exit = True
+        self.received = signal.Signals(sig)
+
+    async def cut_off(self) -> None:
+        """End the requests that are still under way, and let them leave their sessions."""
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
