@@ -74,13 +74,20 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], vocabulary: Vocabulary) -> dic
 def completion_logprobs(
     tokens: Sequence[TokenLogprob], vocabulary: Vocabulary
 ) -> dict[str, object]:
-    """A completion choice's `logprobs` object; of tokens with the same text the likelier counts."""
+    """A completion choice's `logprobs` object.
+
+    Alternatives include the token itself, as with OpenAI; of two with the same text the likelier
+    counts.
+    """
+
+    def alternatives(token: TokenLogprob) -> dict[str, float]:
+        found = [*token.top, (token.token_id, token.logprob)]
+        found.sort(key=lambda each: each[1])
+        return {vocabulary.text(token_id): logprob for token_id, logprob in found}
+
     return {
         "tokens": [vocabulary.text(token.token_id) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [
-            {vocabulary.text(each): logprob for each, logprob in reversed(token.top)}
-            for token in tokens
-        ],
+        "top_logprobs": [alternatives(token) for token in tokens],
         "text_offset": [token.offset for token in tokens],
     }
