@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from stip_client.aio import AsyncClient
 from stip_client.channel import is_loopback
-from stip_client.connection_options import access
+from stip_client.connection_options import access, seconds
 from stip_client.credentials import check_token, read_token
 from stip_client.errors import ClientError, ConnectionLostError, WrongKeyError
 
@@ -76,7 +76,7 @@ def add_parser(
     )
     gateway.add_argument(
         "--wait",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="SECONDS",
         help="let a request wait so long for a place where the server is full "
@@ -166,16 +166,6 @@ def _positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return seconds
 
 
 def _origin(text: str) -> str:

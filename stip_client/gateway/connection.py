@@ -18,6 +18,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
 # A client that takes nothing for so long counts as gone.
 STALLED_SECONDS = 60.0
+CANCEL_AGAIN_SECONDS = 0.5
 
 DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [
@@ -63,8 +64,11 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> 
             raise ClientGone
         working.result()
     finally:
-        working.cancel()
         leaving.cancel()
+        # before Python 3.12 asyncio.wait_for can lose a cancellation
+        while not working.done():
+            working.cancel()
+            await asyncio.wait((working,), timeout=CANCEL_AGAIN_SECONDS)
         await asyncio.gather(working, leaving, return_exceptions=True)
 
 

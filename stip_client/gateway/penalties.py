@@ -1,20 +1,16 @@
-"""OpenAI's penalties and logit_bias as logits processors.
-
-A processor takes the session's token ids so far and a row of logits, float32 [vocab_size], and
-returns the row to choose from.
-"""
+"""OpenAI's penalties and logit_bias as logits processors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stip_client.gateway.fields import invalid
+from stip_client.sampling import LogitsProcessor
 
 Logits = NDArray[np.float32]
-LogitsProcessor = Callable[[Sequence[int], Logits], Logits]
 
 
 def processors(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 from stip.v1.inference_pb2 import Limits
 from stip_client.aio import AsyncClient
+from stip_client.base import Options
 from stip_client.gateway.choices import Pieces
 from stip_client.gateway.errors import ApiError
 from stip_client.gateway.penalties import processors
@@ -63,7 +64,7 @@ class ServedModel:
     ) -> Pieces:
         """The pieces of one choice."""
         sampling = request.sampling
-        options: dict[str, Any] = {
+        options: Options = {
             "max_new_tokens": request.max_tokens or _room(len(token_ids), limits),
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
@@ -82,9 +83,8 @@ class ServedModel:
                 prompt_length=len(token_ids),
                 vocab_size=self.client.bundle.manifest.model.vocab_size,
             ),
-            "keep": True,
         }
-        return cast(Pieces, self.client.generate(token_ids, **options))
+        return cast(Pieces, self.client.generate(token_ids, keep=True, **options))
 
     async def limits(self) -> Limits:
         """What the server accepts, asked for once."""

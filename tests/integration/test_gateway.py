@@ -321,7 +321,7 @@ def test_stream_that_is_left_stops_computing(client: OpenAI, server: Watched) ->
         next(stream)
     stream.close()
     eventually(lambda: stand_still(server))
-    assert steps(server) - before < 500
+    assert steps(server) - before < 800
 
 
 def test_request_that_is_left_before_its_answer_stops_computing(
@@ -336,7 +336,7 @@ def test_request_that_is_left_before_its_answer_stops_computing(
     eventually(lambda: steps(server) > before)
     connection.close()
     eventually(lambda: stand_still(server))
-    assert steps(server) - before < 500
+    assert steps(server) - before < 800
     # its place is free again
     assert len(chat(client, n=MAX_CONCURRENT, max_tokens=1).choices) == MAX_CONCURRENT
 
