@@ -117,8 +117,9 @@ async def _serve(arguments: argparse.Namespace) -> signal.Signals:
             **access(arguments),
         ) as client:
             await _check_server(client)
+            model = ServedModel(client, name=arguments.model_name, wait=arguments.wait)
             app = make_app(
-                ServedModel(client, name=arguments.model_name, wait=arguments.wait),
+                model,
                 key=key,
                 origins=arguments.allow_origin,
                 max_concurrent=arguments.max_concurrent,
@@ -126,7 +127,10 @@ async def _serve(arguments: argparse.Namespace) -> signal.Signals:
             )
             url = base_url(listener)
             return await serve(
-                app, listener, on_listening=lambda: print(f"listening on {url}", flush=True)
+                app,
+                listener,
+                on_listening=lambda: print(f"listening on {url}", flush=True),
+                on_ending=model.end,
             )
 
 

@@ -90,6 +90,7 @@ class Completion:
         all_pieces = interleaved(self._start, len(self._prompts), self._request.n)
         async with aclosing(all_pieces) as pieces:
             async for index, piece in pieces:
+                self._model.check_serving()
                 self._usage.completion_tokens += 1
                 if index in uncounted:  # a prompt's first piece: its step had what was not cached
                     uncounted.remove(index)

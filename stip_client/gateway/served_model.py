@@ -34,6 +34,16 @@ class ServedModel:
         self.eos_token_ids = client.bundle.eos_token_ids
         self._wait = wait
         self._limits: Limits | None = None
+        self._ending = False
+
+    def end(self) -> None:
+        """From now on replies end with an error."""
+        self._ending = True
+
+    def check_serving(self) -> None:
+        """Raises ApiError once the gateway is ending."""
+        if self._ending:
+            raise ApiError(503, "the gateway is ending", code="gateway_ending")
 
     def check_name(self, name: str) -> None:
         """Raises ApiError for any other model's name."""

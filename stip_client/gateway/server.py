@@ -15,8 +15,9 @@ from starlette.types import ASGIApp
 
 from stip_client.errors import ClientError
 
-# Replies under way have so long to end once the gateway is told to; then they are cut off.
-GRACE_SECONDS = 5
+# Requests under way have so long to be answered once the gateway is told to end: replies end with
+# their next token, and what still waits for its first one is cut off.
+GRACE_SECONDS = 2
 
 
 class GatewayError(ClientError):
@@ -57,7 +58,11 @@ def base_url(listener: socket.socket) -> str:
 
 
 async def serve(
-    app: ASGIApp, listener: socket.socket, *, on_listening: Callable[[], None]
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    on_listening: Callable[[], None],
+    on_ending: Callable[[], None],
 ) -> signal.Signals:
     """Serve until SIGINT or SIGTERM, which is returned."""
     config = uvicorn.Config(
@@ -76,7 +81,7 @@ async def serve(
         timeout_keep_alive=300,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = _Server(config, on_listening)
+    server = _Server(config, on_listening, on_ending)
     await server.serve([listener])
     await server.cut_off()
     return server.received
@@ -85,18 +90,28 @@ async def serve(
 class _Server(uvicorn.Server):
     """Says when it listens, and leaves it to its caller how the process ends."""
 
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_listening: Callable[[], None],
+        on_ending: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._on_listening = on_listening
+        self._on_ending = on_ending
         self.received = signal.SIGTERM
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_listening()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_ending()
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # uvicorn's own raises the signal again at the end, and the process would die of it
-        self.force_exit = self.should_exit  # a second one ends replies under way at once
+        self.force_exit = self.should_exit  # a second one waits for nothing
         self.should_exit = True
         self.received = signal.Signals(sig)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.benchmark import batch, client_work, far, gap, machine, memory, opening, speed
+from tests.benchmark import batch, client_work, far, gap, gateway, machine, memory, opening, speed
 from tests.benchmark.figures import Figure, Skipped
 from tests.benchmark.report import Report, line
 from tests.benchmark.workspace import Workspace
@@ -21,6 +21,7 @@ SCENARIOS = {
     "batch": batch.batch,
     "curve": batch.curve,
     "gap": gap.gap,
+    "gateway": gateway.gateway,
     "open": opening.open_session,
     "fork": opening.fork,
     "quotation": far.quotation,

@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from tokenizers import Tokenizer
 
-from tests.integration.gateways import PATIENCE, Gateway, gateway_process
+from tests.gateways import PATIENCE, Gateway, gateway_process
 from tests.parties import convert, run_tool
 from tests.robustness.watched import Watched, eventually, watched_server
 
@@ -339,6 +339,29 @@ def test_request_that_is_left_before_its_answer_stops_computing(
     assert steps(server) - before < 800
     # its place is free again
     assert len(chat(client, n=MAX_CONCURRENT, max_tokens=1).choices) == MAX_CONCURRENT
+
+
+def test_reply_under_way_ends_with_an_error_when_the_gateway_ends(
+    server: Watched, bundles: Path, tmp_path: Path
+) -> None:
+    with (
+        gateway_process(server.address, bundles / "client", tmp_path) as gateway,
+        OpenAI(base_url=gateway.url, api_key="unused", max_retries=0) as client,
+    ):
+        model = client.models.list().data[0].id
+        stream = client.completions.create(
+            model=model,
+            prompt="Hello",
+            max_tokens=900,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        next(stream)
+        gateway.process.terminate()
+        with pytest.raises(openai.APIError, match="the gateway is ending"):
+            list(stream)
+        assert gateway.process.wait(PATIENCE) == 0
+        assert "error" not in gateway.log
 
 
 def test_more_replies_than_agreed_are_refused_for_now(client: OpenAI) -> None:

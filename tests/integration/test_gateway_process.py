@@ -18,7 +18,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.integration.gateways import PATIENCE, Answer, Gateway, gateway_process
+from tests.gateways import PATIENCE, Answer, Gateway, gateway_process
 from tests.parties import Server, convert, run_tool, server_process
 from tests.robustness.watched import eventually
 
