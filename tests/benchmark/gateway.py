@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Iterator
 from itertools import pairwise
@@ -40,6 +41,9 @@ def gateway(workspace: Workspace, repeats: int) -> Iterator[Figure]:
     with float32_server(bundles) as server, TemporaryDirectory() as folder:
         arguments = (server.address, bundles / "client", Path(folder), "--model-name", MODEL)
         with gateway_process(*arguments) as gateway:
+            # what a test process has imported would make its garbage collections long
+            gc.collect()
+            gc.freeze()
             runs = asyncio.run(measure(server.address, bundles / "client", gateway, repeats))
     ours = Series("through the gateway", "ms/token", [_gap(through) for through, _ in runs])
     baseline = Series("AsyncClient alone", "ms/token", [_gap(direct) for _, direct in runs])
