@@ -8,6 +8,7 @@ import importlib.util
 import os
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -107,7 +108,10 @@ async def _serve(arguments: argparse.Namespace) -> signal.Signals:
     from stip_client.gateway.server import base_url, listening_socket, serve
 
     key = _key(arguments.api_key_file)
-    with listening_socket(arguments.host, arguments.port, has_key=key is not None) as listener:
+    with (
+        listening_socket(arguments.host, arguments.port, has_key=key is not None) as listener,
+        closing(LogWriter(sys.stderr)) as log,
+    ):
         if not is_loopback(f"{listener.getsockname()[0]}:0"):
             _note("warning: what applications send travels in plain text to this address")
         async with AsyncClient(
@@ -123,7 +127,7 @@ async def _serve(arguments: argparse.Namespace) -> signal.Signals:
                 key=key,
                 origins=arguments.allow_origin,
                 max_concurrent=arguments.max_concurrent,
-                log=LogWriter(sys.stderr),
+                log=log,
             )
             url = base_url(listener)
             return await serve(

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_WAITING_LINES = 1000
 MAX_PATH = 100
+CLOSE_SECONDS = 1.0
 # what nginx logs where the client has gone before its answer began
 CLIENT_GONE = 499
 
@@ -25,18 +26,25 @@ class LogWriter:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING_LINES)
-        Thread(target=self._write, name="stip-gateway-log", daemon=True).start()
+        self._lines: queue.Queue[str | None] = queue.Queue(MAX_WAITING_LINES)
+        self._thread = Thread(target=self._write, name="stip-gateway-log", daemon=True)
+        self._thread.start()
 
     def line(self, text: str) -> None:
         """Write a line in a while."""
         with suppress(queue.Full):
             self._lines.put_nowait(text)
 
+    def close(self) -> None:
+        """Write what is left, if somebody takes it soon."""
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
+            self._thread.join(CLOSE_SECONDS)
+
     def _write(self) -> None:
-        while True:
+        while (line := self._lines.get()) is not None:
             try:
-                print(self._lines.get(), file=self._file, flush=True)
+                print(line, file=self._file, flush=True)
             except OSError:
                 return  # nobody will ever read it
 
