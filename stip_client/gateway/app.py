@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import cast
 
 from starlette.applications import Starlette
@@ -20,7 +21,7 @@ from stip_client.gateway.completion import Completion
 from stip_client.gateway.connection import ClientGone, read_body, send_events, while_connected
 from stip_client.gateway.errors import ApiError, from_client_error
 from stip_client.gateway.guard import Guard
-from stip_client.gateway.replies import ChatReply, CompletionReply
+from stip_client.gateway.replies import ChatReply, CompletionReply, Json
 from stip_client.gateway.requests import CompletionRequest, parse_chat, parse_completion
 from stip_client.gateway.served_model import ServedModel
 from stip_client.gateway.slots import Slots
@@ -95,23 +96,34 @@ class _Completions:
         try:
             request = self._parse(await read_body(receive))
             self._model.check_name(request.model)
-            with self._slots.take(request.choices):
-                await while_connected(receive, self._answer(request, scope, receive, send))
+            await while_connected(receive, self._answer(request, scope, receive, send))
         except ClientGone:
             pass
 
     async def _answer(
         self, request: CompletionRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        if request.stream:
+            await send_events(self._chunks(request), send)
+            return
+        # the places are free again when the answer arrives, or its reader's next request might
+        # find none
+        with self._slots.take(request.choices):
+            whole = await (await self._prepare(request)).whole()
+        await JSONResponse(whole)(scope, receive, send)
+
+    async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[Json, None]:
+        with self._slots.take(request.choices):
+            completion = await self._prepare(request)
+            async with aclosing(completion.chunks()) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _prepare(self, request: CompletionRequest) -> Completion:
         reply = self._reply(
             self._model.name, self._model.vocabulary, include_usage=request.include_usage
         )
-        completion = await Completion.prepare(self._model, request, reply)
-        if request.stream:
-            await send_events(completion.chunks(), send)
-        else:
-            response = JSONResponse(await completion.whole())
-            await response(scope, receive, send)
+        return await Completion.prepare(self._model, request, reply)
 
 
 def _health(model: ServedModel) -> Callable[[Request], object]:

@@ -60,8 +60,10 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> 
     leaving = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done() or working.cancelled():
+        if not working.done():
             raise ClientGone
+        if working.cancelled():
+            raise RuntimeError("the work was cancelled from inside")
         working.result()
     finally:
         leaving.cancel()
@@ -105,16 +107,26 @@ def _event(data: dict[str, Any]) -> bytes:
 
 
 def _writer(send: Send) -> Callable[[bytes], Awaitable[None]]:
-    """Sends more of the body; cancels this task where nobody takes it for long."""
+    """Sends more of the body. Raises ClientGone where nobody takes it for long."""
     loop = asyncio.get_running_loop()
     task = cast("asyncio.Task[None]", asyncio.current_task())
+    stalled = False
+
+    def give_up() -> None:
+        nonlocal stalled
+        stalled = True
+        task.cancel()
 
     async def write(body: bytes) -> None:
         # wait_for would make a task for each token
-        stalled = loop.call_later(STALLED_SECONDS, task.cancel)
+        timer = loop.call_later(STALLED_SECONDS, give_up)
         try:
             await send({"type": "http.response.body", "body": body, "more_body": True})
+        except asyncio.CancelledError:
+            if stalled:
+                raise ClientGone from None
+            raise
         finally:
-            stalled.cancel()
+            timer.cancel()
 
     return write

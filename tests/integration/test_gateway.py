@@ -175,6 +175,17 @@ def test_choices_stream_side_by_side(client: OpenAI, greedy: str) -> None:
     assert order != sorted(order)
 
 
+def test_choices_share_what_a_long_prompt_has_computed(client: OpenAI) -> None:
+    messages = [user("Hello! " * 20 + "Who are you?")]
+    options = {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 40}
+    (alone,) = client.chat.completions.create(**options).choices
+    several = client.chat.completions.create(n=4, extra_body={"ignore_eos": True}, **options)
+    texts = [choice.message.content for choice in several.choices]
+    assert texts == [texts[0]] * 4
+    assert texts[0].startswith(alone.message.content)
+    assert several.usage.completion_tokens == 160
+
+
 def test_logprobs_are_of_the_tokens_of_the_text(client: OpenAI) -> None:
     (choice,) = chat(client, JAPANESE, logprobs=True, top_logprobs=3).choices
     tokens = choice.logprobs.content

@@ -207,6 +207,28 @@ def test_server_that_is_away_is_unavailable(bundle: Path, tmp_path: Path) -> Non
         assert caught.value.code == "server_unreachable"
 
 
+def test_server_that_is_lost_in_mid_stream_is_the_last_event(bundle: Path, tmp_path: Path) -> None:
+    with (
+        server_process(bundle.parent / "server") as server,
+        gateway_process(server.address, bundle, tmp_path, "--patience", 0.1) as gateway,
+        OpenAI(base_url=gateway.url, api_key="unused", max_retries=0) as client,
+    ):
+        model = client.models.list().data[0].id
+        stream = client.completions.create(
+            model=model,
+            prompt="Hello",
+            max_tokens=900,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        next(stream)
+        server.process.kill()
+        with pytest.raises(openai.APIError) as caught:
+            list(stream)
+        assert caught.value.code == "server_unreachable"
+        assert gateway.stop(signal.SIGTERM) == 0
+
+
 def test_log_tells_method_path_status_and_time_alone(gateway: Gateway) -> None:
     gateway.request("POST", f"{CHAT}?token=secret", b'{"model": "xylophone"}')
     gateway.request("GET", "/a%0Ab%1B[31m")

@@ -187,7 +187,9 @@ class Replies:
                 if index == self._fail and token == 1:
                     raise ConnectionLostError("away")
                 self.told += 1
-                yield Piece(str(token), token, 0.0, None, "stop" if token == self._length - 1 else None)
+                yield Piece(
+                    str(token), token, 0.0, None, "stop" if token == self._length - 1 else None
+                )
         finally:
             self.closed.add(index)
 
@@ -323,3 +325,17 @@ def test_work_is_cancelled_until_it_ends_when_the_client_goes() -> None:
 
     asyncio.run(run())
     assert cancelled == [True, True]
+
+
+def test_work_that_is_cancelled_from_inside_is_not_taken_for_a_client_that_went() -> None:
+    async def receive() -> Any:
+        return await asyncio.Event().wait()
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    async def run() -> None:
+        with pytest.raises(RuntimeError):
+            await while_connected(receive, cancelled())
+
+    asyncio.run(run())
