@@ -17,6 +17,7 @@ from stip_client.channel import is_loopback
 from stip_client.connection_options import access, seconds
 from stip_client.credentials import check_token, read_token
 from stip_client.errors import ClientError, ConnectionLostError, WrongKeyError
+from stip_client.terminal import say
 
 # Starlette and uvicorn are an extra, so nothing of stip_client.gateway is imported up here.
 
@@ -113,7 +114,7 @@ async def _serve(arguments: argparse.Namespace) -> signal.Signals:
         closing(LogWriter(sys.stderr)) as log,
     ):
         if not is_loopback(f"{listener.getsockname()[0]}:0"):
-            _note("warning: what applications send travels in plain text to this address")
+            say("warning: what applications send travels in plain text to this address")
         async with AsyncClient(
             arguments.server,
             arguments.bundle,
@@ -143,7 +144,7 @@ async def _check_server(client: AsyncClient) -> None:
     try:
         info = await client.model_info()
     except ConnectionLostError as error:
-        _note(f"warning: {error}; requests are refused until the server answers")
+        say(f"warning: {error}; requests are refused until the server answers")
         return
     if info.key_id != client.bundle.manifest.key_id:
         raise WrongKeyError(
@@ -158,10 +159,6 @@ def _key(file: Path | None) -> str | None:
         return read_token(file)
     key = os.environ.get(KEY_VARIABLE)
     return check_token(key) if key else None
-
-
-def _note(text: str) -> None:
-    print(f"stip-client: {text}", file=sys.stderr, flush=True)
 
 
 def _port(text: str) -> int:
