@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from stip.v1.inference_pb2 import Limits
 from stip_client.aio import AsyncClient
@@ -94,7 +93,7 @@ class ServedModel:
                 vocab_size=self.client.bundle.manifest.model.vocab_size,
             ),
         }
-        return cast(Pieces, self.client.generate(token_ids, keep=True, **options))
+        return self.client.generate(token_ids, keep=True, **options)
 
     async def limits(self) -> Limits:
         """What the server accepts, asked for once."""
