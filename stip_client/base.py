@@ -137,14 +137,15 @@ class BaseClient(Generic[S]):
         session = self._make_session(core)
         session._endpoint = endpoint
         while True:
-            idle = self._pool.least_recently_used()
+            wait = 0.0 if self._pool.has_idle else core.wait
             try:
-                yield from session._opening(core.wait if idle is None else 0.0)
+                yield from session._opening(wait)
                 break
             except ServerBusyError:
-                if idle is None:
+                if (idle := self._pool.let_go()) is not None:
+                    yield from idle._close()
+                elif wait == core.wait:
                     raise
-                yield from idle._close()
         self._sessions.add(session)
         return session
 
@@ -192,10 +193,12 @@ class BaseClient(Generic[S]):
         else:  # it is too short to go on in
             try:
                 session = yield from self._fork(match.session, match.length, wanted, wait)
-            finally:
+            except BaseException:
                 kept.give_back(match.session)
+                raise
+            kept.forget(match.session)
             yield from match.session._close()
-        while not kept.add(session) and (idle := kept.least_recently_used()) is not None:
+        while not kept.add(session) and (idle := kept.let_go()) is not None:
             yield from idle._close()
         return session
 

@@ -92,15 +92,24 @@ class SessionPool(Generic[S]):
             return False
 
     def forget(self, session: S) -> None:
-        """The session is closed."""
+        """Keep a session no longer: it is closed, or will be."""
         with self._lock:
             self._kept = [each for each in self._kept if each.session is not session]
 
-    def least_recently_used(self) -> S | None:
-        """The idle session to close where room is needed."""
+    @property
+    def has_idle(self) -> bool:
+        """Whether there is a session to let go of."""
+        return any(not each.busy for each in tuple(self._kept))
+
+    def let_go(self) -> S | None:
+        """Keep the idle session that was used least recently no longer: it is to be closed."""
         with self._lock:
             idle = [each for each in self._kept if not each.busy]
-            return min(idle, key=lambda each: each.used).session if idle else None
+            if not idle:
+                return None
+            oldest = min(idle, key=lambda each: each.used)
+            self._kept.remove(oldest)
+            return oldest.session
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:

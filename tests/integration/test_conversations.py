@@ -291,3 +291,21 @@ def test_a_reply_under_way_is_not_disturbed_by_one_that_shares_its_beginning(
 
     asyncio.run(run())
     assert sessions_of(tiny_server, tiny_bundles) == 0
+
+
+def test_a_session_that_makes_room_is_not_continued_meanwhile(
+    tiny_server: Server, tiny_bundles: Path
+) -> None:
+    async def converse(client: AsyncClient, number: int) -> None:
+        prompt = [number] * 20
+        for turn in range(30):
+            pieces = client.generate(prompt, keep=True, max_new_tokens=2, ignore_eos=True)
+            prompt = prompt + [piece.token_id async for piece in pieces] + [turn]
+            await asyncio.sleep(0.001 * (number % 3))
+
+    async def run() -> None:
+        target, bundle = tiny_server.address, tiny_bundles / "client"
+        async with AsyncClient(target, bundle, patience=0, max_conversations=2) as client:
+            await asyncio.gather(*(converse(client, number) for number in range(6)))
+
+    asyncio.run(run())
