@@ -10,12 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from stip_server.blas import load_blas
 
 load_blas()
 # A shell ignores Ctrl-C for what it runs in the background, and so would every process of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# How long an example takes tells of the machine, not of what it is an example of.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 from tests.checkpoints import RandomCheckpoint  # noqa: E402
 from tests.oracle import Oracle  # noqa: E402

@@ -197,7 +197,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, signum: signa
     while not list(tmp_path.glob("*/permuted/server")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if signum == signal.SIGINT else 143)
     assert "Traceback" not in errors
     time.sleep(0.2)

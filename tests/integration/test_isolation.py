@@ -66,7 +66,7 @@ def test_a_server_without_stip_keys_and_without_any_key_file_serves(
             found = session.forward(prompt)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 0
     checkpoint = tiny_checkpoint.write(tmp_path / "checkpoint")
     assert_equal_logits(found, Oracle(checkpoint).logits(prompt))

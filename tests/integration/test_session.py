@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from stip_client import (
 from stip_client.protocol import LogitsWanted
 from tests.checkpoints import RandomCheckpoint
 from tests.parties import Server, make_model, run_tool, server_process
+from tests.robustness.watched import eventually
 
 PROMPT = [5, 3, 8, 9, 7, 9, 3, 2, 3, 8]
 
@@ -99,7 +99,7 @@ def test_a_parked_session_expires(tiny_bundles: Path) -> None:
             assert session._stream is not None
             session._stream.cancel()
             session._stream = None
-        time.sleep(0.5)  # until the server has noticed that the streams are gone
+        eventually(lambda: client.model_info().load.sessions == 0)
         with pytest.raises(SessionLostError):
             sessions[0].forward([4])
         found = sessions[1].forward([4])  # in another session, with the same tokens before it

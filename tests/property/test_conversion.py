@@ -55,7 +55,7 @@ def undo(values: NDArray[np.generic], gather: Gather, axis: int) -> NDArray[np.g
     return raw
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(checkpoints(), st.binary(min_size=32, max_size=32), st.integers(0, 5))
 def test_conversion_round_trips(drawn: RandomCheckpoint, secret: bytes, divisor: int) -> None:
     divisors = [n for n in range(1, drawn.hidden_size + 1) if drawn.hidden_size % n == 0]

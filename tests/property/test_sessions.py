@@ -280,4 +280,4 @@ class SessionsMachine(RuleBasedStateMachine):
 
 
 TestSessions = SessionsMachine.TestCase
-TestSessions.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSessions.settings = settings(max_examples=150, stateful_step_count=40)

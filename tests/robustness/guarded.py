@@ -21,7 +21,7 @@ from tests.robustness.wire import Metadata, Refusal, refusal_of
 # How often a fault is tried that costs next to nothing.
 TIMES = 20
 # A server looks for changed tokens every second; more is for machines that are slow.
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)

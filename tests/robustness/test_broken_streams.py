@@ -98,7 +98,7 @@ def test_a_session_that_was_closed_cannot_be_resumed(
 def test_bytes_that_are_no_message_are_refused_as_the_first_request(
     garbage: bytes, channel: grpc.Channel
 ) -> None:
-    refusal = WireStream(channel, deadline=3).send(garbage).refusal()
+    refusal = WireStream(channel).send(garbage).refusal()
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -106,7 +106,7 @@ def test_bytes_that_are_no_message_are_refused_as_the_first_request(
 def test_bytes_that_are_no_message_are_refused_and_the_session_survives(
     garbage: bytes, channel: grpc.Channel, manifest: Manifest
 ) -> None:
-    stream = WireStream(channel, deadline=3).send(open_request(manifest), step_request(0, ROWS))
+    stream = WireStream(channel).send(open_request(manifest), step_request(0, ROWS))
     session_id = stream.opened().session_id
     stream.result()
     refusal = stream.send(garbage).refusal()

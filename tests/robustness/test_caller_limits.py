@@ -160,11 +160,12 @@ def test_a_session_whose_step_is_held_back_is_not_idle(
     with connection(server.address) as channel, stream_of("ann", channel) as anns:
         anns.send(opening(4), step_request(0, ROWS)).opened()
         anns.result()
-        anns.send(step_request(300, ROWS[:200]))  # for which two seconds must pass
+        # for which four seconds must pass
+        anns.send(step_request(300, ROWS[:200]), step_request(500, ROWS[:200]))
         eventually(lambda: server.metric("stip_held_back_seconds_total") > 0)
         sleep(0.5)
         assert refused("bob", channel, opening()).reason == "TOO_MANY_SESSIONS"
-        assert anns.result().length == 500
+        assert [anns.result().length for _ in range(2)] == [500, 700]
 
 
 def test_a_stream_has_no_more_steps_under_way_than_its_own_and_all_are_answered(

@@ -15,6 +15,8 @@ from tests.robustness.command_line import assert_no_traceback
 from tests.robustness.test_lost_server import PATIENCE, talking
 
 TIMES = 4
+# Far below what it waits for a server, and enough for a machine that is slow.
+AT_ONCE = 15.0
 
 
 def test_ctrl_c_ends_the_client_and_closes_its_stream(
@@ -31,7 +33,7 @@ def test_ctrl_c_ends_the_client_and_closes_its_stream(
         assert client.returncode == 130, stderr
         assert_no_traceback(stderr)
         assert "stip-client: interrupted" in stderr
-        assert took < 5.0
+        assert took < AT_ONCE
         # the only session there is can be had again
         wait_for_a_session(server, model)
     assert server.process.poll() is None
@@ -39,7 +41,7 @@ def test_ctrl_c_ends_the_client_and_closes_its_stream(
 
 def wait_for_a_session(server: Server, model: Path) -> None:
     """A session whose stream was still open would never be free; a parked one is, after 1 s."""
-    deadline = monotonic() + 10
+    deadline = monotonic() + PATIENCE
     with Client(server.address, model / "client") as client:
         while True:
             try:

@@ -14,7 +14,6 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from stip.v1.inference_pb2 import Load
 from stip_client import AsyncClient, Client, ConnectionLostError
 from stip_client.client import Session
 from tests.robustness.proxy import proxy
@@ -24,13 +23,17 @@ T = TypeVar("T")
 SEED = 5
 CLIENTS, TOKENS = 3, 60
 PROMPT = 40
+# One client takes a session that is lost for an error, so that none can be lost unnoticed; the
+# others would begin another one.
+PATIENT = (0.0, 30.0, 30.0)
 # Bytes that a connection lives for: enough to open a session, or gRPC waits before the next one.
 SHORTEST, LONGEST = 1_500, 60_000
 
 
 @pytest.fixture
 def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
-    with watched_server(model / "server", tmp_path, "--session-ttl", 8) as server:
+    # no session expires, however long a slow machine takes to connect again
+    with watched_server(model / "server", tmp_path, "--session-ttl", 3600) as server:
         yield server
 
 
@@ -84,14 +87,15 @@ def test_clients_resume_and_get_the_tokens_of_an_undisturbed_run(
             return draw.randint(SHORTEST, LONGEST)
 
     def disturbed(number: int) -> list[int]:
-        with Client(cutting.address, model / "client") as client:
+        with Client(cutting.address, model / "client", patience=PATIENT[number]) as client:
             return talk(client, number)
 
     with proxy(server.address, budget) as cutting, ThreadPoolExecutor(CLIENTS) as pool:
         assert list(pool.map(disturbed, range(CLIENTS))) == expected
         assert cutting.cuts > 20
-    # a session that was opened on a connection that did not live to tell of it expires
-    eventually(lambda: server.load() == Load())
+    # what is left was opened on connections that did not live to tell of it
+    eventually(lambda: server.metric("stip_sessions", state="attached") == 0)
+    assert server.load().waiting_steps == 0
     server.stop()
     server.assert_no_errors()
 
@@ -99,7 +103,7 @@ def test_clients_resume_and_get_the_tokens_of_an_undisturbed_run(
 def test_the_asynchronous_client_resumes_as_well(server: Watched, model: Path) -> None:
     async def talk_async(address: str) -> np.ndarray:
         rows = []
-        async with AsyncClient(address, model / "client") as client:
+        async with AsyncClient(address, model / "client", patience=0) as client:
             session = await persist_async(client.session)
             for token in prompt_of(0):
                 forward = lambda token=token: session.forward([token], rows="last")  # noqa: E731

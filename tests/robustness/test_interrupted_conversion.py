@@ -17,7 +17,7 @@ from tests.checkpoints import RandomCheckpoint
 from tests.parties import run_tool
 from tests.robustness.command_line import assert_no_traceback, assert_refused, listing
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 # The first file of a conversion, one in its middle and its last large one.
 STAGES = ("server/layer_00.safetensors", "server/layer_11.safetensors", "client/embeddings")
 

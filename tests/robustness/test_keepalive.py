@@ -72,6 +72,7 @@ def test_a_client_that_vanishes_is_noticed_and_its_session_can_be_resumed(
         stream.break_off()
 
 
+@pytest.mark.quiet  # a client that is not let run for a second is taken for one that vanished
 def test_an_idle_client_of_ours_outlives_many_keepalives(server: Watched, model: Path) -> None:
     with Client(server.address, model / "client") as client, client.session() as session:
         session.forward([5, 6, 7])

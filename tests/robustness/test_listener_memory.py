@@ -21,7 +21,7 @@ from tests.robustness.frames import PATH_NOT_UTF8
 SIZES = range(64, 480, 16)
 A_TURN = 4
 TIMES = 3
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Canaries:

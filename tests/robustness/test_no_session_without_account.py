@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from time import sleep
-from urllib.request import urlopen
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from stip.v1.inference_pb2 import LogitsRequest, LogitsRows
 from stip.v1.manifest_pb2 import Manifest
 from stip.v1.tensor_pb2 import DataType
-from tests.parties import Server
 from tests.robustness.conftest import MAX_STEP_ROWS
-from tests.robustness.failpoints import faulty_server
-from tests.robustness.guarded import wait_until
+from tests.robustness.watched import eventually, watched_server
 from tests.robustness.wire import CLOSE, WireStream, connection, open_request, step_request
 
 # An answer that does not fit into what gRPC sends ahead of the reader.
@@ -31,55 +24,45 @@ def rows(count: int) -> NDArray[np.float16]:
     return np.ones((count, 60), np.float16)
 
 
-@pytest.fixture
-def metrics_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-def gauge(port: int, name: str) -> int:
-    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        text = answer.read().decode()
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-    assert found is not None, text
-    return int(float(found[1]))
-
-
 def test_a_close_that_waits_behind_unread_answers_does_not_end_a_session_taken_over(
-    own_server: Callable[..., Server], manifest: Manifest, metrics_port: int
+    model: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
-    server = own_server("--max-step-rows", MAX_STEP_ROWS, "--metrics-port", metrics_port)
-    with connection(server.address) as channel, connection(server.address) as other:
+    with (
+        watched_server(model / "server", tmp_path, "--max-step-rows", MAX_STEP_ROWS) as server,
+        connection(server.address) as channel,
+        connection(server.address) as other,
+    ):
         first = WireStream(channel, deadline=60).send(open_request(manifest, max_length=8192))
         session_id = first.opened().session_id
         first.send(*(step_request(start, ROWS, logits=LARGE) for start in (0, 1500)), CLOSE)
-        wait_until(lambda: gauge(metrics_port, "stip_iteration_seconds_count") >= 6)
+        eventually(lambda: server.metric("stip_iteration_seconds_count") >= 6)
         second = WireStream(other, deadline=60)
         second.send(open_request(manifest, resume_session_id=session_id))
         assert second.opened().length == 3000
         assert first.refusal().reason == "TAKEN_OVER"
         assert second.send(step_request(3000, rows(1))).result().length == 3001
-        assert gauge(metrics_port, "stip_kv_reserved_bytes") > 0
+        assert server.metric("stip_kv_reserved_bytes") > 0
         second.close()
-        wait_until(lambda: gauge(metrics_port, "stip_kv_used_bytes") == 0)
+        eventually(lambda: server.metric("stip_kv_used_bytes") == 0)
 
 
 def test_a_stream_that_has_lost_its_session_computes_no_more_in_it(
-    model: Path, manifest: Manifest, metrics_port: int
+    model: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
-    arguments = ("--max-step-rows", MAX_STEP_ROWS, "--metrics-port", metrics_port)
+    program = ("tests.robustness.failpoints", "lose=13", "--")
+    options = ("--max-step-rows", MAX_STEP_ROWS)
     with (
-        faulty_server(model / "server", ["lose=13"], *arguments) as server,
+        watched_server(model / "server", tmp_path, *options, program=program) as server,
         connection(server.address) as channel,
     ):
         stream = WireStream(channel, deadline=60).send(open_request(manifest, max_length=8192))
         stream.opened()
         stream.send(*(step_request(start, ROWS, logits=LARGE) for start in (0, 1500)))
         stream.send(step_request(3000, rows(13)))
-        wait_until(lambda: gauge(metrics_port, 'stip_sessions_ended_total{cause="failed"}') == 1)
-        iterations = gauge(metrics_port, "stip_iteration_seconds_count")
+        eventually(lambda: server.metric("stip_sessions_ended_total", cause="failed") == 1)
+        iterations = server.metric("stip_iteration_seconds_count")
         stream.send(step_request(0, rows(2000)))
         sleep(0.5)  # in which it would be computed
         assert stream.refusal().reason == "CACHE_LOST"
-        assert gauge(metrics_port, "stip_iteration_seconds_count") == iterations
-        wait_until(lambda: gauge(metrics_port, "stip_kv_used_bytes") == 0)
+        assert server.metric("stip_iteration_seconds_count") == iterations
+        eventually(lambda: server.metric("stip_kv_used_bytes") == 0)

@@ -25,6 +25,7 @@ from tests.robustness.guarded import (
     info_refusal,
     model_info,
     trusting,
+    wait_until,
 )
 from tests.robustness.wire import WireStream, connection, open_request, step_request
 
@@ -178,7 +179,8 @@ def test_a_client_certificate_of_the_right_ca_is_the_callers_identity(
         with connection(mutual.address, trusting(authority.certificate, client=issued)) as channel:
             refused = WireStream(channel).send(open_request(manifest, key_id="wrong")).refusal()
             assert refused.reason == "WRONG_KEY"
-        assert f"identity=cert:{issued.cert.stem}" in mutual.said
+        said = f"identity=cert:{issued.cert.stem}"
+        wait_until(lambda said=said: said in mutual.said)
     tls = TLS(authority.certificate, alice.cert, alice.key)
     with (
         Client(mutual.address, model / "client", tls=tls) as client,

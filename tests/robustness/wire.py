@@ -36,7 +36,7 @@ from stip.v1.tensor_pb2 import DataType, Tensor
 CLOSE = InferRequest(close=CloseSession())
 INFER = "/stip.v1.InferenceService/Infer"
 # A stream that hangs ends with DEADLINE_EXCEEDED, which no test expects.
-DEADLINE = 15.0
+DEADLINE = 60.0
 DIAL_PATIENCE = 60.0
 Metadata = Iterable[tuple[str, str]]
 ITEM_BYTES = {DataType.DATA_TYPE_FLOAT16: "<f2", DataType.DATA_TYPE_FLOAT32: "<f4"}

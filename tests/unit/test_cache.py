@@ -273,5 +273,5 @@ class Caches(RuleBasedStateMachine):
             assert_holds(cache, rows)
 
 
-Caches.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Caches.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 TestCaches = Caches.TestCase

@@ -20,7 +20,7 @@ def connected(listen_on: str, dial: str) -> Iterator[tuple[socket.socket, socket
     both = listen_on == "::"
     with (
         socket.create_server((listen_on, 0), family=family, dualstack_ipv6=both) as server,
-        socket.create_connection((dial, server.getsockname()[1]), timeout=30) as client,
+        socket.create_connection((dial, server.getsockname()[1]), timeout=60) as client,
         server.accept()[0] as ours,
     ):
         ours.settimeout(30)

@@ -55,7 +55,7 @@ def server(metrics: Metrics) -> Iterator[MetricsServer]:
 
 
 def get(server: MetricsServer, path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request(method, path)
         response = connection.getresponse()
@@ -333,7 +333,7 @@ def test_a_query_does_not_matter(server: MetricsServer) -> None:
 
 
 def test_nothing_is_told_about_python(server: MetricsServer) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", "/metrics")
     response = connection.getresponse()
     response.read()
@@ -361,7 +361,7 @@ def test_ipv6_is_served(metrics: Metrics) -> None:
         pytest.skip("no ::1 here")
     server = serve_metrics(metrics, "::1", 0)
     try:
-        connection = http.client.HTTPConnection("::1", server.port, timeout=10)
+        connection = http.client.HTTPConnection("::1", server.port, timeout=60)
         connection.request("GET", "/metrics")
         assert connection.getresponse().status == 200
         connection.close()

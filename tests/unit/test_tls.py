@@ -137,7 +137,7 @@ async def ask(port: int, ca: Path, client: Issued | None = None, host: str = "lo
     )
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(f"{host}:{port}", credentials, options) as channel:
-        answered: bytes = await channel.unary_unary("/who/Am")(b"", timeout=10)
+        answered: bytes = await channel.unary_unary("/who/Am")(b"", timeout=60)
     return answered.decode()
 
 
