@@ -25,12 +25,13 @@ help: ## list the targets
 demo: $(RUN_STAMP) ## run all three parties on this machine with the demo model
 	@$(BIN)/stip-client demo
 
-# Most tests wait rather than compute; those that claim seconds have the machine to themselves.
+# Most tests wait rather than compute. Those that claim seconds wait all the time, and come by
+# themselves when nothing that computes runs beside them.
 # BLIS's threads wait by spinning, and would take the cores from each other.
 WORKERS ?= 2
 test: $(DEV_STAMP) ## run the tests, WORKERS=2 at a time
 	BLIS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not quiet" -n $(WORKERS) --dist worksteal
-	$(BIN)/python -m pytest -m quiet
+	$(BIN)/python -m pytest -m quiet -n $(WORKERS) --dist loadfile
 
 TIMES ?= 10
 faults: $(DEV_STAMP) ## inject every fault TIMES=10 times over (about 5 minutes each time)
