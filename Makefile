@@ -28,10 +28,10 @@ demo: $(RUN_STAMP) ## run all three parties on this machine with the demo model
 # Most tests wait rather than compute. Those that claim seconds wait all the time, and come by
 # themselves when nothing that computes runs beside them.
 # BLIS's threads wait by spinning, and would take the cores from each other.
-WORKERS ?= 2
-test: $(DEV_STAMP) ## run the tests, WORKERS=2 at a time
+WORKERS ?= 3
+test: $(DEV_STAMP) ## run the tests, WORKERS=3 at a time
 	BLIS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not quiet" -n $(WORKERS) --dist worksteal
-	$(BIN)/python -m pytest -m quiet -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m quiet -n 2 --dist loadfile
 
 TIMES ?= 10
 faults: $(DEV_STAMP) ## inject every fault TIMES=10 times over (about 5 minutes each time)
