@@ -22,6 +22,7 @@ from tests.parties import convert, make_model, server_process
 class Served:
     """A converted model behind a running server, and the oracle of its checkpoint."""
 
+    address: str
     client: Client
     bundle: Path
     oracle: Oracle
@@ -44,7 +45,7 @@ def served(
         Client(server.address, bundles / "client") as client,
     ):
         oracle = Oracle(folder / "checkpoint")
-        yield Served(client, bundles / "client", oracle, model.vocab_size)
+        yield Served(server.address, client, bundles / "client", oracle, model.vocab_size)
 
 
 def test_prefill_in_one_piece(served: Served) -> None:
@@ -127,7 +128,7 @@ def test_four_concurrent_sessions_are_batched_and_answer_as_alone(served: Served
         return logits, [piece.token_id async for piece in pieces]
 
     async def ask_all() -> list[tuple[NDArray[np.float32], list[int]]]:
-        async with AsyncClient(served.client.target, served.bundle) as client:
+        async with AsyncClient(served.address, served.bundle) as client:
             return await asyncio.gather(*(ask(client, prompt) for prompt in prompts))
 
     for (logits, tokens), wanted, continuation in zip(
@@ -162,7 +163,7 @@ def test_other_block_counts_and_no_permutation(
 def test_every_wire_type(served: Served, wire: str) -> None:
     prompt = served.tokens(9, seed=30)
     with (
-        Client(served.client.target, served.bundle, dtype=wire) as client,
+        Client(served.address, served.bundle, dtype=wire) as client,
         client.session() as session,
     ):
         # the embeddings are exact in every wire type
