@@ -173,6 +173,26 @@ def test_few_logits_decide_most_draws() -> None:
         assert decided > 380 and sorted(widths)[200] <= 256
 
 
+def test_more_is_asked_for_twice_at_most_and_more_at_once_the_next_time() -> None:
+    flat = LogitsArrays(np.zeros((1, 150_000), np.float32))
+    sampler = sampler_of(flat, temperature=1.0, seed=1)
+    asked = []
+    for _ in range(2):
+        while True:
+            asked.append(sampler.top_k)
+            if sampler.sample(largest(flat, sampler.top_k)) is not None:
+                break
+    assert asked == [128, 2048, 0, 512, 8192, 0]
+
+
+def test_less_is_asked_for_where_little_decides_for_long() -> None:
+    peaked = row(*np.linspace(50, 0, 1000))
+    sampler = sampler_of(peaked, temperature=1.0, seed=1)
+    for _ in range(200):
+        choose_as_asked(sampler, peaked)
+    assert sampler.top_k == 32
+
+
 def test_a_reply_from_the_largest_logits_equals_one_from_whole_rows() -> None:
     rows = 2 * np.random.default_rng(2).standard_normal((300, 1, 3000)).astype(np.float32)
     for parameters in ({}, {"top_p": 0.8}, {"min_p": 0.1}, {"top_k": 50}, {"top_k": 2900}):

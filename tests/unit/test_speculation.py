@@ -19,7 +19,7 @@ from stip_client.errors import RequestError
 from stip_client.generation import Generation, GenerationParameters, NextStep
 from stip_client.profile import StepProfile
 from stip_client.sampling import SamplingParameters
-from tests.scripted import Cost, drive, free
+from tests.scripted import Cost, answer, drive, free
 
 VOCAB = 512
 
@@ -139,6 +139,25 @@ def test_a_draw_that_the_largest_logits_do_not_decide_asks_for_the_same_position
     assert any(step.wanted.top_k == 0 and len(step.token_ids) == 1 for step in steps)
     for piece in pieces:  # what a token took is told with it
         assert piece.profile is None or piece.profile.rows >= 1
+
+
+def test_nothing_is_guessed_where_the_same_position_is_asked_for_again(
+    bundle: ClientBundle,
+) -> None:
+    """Each guess would weigh as much as the larger answer."""
+    flat = np.zeros((VOCAB, VOCAB), np.float32)
+    generation = generation_of(bundle, [1, 1, 1, 1], tokens=30, draft=4, temperature=1.0, seed=1)
+    tokens: list[int] = []
+    again, guesses = 0, 0
+    undecided = False
+    while (step := generation.next_step(len(tokens), 10**6)) is not None:
+        again += undecided
+        guesses += step.drafted
+        assert not (undecided and step.drafted)
+        pieces, kept = generation.take(answer(lambda tokens: flat[tokens[-1]], tokens, step))
+        undecided = len(pieces) < step.drafted + 1 and generation._sampler.undecided
+        tokens += step.token_ids[:kept]
+    assert again and guesses
 
 
 def test_guesses_do_not_go_beyond_what_the_reply_or_the_session_may_hold(
