@@ -186,7 +186,7 @@ def test_more_is_asked_for_twice_at_most_and_more_at_once_the_next_time() -> Non
 
 
 def test_less_is_asked_for_where_little_decides_for_long() -> None:
-    peaked = row(*np.linspace(50, 0, 1000))
+    peaked = row(*np.linspace(500, 0, 1000))
     sampler = sampler_of(peaked, temperature=1.0, seed=1)
     for _ in range(200):
         choose_as_asked(sampler, peaked)

@@ -146,7 +146,8 @@ def test_nothing_is_guessed_where_the_same_position_is_asked_for_again(
 ) -> None:
     """Each guess would weigh as much as the larger answer."""
     flat = np.zeros((VOCAB, VOCAB), np.float32)
-    generation = generation_of(bundle, [1, 1, 1, 1], tokens=30, draft=4, temperature=1.0, seed=1)
+    prompt = [*range(VOCAB), *range(VOCAB)]  # whatever comes has come before
+    generation = generation_of(bundle, prompt, tokens=30, draft=4, temperature=1.0, seed=1)
     tokens: list[int] = []
     again, guesses = 0, 0
     undecided = False
