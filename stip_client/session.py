@@ -221,7 +221,7 @@ class BaseSession:
         """Prepare another attempt; the seconds to wait before it. Raises `error` where none is
         worth while."""
         targets, endpoint = self._client.targets, self._endpoint
-        if self._closed or self._client.patience <= 0:
+        if self._closed:
             raise error
         gone = isinstance(error, SessionLostError) and error.reason != "TAKEN_OVER"
         lost = isinstance(error, ConnectionLostError)

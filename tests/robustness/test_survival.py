@@ -156,6 +156,19 @@ def test_a_conversation_is_forked_from_a_lost_server_by_sending_it_again(
         assert len(tokens(reply)) == 19
 
 
+def test_a_fork_is_opened_where_its_source_is(
+    own_server: Callable[..., Server], model: Path
+) -> None:
+    first, second = own_server(), own_server()
+    target = f"{first.address},{second.address}"
+    with Client(target, model / "client", patience=0) as client, client.session() as source:
+        source.forward(PROMPT, rows="none")
+        client.targets.leave(client.targets.current)
+        with source.fork(20) as fork:  # else the session would be unknown
+            assert fork.position == 20
+            fork.forward([1])
+
+
 def test_a_client_begins_with_the_first_server_that_answers(
     own_server: Callable[..., Server], strict_server: Server, model: Path
 ) -> None:
