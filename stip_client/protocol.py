@@ -69,7 +69,7 @@ class SessionCore:
 
     `tokens` are those that precede the next forward call. After a failed call they are what they
     were before, and the next call may resume the session on a new stream. `held` is how many of
-    them the server is known to hold: where it is fewer, they are to be sent again.
+    them the server held when it did: where they are fewer, the others are to be sent again.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class SessionCore:
 
     def begin_anew(self) -> None:
         """Forget the session that was lost: the next open request opens another in its place."""
-        self.session_id, self.held, self._fork = b"", 0, None
+        self.session_id, self._fork = b"", None
         self._requested_length = self.max_length or self._requested_length
 
     def close_request(self) -> InferRequest:
@@ -192,7 +192,6 @@ class SessionCore:
                 f"cannot roll back to {position}: the session holds {self.position} tokens"
             )
         del self.tokens[position:]
-        self.held = min(self.held, position)
 
     def replay(self) -> Forward:
         """Prepare the steps that send again what the server does not hold."""

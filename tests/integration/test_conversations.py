@@ -89,6 +89,11 @@ def test_conversations_that_begin_alike_share_what_they_have_in_common(client: C
     assert client.model_info().load.sessions == 2
 
 
+def test_a_few_tokens_in_common_are_no_conversation(client: Client) -> None:
+    ask(client, [*SYSTEM[:3], *range(100, 140)])
+    assert ask(client, [*SYSTEM[:3], 7, 8])[0] == 5
+
+
 def test_no_more_sessions_are_kept_than_allowed(client: Client) -> None:
     prompts = [[seed] * 30 + [1, 2, 3] for seed in range(6)]
     for prompt in prompts:
