@@ -49,8 +49,8 @@ class ClientBundle:
                 f"client.key has key_id {key.key_id}, the manifest {self.manifest.key_id}"
             )
         self.embeddings = EmbeddingTable(folder / EMBEDDINGS)
-        self._input_permutation = key.input_permutation()
-        if self.embeddings.hidden_size != len(self._input_permutation):
+        self.input_permutation = key.input_permutation()
+        if self.embeddings.hidden_size != len(self.input_permutation):
             raise BundleError("the embedding table and the key differ in hidden_size")
         if self.manifest.scheme == Scheme.SCHEME_NONE:
             warnings.warn(
@@ -66,7 +66,7 @@ class ClientBundle:
 
     def masked_embeddings(self, token_ids: Sequence[int]) -> NDArray[Any]:
         """The permuted embeddings of some tokens, [len(token_ids), hidden_size]."""
-        return np.take(self.embeddings.rows(token_ids), self._input_permutation, axis=1)
+        return np.take(self.embeddings.rows(token_ids), self.input_permutation, axis=1)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 
 from stip_client import connection_options
-from stip_client.commands import bench, chat, demo, generate, serve
+from stip_client.commands import bench, chat, demo, generate, serve, web
 from stip_client.errors import ClientError, HidesNothingWarning, SecretFilePermissionWarning
 from stip_client.terminal import PROGRAM, say, say_error, telling_warnings
 from stip_keys.errors import KeyFilePermissionWarning
@@ -26,6 +26,7 @@ examples:
   stip-client chat --server localhost:50051 --bundle stip_model/client
   stip-client bench --server localhost:50051 --bundle stip_model/client --sessions 1,2,4,8
   stip-client serve --server localhost:50051 --bundle stip_model/client
+  stip-client web --server localhost:50051 --bundle stip_model/client
 """
 
 
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_parser(commands, connection_options.parent_parser())
     bench.add_parser(commands, connection_options.parent_parser())
     serve.add_parser(commands, connection_options.parent_parser())
+    web.add_parser(commands, connection_options.parent_parser(bundle_required=False))
     demo.add_parser(commands)
     return parser
 

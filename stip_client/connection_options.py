@@ -25,11 +25,15 @@ class Access(TypedDict):
     patience: float
 
 
-def parent_parser() -> argparse.ArgumentParser:
+def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
     """A parser to be the parent of a command's."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
-        "--bundle", type=Path, required=True, metavar="DIR", help="client bundle (OUT/client)"
+        "--bundle",
+        type=Path,
+        required=bundle_required,
+        metavar="DIR",
+        help="client bundle (OUT/client)",
     )
     group = parser.add_argument_group("connection")
     group.add_argument(

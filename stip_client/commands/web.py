@@ -1,0 +1,133 @@
+"""stip-client web: the three-pane page in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import sys
+from pathlib import Path
+
+from stip_client.connection_options import access
+from stip_client.errors import ClientError, RequestError
+from stip_keys.errors import KeyFileError
+from stip_keys.keyfile import read_master_key
+from stip_keys.keys import MasterKey
+
+# Gradio is an extra, so nothing of stip_client.web is imported up here.
+
+# What Gradio and huggingface_hub would send of their own accord. Read when they are imported.
+_QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    connection: argparse.ArgumentParser,
+) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "web",
+        parents=[connection],
+        help="see the three parties at work, on a page in the browser",
+        description="Serve a page with three panes: the user's prompt and reply, the permutations "
+        "in use, and what the server receives; under them, where the time of every step went.",
+        allow_abbrev=False,  # --token SECRET must not pass for --token-file
+    )
+    page = parser.add_argument_group("page")
+    page.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="listen here; beyond this machine everyone who reaches it can use the page "
+        "(default: %(default)s)",
+    )
+    page.add_argument(
+        "--port", type=_port, default=7860, help="0 takes a free one (default: %(default)s)"
+    )
+    page.add_argument(
+        "--share",
+        action="store_true",
+        help="make the page public through Gradio's relay, a third party that then sees the page, "
+        "prompts and replies in plain text",
+    )
+    page.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="the developer's master key: show the permutations inside the layers as well",
+    )
+    parser.set_defaults(run=_run)
+
+
+class ExtraMissingError(ClientError):
+    """The packages of the extra `web` are not installed."""
+
+    hint = 'pip install "stip-grpc[web]"'
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if importlib.util.find_spec("gradio") is None:
+        raise ExtraMissingError("the page needs gradio, which is not installed")
+    for name, value in _QUIET.items():
+        os.environ[name] = value
+    from stip_client.web.loading import Loader
+    from stip_client.web.server import is_local, listening_socket, make_app, serve, share, url
+
+    with listening_socket(arguments.host, arguments.port) as listener:
+        exposed = arguments.share or not is_local(listener)
+        if exposed and arguments.bundle is None:
+            raise RequestError(
+                "a page that others reach loads no folder but the one that --bundle names",
+                hint="give --bundle, or leave out --share and --host",
+            )
+        loader = Loader(
+            arguments.server,
+            access(arguments),
+            _master_key(arguments.key),
+            only=arguments.bundle if exposed else None,
+        )
+        if arguments.bundle is not None:
+            loader.load(str(arguments.bundle))  # what is wrong with it is said here and now
+        folder = str(arguments.bundle or "")
+        app = make_app(loader, folder, local=not exposed)
+        if not is_local(listener):
+            _warn(
+                "everyone who reaches this address can use the page, and prompts and replies "
+                "travel in plain text"
+            )
+        if arguments.share:
+            _warn(
+                "--share gives the page, your prompts and the replies in plain text to a third "
+                "party's relay, and to everyone who knows the address"
+            )
+            print(f"shared at {share(listener)}", flush=True)
+        print(f"listening on {url(listener)}", flush=True)
+        received = serve(app, listener)
+    if received == signal.SIGINT:
+        raise KeyboardInterrupt
+    return 0
+
+
+def _master_key(path: Path | None) -> MasterKey | None:
+    if path is None:
+        return None
+    try:
+        return read_master_key(path)
+    except KeyFileError as error:
+        raise RequestError(str(error), hint=error.hint) from error
+
+
+def _warn(text: str) -> None:
+    print(f"stip-client: warning: {text}", file=sys.stderr, flush=True)
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdecimal() and int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port")

@@ -1,0 +1,68 @@
+"""The Key Center as HTML: fingerprints and first indices of the permutations in use, no key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stip.v1.manifest_pb2 import Scheme
+from stip_client.web.loading import Loaded
+from stip_client.web.markup import escape, facts, pane_head, sentence
+from stip_client.web.permutations import Shown
+from stip_client.web.reply import Reply
+
+NO_MASTER = (
+    "The client's key holds perm_in(0) and no other permutation. Those inside the layers are shown "
+    "where the page is started with the developer's master key (--key)."
+)
+HIDES_NOTHING = "This bundle's scheme is none: prompts are sent unmasked, and nothing is hidden."
+
+
+def head() -> str:
+    """The pane's head."""
+    return pane_head("Key Center", "The key never leaves this process, and is never shown.")
+
+
+def counters(loaded: Loaded | None, reply: Reply | None) -> str:
+    """The key in use, and how many rows it has masked for the last reply."""
+    rows = sum(step.rows for step in reply.steps) if reply is not None else 0
+    if loaded is None:
+        return facts([("Client key", "–"), ("Rows masked", "–")])
+    key_id = loaded.client.bundle.manifest.key_id
+    return facts(
+        [
+            ("Client key", f'<code class="stip-id">{escape(key_id)}</code>'),
+            ("Rows masked", f'<b class="stip-number" id="stip-rows">{rows}</b> with perm_in(0)'),
+        ]
+    )
+
+
+def permutations(loaded: Loaded | None) -> str:
+    """Every permutation that is known here."""
+    if loaded is None:
+        return '<p class="stip-empty">No model is loaded.</p>'
+    body = ""
+    if loaded.client.bundle.manifest.scheme == Scheme.SCHEME_NONE:
+        body += sentence(HIDES_NOTHING, "warning")
+    body += _group("Input", [loaded.input])
+    if not loaded.layer:
+        return f'{body}<p class="stip-sentence stip-note">{escape(NO_MASTER)}</p>'
+    body += _group("Layer 0", loaded.layer)
+    return body + _group("Residual stream of the following layers", loaded.residuals)
+
+
+def _group(title: str, shown: Sequence[Shown]) -> str:
+    items = "".join(map(_item, shown))
+    return f'<h3>{escape(title)}</h3><ul class="stip-permutations">{items}</ul>'
+
+
+def _item(shown: Shown) -> str:
+    more = " …" if shown.length > len(shown.first) else ""
+    width = len(str(max(shown.first)))
+    indices = " ".join(f"{index:{width}d}".replace(" ", "\u2007") for index in shown.first)
+    return (
+        f'<li title="{escape(shown.label)}">'
+        f'<span class="stip-name">{escape(shown.name)}</span>'
+        f'<span class="stip-of">{escape(shown.of)}</span>'
+        f'<span class="stip-indices">{escape(indices)}{more}</span>'
+        f'<code class="stip-id">{escape(shown.fingerprint)}</code></li>'
+    )

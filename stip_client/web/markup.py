@@ -1,0 +1,76 @@
+"""Text and numbers as HTML. Everything that is shown goes through `escape`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Gradio's HTML component is a template: beside what means something to HTML, nothing may be left
+# that means something to a template, whoever wrote it.
+_ENTITIES = str.maketrans(
+    {
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+        '"': "&quot;",
+        "'": "&#39;",
+        "`": "&#96;",
+        "$": "&#36;",
+        "{": "&#123;",
+        "}": "&#125;",
+        "\\": "&#92;",
+    }
+)
+MINUS = "−"
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def escape(text: object) -> str:
+    """A value's text, for an element's content or a quoted attribute."""
+    return str(text).translate(_ENTITIES)
+
+
+def signed(value: float) -> str:
+    """+0.123, with a minus sign as wide as the plus."""
+    return f"{value:+.3f}".replace("-", MINUS)
+
+
+def milliseconds(seconds: float) -> str:
+    """A duration in ms with as many digits as mean something."""
+    value = seconds * 1e3
+    return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
+
+
+def size(count: int) -> str:
+    """A number of bytes."""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(_BINARY_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.1f} {_BINARY_UNITS[unit]}" if unit else f"{count} B"
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> str:
+    """A list of names and values; the values are HTML already."""
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in pairs)
+    return f'<dl class="stip-facts">{rows}</dl>'
+
+
+def pane_head(title: str, subtitle: str) -> str:
+    """The head of a pane."""
+    return (
+        f'<header class="stip-pane-head"><h2>{escape(title)}</h2><p>{escape(subtitle)}</p></header>'
+    )
+
+
+def floats(values: Sequence[float], count: int = 10) -> str:
+    """A grid of numbered floats; empty places where there are fewer than `count`."""
+    cells = []
+    for index in range(count):
+        text = signed(values[index]) if index < len(values) else "·"
+        cells.append(f'<span class="stip-cell"><i>{index}</i><b>{text}</b></span>')
+    return f'<div class="stip-floats">{"".join(cells)}</div>'
+
+
+def sentence(text: str, kind: str = "note") -> str:
+    """A sentence of its own: a note, a warning or an error."""
+    role = ' role="alert"' if kind == "error" else ""
+    return f'<p class="stip-sentence stip-{kind}"{role}>{escape(text)}</p>'

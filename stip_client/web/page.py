@@ -1,0 +1,295 @@
+"""The page: its layout, and what its buttons do.
+
+Everything that a tab changes is in its own `Tab`; tabs that load the same folder share its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from stip.v1.inference_pb2 import GetModelInfoResponse
+from stip_client.errors import ClientError, RequestError
+from stip_client.web import chart, key_pane, server_pane, user_pane
+from stip_client.web.loading import Loaded, Loader
+from stip_client.web.markup import escape
+from stip_client.web.reply import Reply, Run
+from stip_client.web.sentences import error_text
+
+TITLE = "STIP"
+MAX_NEW_TOKENS = 128
+# Seconds between one look at the server and the next while nothing is sent.
+LOOK = 10.0
+BRAND = "<h1>STIP</h1><p>Your prompt stays here; the server computes on permuted hidden states.</p>"
+FOOT = (
+    '<p class="stip-foot">A permutation is no encryption: it hides prompt and weights only from '
+    "those who do not know the base weights, and the logits tell the server the reply. "
+    "See SECURITY.md.</p>"
+)
+
+Updates = dict[Any, Any]
+
+
+@dataclass
+class Tab:
+    """What one open page has: the model it has loaded, and its last run."""
+
+    loaded: Loaded | None = None
+    run: Run | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is under way."""
+        return self.run is not None and self.run.reply.under_way
+
+
+class Page:
+    """The layout, wired to a loader. `blocks` is what Gradio serves."""
+
+    def __init__(self, loader: Loader, folder: str) -> None:
+        """`folder` is loaded when a page is opened, unless it is empty."""
+        self._loader = loader
+        # the runs under way by Gradio's session, to be stopped when their tab is closed
+        self._runs: dict[str, Run] = {}
+        with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as self.blocks:
+            self._tab = gr.State(Tab())
+            self._lay_out(folder)
+            self._wire()
+
+    # -- the layout ------------------------------------------------------------------------------
+
+    def _lay_out(self, folder: str) -> None:
+        with gr.Row(elem_classes="stip-bar"):
+            gr.HTML(BRAND, elem_classes="stip-brand")
+            self._folder = gr.Textbox(
+                folder,
+                label="Model folder",
+                placeholder="stip_model",
+                max_lines=1,
+                interactive=not self._loader.fixed,
+                elem_id="stip-folder",
+                elem_classes="stip-folder",
+            )
+            self._load = gr.Button("Load", elem_id="stip-load", elem_classes="stip-load")
+        self._status = gr.HTML(status("Starting"), elem_id="stip-status")
+        with gr.Row(elem_classes="stip-panes"):
+            with gr.Column(elem_classes=["stip-pane", "stip-user"]):
+                self._lay_out_user()
+            with gr.Column(elem_classes=["stip-pane", "stip-keys"], elem_id="stip-keys"):
+                gr.HTML(key_pane.head())
+                self._counters = gr.HTML(key_pane.counters(None, None))
+                self._permutations = gr.HTML(
+                    key_pane.permutations(None),
+                    elem_classes=["stip-permutation-box", "stip-scroll"],
+                )
+            with gr.Column(elem_classes=["stip-pane", "stip-server"], elem_id="stip-server"):
+                gr.HTML(server_pane.head())
+                self._server = gr.HTML(server_pane.state(None, None))
+                self._received = gr.HTML(server_pane.received(None))
+        self._chart = gr.HTML(chart.chart([]))
+        gr.HTML(FOOT)
+        self._timer = gr.Timer(LOOK)
+
+    def _lay_out_user(self) -> None:
+        gr.HTML(user_pane.head())
+        self._prompt = gr.Textbox(
+            label="Prompt",
+            placeholder="Hello, how are you?   (Shift + Enter sends)",
+            lines=3,
+            max_lines=6,
+            autofocus=True,
+            elem_id="stip-prompt",
+        )
+        with gr.Row(elem_classes="stip-numbers"):
+            # no minimum here: Gradio would tell of it in a way of its own
+            self._max_new_tokens = gr.Number(
+                MAX_NEW_TOKENS, label="Maximum tokens", precision=0, elem_id="stip-max"
+            )
+            self._temperature = gr.Number(
+                0.0, label="Temperature", step=0.1, elem_id="stip-temperature"
+            )
+        with gr.Row(elem_classes="stip-buttons"):
+            self._send = gr.Button("Send", variant="primary", elem_id="stip-send")
+            self._stop = gr.Button("Stop", interactive=False, elem_id="stip-stop")
+        self._reply_head = gr.HTML(user_pane.reply_head(None))
+        self._reply_text = gr.HTML(
+            user_pane.reply_text(None),
+            elem_id="stip-reply",
+            elem_classes=["stip-reply-box", "stip-scroll"],
+            autoscroll=True,
+        )
+        self._reply_foot = gr.HTML(user_pane.reply_foot(None))
+
+    def _wire(self) -> None:
+        quiet: Any = {"show_progress": "hidden", "api_visibility": "private"}
+        loading: Any = {
+            "fn": self._on_load,
+            "inputs": [self._folder, self._tab],
+            "outputs": [self._status, self._counters, self._permutations, self._server, self._send],
+            **quiet,
+        }
+        self.blocks.load(**loading)
+        gr.on([self._load.click, self._folder.submit], **loading, concurrency_limit=None)
+        gr.on(
+            [self._send.click, self._prompt.submit],
+            self._on_send,
+            inputs=[self._prompt, self._max_new_tokens, self._temperature, self._tab],
+            outputs=[
+                self._status,
+                self._counters,
+                self._server,
+                self._received,
+                self._reply_head,
+                self._reply_text,
+                self._reply_foot,
+                self._chart,
+                self._send,
+                self._stop,
+                self._load,
+            ],
+            concurrency_limit=None,  # each tab has one at a time: trigger_mode "once"
+            **quiet,
+        )
+        self._stop.click(self._on_stop, inputs=[self._tab], queue=False, **quiet)
+        self._timer.tick(
+            self._on_look,
+            inputs=[self._tab],
+            outputs=[self._server],
+            concurrency_limit=None,
+            **quiet,
+        )
+        self.blocks.unload(self._on_unload)
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    async def _on_load(self, folder: str, tab: Tab) -> Updates:
+        if tab.busy:
+            return {self._status: status("A reply is under way. Stop it first.", "bad")}
+        if not folder.strip() and tab.loaded is None:
+            text = "No model is loaded. Give the folder that stip-keys convert wrote, and load it."
+            return {self._status: status(text)}
+        try:
+            tab.loaded = await asyncio.to_thread(self._loader.load, folder)
+        except ClientError as error:
+            return {self._status: status(error_text(error), "bad")}
+        info, error = await _look(tab.loaded)
+        return {
+            self._status: _loaded_status(tab.loaded, info, error),
+            self._counters: key_pane.counters(tab.loaded, None),
+            self._permutations: key_pane.permutations(tab.loaded),
+            self._server: server_pane.state(tab.loaded, info, error),
+        }
+
+    async def _on_send(
+        self,
+        prompt: str,
+        max_new_tokens: int | None,
+        temperature: float | None,
+        tab: Tab,
+        request: gr.Request,
+    ) -> AsyncIterator[Updates]:
+        if tab.busy:
+            return
+        if tab.loaded is None or max_new_tokens is None or temperature is None:
+            missing = "model is loaded" if tab.loaded is None else "maximum or temperature is given"
+            reply = Reply("failed", error=RequestError(f"no {missing}"))
+            yield {self._reply_text: user_pane.reply_text(reply)}
+            return
+        loaded = tab.loaded
+        run = tab.run = Run(loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature)
+        session = request.session_hash or ""
+        self._runs[session] = run
+        try:
+            yield self._picture(loaded, run)
+            async with aclosing(run.frames()) as frames:
+                async for _ in frames:
+                    yield self._picture(loaded, run)
+        finally:
+            if self._runs.get(session) is run:
+                del self._runs[session]
+
+    def _picture(self, loaded: Loaded, run: Run) -> Updates:
+        """All that changes while a reply is under way, as it stands."""
+        reply = run.reply
+        updates = {
+            self._status: _run_status(loaded, reply),
+            self._counters: key_pane.counters(loaded, reply),
+            self._received: server_pane.received(reply),
+            self._reply_head: user_pane.reply_head(reply),
+            self._reply_text: user_pane.reply_text(reply),
+            self._reply_foot: user_pane.reply_foot(reply),
+            self._chart: chart.chart(reply.steps),
+            self._send: gr.update(interactive=not reply.under_way),
+            self._stop: gr.update(interactive=reply.under_way),
+            self._load: gr.update(interactive=not reply.under_way),
+        }
+        if run.info is not None:
+            updates[self._server] = server_pane.state(loaded, run.info)
+        elif reply.error is not None:
+            updates[self._server] = server_pane.state(loaded, None)
+        return updates
+
+    async def _on_stop(self, tab: Tab) -> None:
+        if tab.run is not None:
+            tab.run.stop()
+
+    async def _on_look(self, tab: Tab) -> Updates:
+        if tab.loaded is None or tab.busy:
+            return {self._server: gr.skip()}
+        info, error = await _look(tab.loaded)
+        if tab.busy:
+            return {self._server: gr.skip()}
+        return {self._server: server_pane.state(tab.loaded, info, error)}
+
+    async def _on_unload(self, request: gr.Request) -> None:
+        run = self._runs.get(request.session_hash or "")
+        if run is not None:
+            run.stop()
+
+
+def status(text: str, kind: str = "") -> str:
+    """The line under the bar; kind: good, busy or bad."""
+    role = "alert" if kind == "bad" else "status"
+    return f'<p class="stip-status stip-{kind}" role="{role}">{escape(text)}</p>'
+
+
+async def _look(loaded: Loaded) -> tuple[GetModelInfoResponse | None, ClientError | None]:
+    """What the server says of itself, or why it does not."""
+    try:
+        return await loaded.client.model_info(), None
+    except ClientError as error:
+        return None, error
+
+
+def _loaded_status(
+    loaded: Loaded, info: GetModelInfoResponse | None, error: ClientError | None
+) -> str:
+    manifest = loaded.client.bundle.manifest
+    name = f"{loaded.folder} is loaded"
+    if info is None:
+        why = error_text(error) if error is not None else ""
+        return status(f"{name}, but the server does not answer. {why}", "bad")
+    if (info.key_id, info.bundle_id) != (manifest.key_id, manifest.bundle_id):
+        return status(
+            f"{name}, but the server serves another model. Load the client bundle that was "
+            "converted together with the server's.",
+            "bad",
+        )
+    return status(f"{name}, and the server at {_target(loaded)} serves it.", "good")
+
+
+def _run_status(loaded: Loaded, reply: Reply) -> str:
+    if reply.under_way:
+        return status(f"A reply is under way from {_target(loaded)}.", "busy")
+    if reply.error is not None:
+        return status("The reply has failed; the sentence beside it says why.", "bad")
+    return status(f"Ready: {loaded.folder} at {_target(loaded)}.", "good")
+
+
+def _target(loaded: Loaded) -> str:
+    return loaded.client.targets.current.target

@@ -1,0 +1,142 @@
+"""What the Key Center shows of the permutations in use (SPEC.md, sections 2 and 4).
+
+A fingerprint is made of subkeys and not of the permutation: it names a secret of 32 bytes, so that
+it does not help to guess a short permutation. The subkeys themselves are not kept here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stip.v1.manifest_pb2 import Manifest, Scheme
+from stip_client.bundle import ClientBundle
+from stip_client.errors import ClientError
+from stip_keys import derivation
+from stip_keys.derivation import Indices
+from stip_keys.keys import MasterKey
+from stip_keys.permutation import inverse
+
+SHOWN = 8
+FINGERPRINT_DIGITS = 16
+
+
+class WrongMasterKeyError(ClientError):
+    """The master key is not the one that the bundle was made with."""
+
+    hint = "--key takes the master key that stip-keys convert used for this bundle"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The first indices of one permutation, or the first of some quarter-turns.
+
+    `label` is SPEC.md's, `of` what is permuted, `length` how many indices there are.
+    """
+
+    name: str
+    label: str
+    of: str
+    fingerprint: str
+    first: tuple[int, ...]
+    length: int
+
+
+def input_permutation(bundle: ClientBundle) -> Shown:
+    """perm_in(0), which the client permutes its rows with."""
+    manifest = bundle.manifest
+    p = bundle.input_permutation
+    identity = manifest.scheme == Scheme.SCHEME_NONE
+    return _shown(
+        "perm_in(0)",
+        "identity" if identity else f"residual/0/block/0…{manifest.residual_blocks - 1}",
+        f"hidden state, {_blocks(manifest)}",
+        manifest.key_id,
+        p,
+    )
+
+
+def check_belongs(master: MasterKey, manifest: Manifest) -> None:
+    """Raise WrongMasterKeyError unless a master key made the bundle with this manifest."""
+    made = master.client_key(manifest.model.hidden_size, max(1, manifest.residual_blocks))
+    if manifest.scheme == Scheme.SCHEME_NONE or made.key_id != manifest.key_id:
+        raise WrongMasterKeyError("this bundle was not made with the master key that was given")
+
+
+def layer_permutations(master: MasterKey, manifest: Manifest, layer: int = 0) -> list[Shown]:
+    """The permutations inside one layer: of its heads, of every key/value head, and of the MLP."""
+    config = manifest.model
+    kv_heads = config.num_key_value_heads
+    group = config.num_attention_heads // kv_heads
+    name = f"L{layer}"
+
+    heads = master.permutation(derivation.heads_label(layer), kv_heads)
+    members = [
+        int(kv) * group + master.permutation(derivation.group_label(layer, int(kv)), group)
+        for kv in heads
+    ]
+    groups = [derivation.group_label(layer, head) for head in range(kv_heads)]
+    shown = [
+        _derived(
+            master, f"{name} heads kv", [derivation.heads_label(layer)], "key/value heads", heads
+        ),
+        _derived(
+            master,
+            f"{name} heads q",
+            [derivation.heads_label(layer), *groups],
+            "query heads, slot by slot",
+            np.concatenate(members),
+        ),
+    ]
+    for head in range(kv_heads):
+        label = derivation.turns_label(layer, head)
+        turns = master.quarter_turns(label, config.head_dim // 2)
+        of = "quarter-turns of RoPE planes"
+        shown.append(_derived(master, f"{name} qk, head {head}", [label], of, turns))
+    values = [derivation.value_label(layer, head) for head in range(kv_heads)]
+    for head, label in enumerate(values):
+        v = master.permutation(label, config.head_dim)
+        shown.append(_derived(master, f"{name} kv, head {head}", [label], "rows of V", v))
+    for head, label in enumerate(values):
+        v = inverse(master.permutation(label, config.head_dim))
+        of = "columns of O, the inverse"
+        shown.append(_derived(master, f"{name} out, head {head}", [label], of, v))
+    label = derivation.mlp_label(layer)
+    mlp = master.permutation(label, config.intermediate_size)
+    return [*shown, _derived(master, f"{name} mlp", [label], "MLP's hidden units", mlp)]
+
+
+def residual_permutations(master: MasterKey, manifest: Manifest) -> list[Shown]:
+    """p_1 … p_L, which the residual stream has after each layer."""
+    blocks = manifest.residual_blocks
+    shown = []
+    for layer in range(1, manifest.model.num_hidden_layers + 1):
+        labels = [derivation.residual_block_label(layer, block) for block in range(blocks)]
+        p = master.residual_permutation(layer, manifest.model.hidden_size, blocks)
+        each = _derived(master, f"residual({layer})", labels, f"after layer {layer - 1}", p)
+        shown.append(each)
+    return shown
+
+
+def _derived(
+    master: MasterKey, name: str, labels: Sequence[str], of: str, indices: Indices
+) -> Shown:
+    lines = "".join(f"{label} {master.subkey(label).hex()}\n" for label in labels)
+    fingerprint = hashlib.sha256(lines.encode("ascii")).hexdigest()
+    label = labels[0] if len(labels) == 1 else f"{labels[0]}…{labels[-1].rpartition('/')[2]}"
+    return _shown(name, label, of, fingerprint, indices)
+
+
+def _shown(name: str, label: str, of: str, fingerprint: str, indices: Indices) -> Shown:
+    first = tuple(map(int, indices[:SHOWN]))
+    return Shown(name, label, of, fingerprint[:FINGERPRINT_DIGITS], first, len(indices))
+
+
+def _blocks(manifest: Manifest) -> str:
+    blocks, width = manifest.residual_blocks, manifest.model.hidden_size
+    if blocks <= 1:
+        return f"{width} values"
+    return f"{blocks} blocks of {width // blocks}"

@@ -1,0 +1,20 @@
+"""Errors as sentences for a page: what was wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from stip_client.errors import ClientError
+
+
+def error_text(error: ClientError) -> str:
+    """An error and its hint."""
+    text = _sentence(str(error))
+    return f"{text} {_sentence(error.hint)}" if error.hint else text
+
+
+def _sentence(text: str) -> str:
+    text = text.rstrip(".")
+    first = text.split(" ", 1)[0].rstrip(",:")
+    # what begins with a name, a path or a value is left as it is
+    if first.isalpha() and first.islower():
+        text = text[0].upper() + text[1:]
+    return text if text.endswith(("?", "!")) else f"{text}."

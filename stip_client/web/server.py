@@ -1,0 +1,138 @@
+"""The page as a process: its socket, the application around Gradio's, and an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator
+from types import FrameType
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from gradio import networking
+from starlette.types import ASGIApp
+
+from stip_client.errors import ClientError
+from stip_client.web.guard import Guard
+from stip_client.web.loading import Loader
+from stip_client.web.page import Page
+from stip_client.web.theme import style, theme
+
+# Requests under way, such as the streams of open tabs, have so long to end. Seconds.
+GRACE_SECONDS = 1
+# Nothing is uploaded to this page.
+MAX_FILE_SIZE = 1
+_NO_DOCUMENTATION = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+
+
+class PageError(ClientError):
+    """The page cannot be served as it was asked to."""
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one. Raises PageError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise PageError(f"--host {host}: not an address of this machine") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise PageError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            hint="choose another --port; 0 takes a free one",
+        ) from error
+    return listener
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Whether only this machine reaches a socket."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def url(listener: socket.socket) -> str:
+    """Where the page is."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def share(listener: socket.socket) -> str:
+    """Open Gradio's tunnel to the page; its address. Raises PageError."""
+    host, port = listener.getsockname()[:2]
+    here = host if is_local(listener) else "127.0.0.1"
+    try:
+        return networking.setup_tunnel(here, port, secrets.token_urlsafe(32), None, None)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise PageError(
+            f"the page cannot be shared: {str(error).splitlines()[0]}",
+            hint="is the internet reachable? Without --share the page is on this machine",
+        ) from error
+
+
+def make_app(loader: Loader, folder: str, *, local: bool) -> ASGIApp:
+    """The application: Gradio's, behind a guard."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await loader.close()
+
+    app = FastAPI(lifespan=lifespan, **_NO_DOCUMENTATION)
+    gr.mount_gradio_app(
+        app,
+        Page(loader, folder).blocks,
+        path="/",
+        app_kwargs=_NO_DOCUMENTATION,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=MAX_FILE_SIZE,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        theme=theme(),
+        css=style(),
+    )
+    return Guard(app, local=local)
+
+
+def serve(app: ASGIApp, listener: socket.socket) -> signal.Signals:
+    """Serve until SIGINT or SIGTERM, which is returned."""
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        log_config=None,
+        log_level=logging.ERROR,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config)
+    server.run([listener])
+    return server.received
+
+
+class _Server(uvicorn.Server):
+    """Leaves it to its caller how the process ends."""
+
+    received = signal.SIGTERM
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        # uvicorn's own raises the signal again at the end, and the process would die of it
+        self.force_exit = self.should_exit  # a second one waits for nothing
+        self.should_exit = True
+        self.received = signal.Signals(sig)
