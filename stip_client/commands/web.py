@@ -74,13 +74,12 @@ class ExtraMissingError(ClientError):
 def _run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise ExtraMissingError("the page needs gradio, which is not installed")
-    for name, value in _QUIET.items():
-        os.environ[name] = value
+    from stip_client.web.listener import is_local, listening_socket, url
     from stip_client.web.loading import Loader
-    from stip_client.web.server import is_local, listening_socket, make_app, serve, share, url
 
     with listening_socket(arguments.host, arguments.port) as listener:
-        exposed = arguments.share or not is_local(listener)
+        local = is_local(listener)
+        exposed = arguments.share or not local
         if exposed and arguments.bundle is None:
             raise RequestError(
                 "a page that others reach loads no folder but the one that --bundle names",
@@ -94,9 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         if arguments.bundle is not None:
             loader.load(str(arguments.bundle))  # what is wrong with it is said here and now
-        folder = str(arguments.bundle or "")
-        app = make_app(loader, folder, local=not exposed)
-        if not is_local(listener):
+        if not local:
             _warn(
                 "everyone who reaches this address can use the page, and prompts and replies "
                 "travel in plain text"
@@ -106,6 +103,12 @@ def _run(arguments: argparse.Namespace) -> int:
                 "--share gives the page, your prompts and the replies in plain text to a third "
                 "party's relay, and to everyone who knows the address"
             )
+        os.environ.update(_QUIET)
+        # takes seconds: after everything that may be wrong
+        from stip_client.web.server import make_app, serve, share
+
+        app = make_app(loader, str(arguments.bundle or ""), local=not exposed)
+        if arguments.share:
             print(f"shared at {share(listener)}", flush=True)
         print(f"listening on {url(listener)}", flush=True)
         received = serve(app, listener)

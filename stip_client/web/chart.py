@@ -60,7 +60,7 @@ def chart(steps: Sequence[StepProfile]) -> str:
         '<div class="stip-y-title">milliseconds</div>'
         f'<div class="stip-y">{labels}</div><div class="stip-area">{svg}</div>'
         f'<div class="stip-x">{numbers}</div>'
-        '<div class="stip-x-title">step: the prompt, then one token each</div>'
+        '<div class="stip-x-title">step (the first is the prompt)</div>'
         "</div></section>"
     )
 

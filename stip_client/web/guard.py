@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Gradio's HTML component compiles its template, which is 'unsafe-eval'; its page has inline scripts.
+# Gradio's HTML component compiles its template ('unsafe-eval'), and its page has inline scripts.
 POLICY = "; ".join(
     (
         "default-src 'self'",

@@ -11,8 +11,9 @@ from stip_client.web.permutations import Shown
 from stip_client.web.reply import Reply
 
 NO_MASTER = (
-    "The client's key holds perm_in(0) and no other permutation. Those inside the layers are shown "
-    "where the page is started with the developer's master key (--key)."
+    '<p class="stip-sentence stip-note">The client&#39;s key holds perm_in(0) and no other '
+    "permutation. Those inside the layers are shown where the page is started with the "
+    "developer&#39;s master key: <code>--key master.key</code>.</p>"
 )
 HIDES_NOTHING = "This bundle's scheme is none: prompts are sent unmasked, and nothing is hidden."
 
@@ -27,10 +28,11 @@ def counters(loaded: Loaded | None, reply: Reply | None) -> str:
     rows = sum(step.rows for step in reply.steps) if reply is not None else 0
     if loaded is None:
         return facts([("Client key", "–"), ("Rows masked", "–")])
-    key_id = loaded.client.bundle.manifest.key_id
+    key_id = escape(loaded.client.bundle.manifest.key_id)
+    halves = f"{key_id[:16]}<wbr>{key_id[16:]}"
     return facts(
         [
-            ("Client key", f'<code class="stip-id">{escape(key_id)}</code>'),
+            ("Client key", f'<code class="stip-id" id="stip-key-id">{halves}</code>'),
             ("Rows masked", f'<b class="stip-number" id="stip-rows">{rows}</b> with perm_in(0)'),
         ]
     )
@@ -43,9 +45,9 @@ def permutations(loaded: Loaded | None) -> str:
     body = ""
     if loaded.client.bundle.manifest.scheme == Scheme.SCHEME_NONE:
         body += sentence(HIDES_NOTHING, "warning")
-    body += _group("Input", [loaded.input])
+    body += _group("Input", [loaded.input, *loaded.blocks])
     if not loaded.layer:
-        return f'{body}<p class="stip-sentence stip-note">{escape(NO_MASTER)}</p>'
+        return body + NO_MASTER
     body += _group("Layer 0", loaded.layer)
     return body + _group("Residual stream of the following layers", loaded.residuals)
 
@@ -59,10 +61,11 @@ def _item(shown: Shown) -> str:
     more = " …" if shown.length > len(shown.first) else ""
     width = len(str(max(shown.first)))
     indices = " ".join(f"{index:{width}d}".replace(" ", "\u2007") for index in shown.first)
+    fingerprint = f'<code class="stip-id">{escape(shown.fingerprint)}</code>'
     return (
-        f'<li title="{escape(shown.label)}">'
+        f'<li title="{escape(shown.label)}"><div>'
         f'<span class="stip-name">{escape(shown.name)}</span>'
-        f'<span class="stip-of">{escape(shown.of)}</span>'
+        f'<span class="stip-of">{escape(shown.of)}</span></div><div>'
         f'<span class="stip-indices">{escape(indices)}{more}</span>'
-        f'<code class="stip-id">{escape(shown.fingerprint)}</code></li>'
+        f"{fingerprint if shown.fingerprint else ''}</div></li>"
     )

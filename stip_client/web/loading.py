@@ -12,6 +12,7 @@ from stip_client.errors import BundleError, RequestError
 from stip_client.web.permutations import (
     Shown,
     check_belongs,
+    input_blocks,
     input_permutation,
     layer_permutations,
     residual_permutations,
@@ -25,12 +26,14 @@ MANIFEST = "manifest.json"
 class Loaded:
     """A model folder in use. All tabs that load it share its client.
 
-    `layer` and `residuals` are empty without the developer's master key.
+    `layer` and `residuals` are empty without the developer's master key; then `blocks` has the rest
+    of the input permutation.
     """
 
     folder: Path
     client: AsyncClient
     input: Shown
+    blocks: Sequence[Shown] = ()
     layer: Sequence[Shown] = ()
     residuals: Sequence[Shown] = ()
 
@@ -86,14 +89,14 @@ class Loader:
         bundle = client.bundle
         shown = input_permutation(bundle)
         if self._master is None:
-            return Loaded(folder, client, shown)
+            return Loaded(folder, client, shown, blocks=input_blocks(bundle))
         check_belongs(self._master, bundle.manifest)
         return Loaded(
             folder,
             client,
             shown,
-            layer_permutations(self._master, bundle.manifest),
-            residual_permutations(self._master, bundle.manifest),
+            layer=layer_permutations(self._master, bundle.manifest),
+            residuals=residual_permutations(self._master, bundle.manifest),
         )
 
 

@@ -65,7 +65,7 @@ class Page:
 
     def _lay_out(self, folder: str) -> None:
         with gr.Row(elem_classes="stip-bar"):
-            gr.HTML(BRAND, elem_classes="stip-brand")
+            _html(BRAND, elem_classes="stip-brand")
             self._folder = gr.Textbox(
                 folder,
                 label="Model folder",
@@ -76,31 +76,31 @@ class Page:
                 elem_classes="stip-folder",
             )
             self._load = gr.Button("Load", elem_id="stip-load", elem_classes="stip-load")
-        self._status = gr.HTML(status("Starting"), elem_id="stip-status")
+        self._status = _html(status("Starting"), elem_id="stip-status")
         with gr.Row(elem_classes="stip-panes"):
             with gr.Column(elem_classes=["stip-pane", "stip-user"]):
                 self._lay_out_user()
             with gr.Column(elem_classes=["stip-pane", "stip-keys"], elem_id="stip-keys"):
-                gr.HTML(key_pane.head())
-                self._counters = gr.HTML(key_pane.counters(None, None))
-                self._permutations = gr.HTML(
+                _html(key_pane.head())
+                self._counters = _html(key_pane.counters(None, None))
+                self._permutations = _html(
                     key_pane.permutations(None),
                     elem_classes=["stip-permutation-box", "stip-scroll"],
                 )
             with gr.Column(elem_classes=["stip-pane", "stip-server"], elem_id="stip-server"):
-                gr.HTML(server_pane.head())
-                self._server = gr.HTML(server_pane.state(None, None))
-                self._received = gr.HTML(server_pane.received(None))
-        self._chart = gr.HTML(chart.chart([]))
-        gr.HTML(FOOT)
+                _html(server_pane.head())
+                self._server = _html(server_pane.state(None, None))
+                self._received = _html(server_pane.received(None))
+        self._chart = _html(chart.chart([]))
+        _html(FOOT)
         self._timer = gr.Timer(LOOK)
 
     def _lay_out_user(self) -> None:
-        gr.HTML(user_pane.head())
+        _html(user_pane.head())
         self._prompt = gr.Textbox(
             label="Prompt",
             placeholder="Hello, how are you?   (Shift + Enter sends)",
-            lines=3,
+            lines=2,
             max_lines=6,
             autofocus=True,
             elem_id="stip-prompt",
@@ -116,14 +116,14 @@ class Page:
         with gr.Row(elem_classes="stip-buttons"):
             self._send = gr.Button("Send", variant="primary", elem_id="stip-send")
             self._stop = gr.Button("Stop", interactive=False, elem_id="stip-stop")
-        self._reply_head = gr.HTML(user_pane.reply_head(None))
-        self._reply_text = gr.HTML(
+        self._reply_head = _html(user_pane.reply_head(None))
+        self._reply_text = _html(
             user_pane.reply_text(None),
             elem_id="stip-reply",
             elem_classes=["stip-reply-box", "stip-scroll"],
             autoscroll=True,
         )
-        self._reply_foot = gr.HTML(user_pane.reply_foot(None))
+        self._reply_foot = _html(user_pane.reply_foot(None))
 
     def _wire(self) -> None:
         quiet: Any = {"show_progress": "hidden", "api_visibility": "private"}
@@ -177,12 +177,12 @@ class Page:
             tab.loaded = await asyncio.to_thread(self._loader.load, folder)
         except ClientError as error:
             return {self._status: status(error_text(error), "bad")}
-        info, error = await _look(tab.loaded)
+        info, silence = await _look(tab.loaded)
         return {
-            self._status: _loaded_status(tab.loaded, info, error),
+            self._status: _loaded_status(tab.loaded, info, silence),
             self._counters: key_pane.counters(tab.loaded, None),
             self._permutations: key_pane.permutations(tab.loaded),
-            self._server: server_pane.state(tab.loaded, info, error),
+            self._server: server_pane.state(tab.loaded, info, silence),
         }
 
     async def _on_send(
@@ -250,6 +250,11 @@ class Page:
         run = self._runs.get(request.session_hash or "")
         if run is not None:
             run.stop()
+
+
+def _html(value: str, **options: Any) -> Any:
+    """An HTML component without Gradio's own style for text."""
+    return gr.HTML(value, apply_default_css=False, js_on_load=None, **options)
 
 
 def status(text: str, kind: str = "") -> str:

@@ -59,6 +59,21 @@ def input_permutation(bundle: ClientBundle) -> Shown:
     )
 
 
+def input_blocks(bundle: ClientBundle) -> list[Shown]:
+    """The blocks of perm_in(0) after the first, which `input_permutation` shows the beginning of.
+
+    They have no fingerprints of their own.
+    """
+    blocks, width = bundle.manifest.residual_blocks, bundle.manifest.model.hidden_size
+    shown = []
+    for block in range(1, blocks):
+        first, last = block * width // blocks, (block + 1) * width // blocks
+        label = derivation.residual_block_label(0, block)
+        indices = bundle.input_permutation[first:last]
+        shown.append(_shown(f"block {block}", label, f"places {first} to {last - 1}", "", indices))
+    return shown
+
+
 def check_belongs(master: MasterKey, manifest: Manifest) -> None:
     """Raise WrongMasterKeyError unless a master key made the bundle with this manifest."""
     made = master.client_key(manifest.model.hidden_size, max(1, manifest.residual_blocks))

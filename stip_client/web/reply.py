@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal
 
 from stip.v1.inference_pb2 import GetModelInfoResponse
-from stip_client.errors import ClientError
+from stip_client.errors import ClientError, RequestError
 from stip_client.generation import FinishReason, Piece, encode_prompt
 from stip_client.profile import StepProfile
 from stip_client.web.loading import Loaded
@@ -22,7 +22,7 @@ FRAME = 0.08
 LOOK = 1.0
 # Floats that a server tells, and how many steps' are remembered.
 FLOATS = 10
-REMEMBERED = 12
+REMEMBERED = 15
 
 Stage = Literal["waiting", "streaming", "finished", "stopped", "failed"]
 
@@ -88,7 +88,7 @@ class Run:
         if self._task is not None:
             self._task.cancel()
 
-    async def frames(self) -> AsyncIterator[None]:
+    async def frames(self) -> AsyncGenerator[None, None]:
         """Generate, and say from time to time that there is something new to be shown; the last
         time when the reply has ended."""
         task = self._task = asyncio.create_task(self._generate())
@@ -115,6 +115,8 @@ class Run:
     async def _generate(self) -> None:
         reply, client = self.reply, self._loaded.client
         try:
+            if not self._prompt:  # a chat template would make something of it
+                raise RequestError("the prompt is empty")
             token_ids = encode_prompt(client.bundle, self._prompt)
             self.info = await client.model_info()
             reply.prompt_tokens, self._sent = len(token_ids), token_ids[0]

@@ -1,15 +1,15 @@
-"""The page as a process: its socket, the application around Gradio's, and an orderly end."""
+"""The page as a process: the application around Gradio's, its tunnel, and an orderly end."""
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator
 from types import FrameType
+from typing import Any
 
 import gradio as gr
 import uvicorn
@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from gradio import networking
 from starlette.types import ASGIApp
 
-from stip_client.errors import ClientError
 from stip_client.web.guard import Guard
+from stip_client.web.listener import PageError, is_local
 from stip_client.web.loading import Loader
 from stip_client.web.page import Page
 from stip_client.web.theme import style, theme
@@ -27,44 +27,7 @@ from stip_client.web.theme import style, theme
 GRACE_SECONDS = 1
 # Nothing is uploaded to this page.
 MAX_FILE_SIZE = 1
-_NO_DOCUMENTATION = {"docs_url": None, "redoc_url": None, "openapi_url": None}
-
-
-class PageError(ClientError):
-    """The page cannot be served as it was asked to."""
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises PageError."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise PageError(f"--host {host}: not an address of this machine") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise PageError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            hint="choose another --port; 0 takes a free one",
-        ) from error
-    return listener
-
-
-def is_local(listener: socket.socket) -> bool:
-    """Whether only this machine reaches a socket."""
-    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
-
-
-def url(listener: socket.socket) -> str:
-    """Where the page is."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+_NO_DOCUMENTATION: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 
 
 def share(listener: socket.socket) -> str:
@@ -102,7 +65,7 @@ def make_app(loader: Loader, folder: str, *, local: bool) -> ASGIApp:
         enable_monitoring=False,
         mcp_server=False,
         theme=theme(),
-        css=style(),
+        head=style(),
     )
     return Guard(app, local=local)
 

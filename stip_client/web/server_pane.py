@@ -98,7 +98,7 @@ def _history(reply: Reply | None) -> str:
         )
         rows.append(f'<li><span class="stip-at">{known[place].step}</span>{cells}</li>')
     return (
-        '<div class="stip-label-row"><h3>The steps before</h3>'
+        '<div class="stip-label-row"><h3>Step by step</h3>'
         '<span class="stip-scale"><i class="stip-minus"></i>negative'
         '<i class="stip-plus"></i>positive</span></div>'
         f'<ol class="stip-history">{"".join(rows)}</ol>'

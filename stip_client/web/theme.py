@@ -86,5 +86,6 @@ def theme() -> Any:
 
 
 def style() -> str:
-    """The page's style sheet."""
-    return (resources.files("stip_client.web") / "style.css").read_text(encoding="utf-8")
+    """The page's style sheet, for its head: Gradio would rewrite the selectors of a `css`."""
+    sheet = (resources.files("stip_client.web") / "style.css").read_text(encoding="utf-8")
+    return f"<style>{sheet}</style>"
