@@ -97,7 +97,7 @@ def _scale(totals: Sequence[float]) -> tuple[float, float]:
     rough = max(highest, 1e-4) / TICKS
     power = 10.0 ** floor(log10(rough))
     tick = next(power * step for step in (1, 2, 2.5, 5, 10) if power * step >= rough * 0.999)
-    return tick * ceil(highest / tick * 0.999), tick
+    return tick * max(1, ceil(highest / tick * 0.999)), tick
 
 
 def _y(seconds: float, top: float) -> str:

@@ -155,7 +155,13 @@ class Page:
             concurrency_limit=None,  # each tab has one at a time: trigger_mode "once"
             **quiet,
         )
-        self._stop.click(self._on_stop, inputs=[self._tab], queue=False, **quiet)
+        self._stop.click(
+            self._on_stop,
+            inputs=[self._tab],
+            outputs=[self._send, self._stop, self._load],
+            queue=False,
+            **quiet,
+        )
         self._timer.tick(
             self._on_look,
             inputs=[self._tab],
@@ -193,8 +199,8 @@ class Page:
         tab: Tab,
         request: gr.Request,
     ) -> AsyncIterator[Updates]:
-        if tab.busy:
-            return
+        if tab.run is not None:
+            tab.run.stop()  # its pictures have been lost on their way, or it has ended
         if tab.loaded is None or max_new_tokens is None or temperature is None:
             missing = "model is loaded" if tab.loaded is None else "maximum or temperature is given"
             reply = Reply("failed", error=RequestError(f"no {missing}"))
@@ -224,9 +230,7 @@ class Page:
             self._reply_text: user_pane.reply_text(reply),
             self._reply_foot: user_pane.reply_foot(reply),
             self._chart: chart.chart(reply.steps),
-            self._send: gr.update(interactive=not reply.under_way),
-            self._stop: gr.update(interactive=reply.under_way),
-            self._load: gr.update(interactive=not reply.under_way),
+            **self._buttons(under_way=reply.under_way),
         }
         if run.info is not None:
             updates[self._server] = server_pane.state(loaded, run.info)
@@ -234,9 +238,18 @@ class Page:
             updates[self._server] = server_pane.state(loaded, None)
         return updates
 
-    async def _on_stop(self, tab: Tab) -> None:
+    def _buttons(self, *, under_way: bool) -> Updates:
+        return {
+            self._send: gr.update(interactive=not under_way),
+            self._stop: gr.update(interactive=under_way),
+            self._load: gr.update(interactive=not under_way),
+        }
+
+    async def _on_stop(self, tab: Tab) -> Updates:
         if tab.run is not None:
             tab.run.stop()
+        # also told by the reply's last picture, which may be lost on its way
+        return self._buttons(under_way=False)
 
     async def _on_look(self, tab: Tab) -> Updates:
         if tab.loaded is None or tab.busy:

@@ -81,17 +81,20 @@ class Run:
         self._max_new_tokens = max_new_tokens
         self._temperature = temperature
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self._sent = 0  # the token whose row is the next step's first
 
     def stop(self) -> None:
         """End the reply; what has come of it stays. Nothing if it has ended."""
-        if self._task is not None:
+        if self._task is not None and not self._stopping:
+            self._stopping = True  # once: a second one would end the closing of the session
             self._task.cancel()
 
     async def frames(self) -> AsyncGenerator[None, None]:
         """Generate, and say from time to time that there is something new to be shown; the last
         time when the reply has ended."""
         task = self._task = asyncio.create_task(self._generate())
+        task.add_done_callback(self._ended)
         watch = asyncio.create_task(self._watch_server())
         try:
             seen = -1
@@ -100,16 +103,14 @@ class Run:
                 if not task.done() and self.reply.tokens != seen:
                     seen = self.reply.tokens
                     yield
-            if task.cancelled():
-                self.reply.stage = "stopped"
-            else:
+            if not task.cancelled():
                 task.result()  # raises what no user can cause
             with suppress(ClientError):
                 self.info = await self._loaded.client.model_info()
             yield
         finally:
             watch.cancel()
-            task.cancel()
+            self.stop()
             await asyncio.wait({watch, task})
 
     async def _generate(self) -> None:
@@ -151,6 +152,11 @@ class Run:
             unmasked = tuple(float(value) for value in row)
             reply.floats.append(Received(len(reply.steps), unmasked, piece.received))
         self._sent = piece.token_id
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        # here, as nobody may be left to take another picture
+        if self.reply.under_way:
+            self.reply.stage = "stopped"
 
     async def _watch_server(self) -> None:
         """Keep `info` fresh while the reply is under way."""
