@@ -305,7 +305,7 @@ def _run_status(loaded: Loaded, reply: Reply) -> str:
     if reply.under_way:
         return status(f"A reply is under way from {_target(loaded)}.", "busy")
     if reply.error is not None:
-        return status("The reply has failed; the sentence beside it says why.", "bad")
+        return status("The reply has failed; the User pane says why.", "bad")
     return status(f"Ready: {loaded.folder} at {_target(loaded)}.", "good")
 
 

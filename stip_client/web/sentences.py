@@ -5,9 +5,13 @@ from __future__ import annotations
 from stip_client.errors import ClientError
 
 
+# What gRPC adds to "failed to connect to all addresses": every address in a coding of its own.
+_GRPC_DETAIL = "; last error: "
+
+
 def error_text(error: ClientError) -> str:
     """An error and its hint."""
-    text = _sentence(str(error))
+    text = _sentence(str(error).partition(_GRPC_DETAIL)[0])
     return f"{text} {_sentence(error.hint)}" if error.hint else text
 
 

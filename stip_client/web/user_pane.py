@@ -31,7 +31,8 @@ def reply_text(reply: Reply | None) -> str:
         body = '<p class="stip-empty">The reply appears here, token by token.</p>'
     else:
         caret = '<span class="stip-caret"></span>' if reply.under_way else ""
-        body = f'<p class="stip-text" id="stip-reply-text">{escape(reply.text)}{caret}</p>'
+        text = f'<p class="stip-text" id="stip-reply-text">{escape(reply.text)}{caret}</p>'
+        body = text if reply.text or reply.error is None else ""
         if reply.error is not None:
             body += sentence(error_text(reply.error), "error")
     return f'<div class="stip-reply">{body}</div>'

@@ -80,6 +80,8 @@ def test_errors_become_sentences() -> None:
     assert error_text(RequestError("the prompt is empty")) == "The prompt is empty."
     hinted = ClientError("/tmp/x is no model", hint="load another one")
     assert error_text(hinted) == "/tmp/x is no model. Load another one."
+    connecting = ClientError("no connection to a:1: failed; last error: UNKNOWN: ipv6:%5B::1")
+    assert error_text(connecting) == "No connection to a:1: failed."
     asked = ClientError("gone.", hint="is it running?")
     assert error_text(asked) == "Gone. Is it running?"
 
