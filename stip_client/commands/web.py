@@ -6,11 +6,11 @@ import argparse
 import importlib.util
 import os
 import signal
-import sys
 from pathlib import Path
 
 from stip_client.connection_options import access
 from stip_client.errors import ClientError, RequestError
+from stip_client.terminal import say
 from stip_keys.errors import KeyFileError
 from stip_keys.keyfile import read_master_key
 from stip_keys.keys import MasterKey
@@ -94,14 +94,15 @@ def _run(arguments: argparse.Namespace) -> int:
         if arguments.bundle is not None:
             loader.load(str(arguments.bundle))  # what is wrong with it is said here and now
         if not local:
-            _warn(
-                "everyone who reaches this address can use the page, and prompts and replies "
-                "travel in plain text"
+            say(
+                "warning: everyone who reaches this address can use the page and see the "
+                "permutations on it; prompts and replies travel in plain text"
             )
         if arguments.share:
-            _warn(
-                "--share gives the page, your prompts and the replies in plain text to a third "
-                "party's relay, and to everyone who knows the address"
+            say(
+                "warning: --share gives the page with the permutations on it, your prompts and the "
+                "replies, in plain text, to a third party's relay and to everyone who knows the "
+                "address"
             )
         os.environ.update(_QUIET)
         # takes seconds: after everything that may be wrong
@@ -124,10 +125,6 @@ def _master_key(path: Path | None) -> MasterKey | None:
         return read_master_key(path)
     except KeyFileError as error:
         raise RequestError(str(error), hint=error.hint) from error
-
-
-def _warn(text: str) -> None:
-    print(f"stip-client: warning: {text}", file=sys.stderr, flush=True)
 
 
 def _port(text: str) -> int:

@@ -130,7 +130,7 @@ class Run:
                 echo=not reply.echo_refused,
                 draft="off",
             )
-            async with aclosing(pieces):  # type: ignore[type-var]
+            async with aclosing(pieces):
                 async for piece in pieces:
                     self._take(piece, perf_counter() - began)
             reply.stage = "finished"

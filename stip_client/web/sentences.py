@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from stip_client.errors import ClientError
 
-
 # What gRPC adds to "failed to connect to all addresses": every address in a coding of its own.
 _GRPC_DETAIL = "; last error: "
 
