@@ -54,8 +54,6 @@ class Page:
     def __init__(self, loader: Loader, folder: str) -> None:
         """`folder` is loaded when a page is opened, unless it is empty."""
         self._loader = loader
-        # the runs under way by Gradio's session, to be stopped when their tab is closed
-        self._runs: dict[str, Run] = {}
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as self.blocks:
             self._tab = gr.State(Tab())
             self._lay_out(folder)
@@ -169,7 +167,6 @@ class Page:
             concurrency_limit=None,
             **quiet,
         )
-        self.blocks.unload(self._on_unload)
 
     # -- what happens ----------------------------------------------------------------------------
 
@@ -197,7 +194,6 @@ class Page:
         max_new_tokens: int | None,
         temperature: float | None,
         tab: Tab,
-        request: gr.Request,
     ) -> AsyncIterator[Updates]:
         if tab.run is not None:
             tab.run.stop()  # its pictures have been lost on their way, or it has ended
@@ -208,16 +204,11 @@ class Page:
             return
         loaded = tab.loaded
         run = tab.run = Run(loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature)
-        session = request.session_hash or ""
-        self._runs[session] = run
-        try:
-            yield self._picture(loaded, run)
-            async with aclosing(run.frames()) as frames:
-                async for _ in frames:
-                    yield self._picture(loaded, run)
-        finally:
-            if self._runs.get(session) is run:
-                del self._runs[session]
+        yield self._picture(loaded, run)
+        # Gradio closes this generator when the tab is closed, and that stops the run
+        async with aclosing(run.frames()) as frames:
+            async for _ in frames:
+                yield self._picture(loaded, run)
 
     def _picture(self, loaded: Loaded, run: Run) -> Updates:
         """All that changes while a reply is under way, as it stands."""
@@ -258,11 +249,6 @@ class Page:
         if tab.busy:
             return {self._server: gr.skip()}
         return {self._server: server_pane.state(tab.loaded, info, error)}
-
-    async def _on_unload(self, request: gr.Request) -> None:
-        run = self._runs.get(request.session_hash or "")
-        if run is not None:
-            run.stop()
 
 
 def _html(value: str, **options: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import xml.etree.ElementTree as ElementTree
+from contextlib import aclosing
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,27 @@ def test_every_token_has_its_step_and_its_floats(server: Server, bundles: Path) 
     for each in reply.floats:
         inside = [np.float16(each.unmasked[index]) for index in p[:10] if index < 10]
         assert [np.float16(each.received[k]) for k in range(10) if p[k] < 10] == inside
+
+
+def test_a_reply_that_is_stopped_twice_leaves_no_session(server: Server, bundles: Path) -> None:
+    """As by the button and by closing the tab: the second must not end the closing."""
+
+    async def stop_twice() -> tuple[Reply, int]:
+        loader = Loader(server.address, ACCESS, None)
+        loaded = loader.load(str(bundles))
+        run = Run(loaded, "What is STIP?", max_new_tokens=900, temperature=4.0)
+        async with aclosing(run.frames()) as frames:
+            async for _ in frames:
+                if run.reply.under_way:
+                    run.stop()
+                    await asyncio.sleep(0)
+                    run.stop()
+        sessions = (await loaded.client.model_info()).load.sessions
+        await loader.close()
+        return run.reply, sessions
+
+    reply, sessions = asyncio.run(stop_twice())
+    assert (reply.stage, sessions) == ("stopped", 0) and reply.tokens
 
 
 def test_a_server_of_another_key_is_told_as_such(server: Server, tmp_path: Path) -> None:
