@@ -16,7 +16,7 @@ from tests.web.pages import BROWSER, WIDE, Line, assert_no_toast, opened, page_p
 DEMO_MODEL = Path(stip_client.__file__).parent / "demo_model"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Seconds that a byte takes each way: a reply then lasts long enough to be looked at.
-DELAY = 0.015
+DELAY = 0.01
 TIMEOUT = 20_000  # milliseconds
 
 
