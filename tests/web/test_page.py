@@ -152,6 +152,15 @@ def test_no_key_is_in_what_the_browser_gets(
         assert secret not in everything
 
 
+def test_no_file_of_this_machine_is_served(
+    answered: Answered, bundles: Path, master_key: Path
+) -> None:
+    page = answered.page
+    for path in (master_key, bundles / "client" / "client.key", bundles / "client/manifest.json"):
+        answer = page.request.get(f"{page.url}gradio_api/file={path}")
+        assert answer.status in (403, 404), path
+
+
 def test_nothing_is_asked_of_another_host(answered: Answered, address: str) -> None:
     assert len(answered.requests) > 10
     here = (address, "data:", "blob:")
