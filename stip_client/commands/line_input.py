@@ -15,7 +15,8 @@ REACTION = 0.5
 class LineInput:
     """Standard input, line by line; with a prompt and line editing where it is a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
         self.interactive = sys.stdin.isatty()
         # input() edits lines only where it also writes to the terminal
         self._edited = self.interactive and sys.stdout.isatty()
@@ -29,14 +30,14 @@ class LineInput:
 
         Ctrl-C clears what has been typed; raises KeyboardInterrupt where nothing has been.
         """
-        asked = monotonic()
+        asked = self._clock()
         while True:
             try:
                 return self._line()
             except EOFError:
                 return None
             except KeyboardInterrupt:
-                if not self._typed() and monotonic() - asked > REACTION:
+                if not self._typed() and self._clock() - asked > REACTION:
                     raise
                 print(file=sys.stderr, flush=True)
 
