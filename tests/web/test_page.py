@@ -31,6 +31,9 @@ from tests.web.pages import (
     send_greedily,
 )
 
+# a browser beside tests that compute is slow to show what comes, and then it has come
+pytestmark = pytest.mark.quiet
+
 
 @dataclass
 class Answered:
