@@ -155,7 +155,8 @@ def _import_draw() -> Callable[[Sequence[Figures], str, Path], None]:
         from stip_client.commands.bench_plot import draw
     except ImportError as error:
         raise ClientError(
-            f"--plot needs Matplotlib: {error}", hint='pip install "stip-grpc[plot]"'
+            f"--plot needs Matplotlib: {error}",
+            hint='pip install ".[plot]" where this project lies',
         ) from error
     return draw
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import os
 import signal
+import socket
 import sys
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from stip_client.aio import AsyncClient
-from stip_client.channel import is_loopback
 from stip_client.connection_options import access, seconds
 from stip_client.credentials import check_token, read_token
-from stip_client.errors import ClientError, ConnectionLostError, WrongKeyError
+from stip_client.errors import ConnectionLostError, WrongKeyError
+from stip_client.extras import require
+from stip_client.listening import ListenError, is_local, listening_socket, url
 from stip_client.terminal import say
 
 # Starlette and uvicorn are an extra, so nothing of stip_client.gateway is imported up here.
@@ -87,33 +88,35 @@ def add_parser(
     parser.set_defaults(run=_run)
 
 
-class ExtraMissingError(ClientError):
-    """The packages of the extra `gateway` are not installed."""
-
-    hint = 'pip install "stip-grpc[gateway]"'
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
-        raise ExtraMissingError(f"the gateway needs {' and '.join(missing)}")
+    require("gateway", EXTRA, "the gateway")
     received = asyncio.run(_serve(arguments))
     if received == signal.SIGINT:
         raise KeyboardInterrupt
     return 0
 
 
+def _listener(arguments: argparse.Namespace, key: str | None) -> socket.socket:
+    refusal = ListenError(
+        f"{arguments.host} can be reached by other machines, and the gateway has no API key",
+        hint="listen on 127.0.0.1, or give a key (--api-key-file or STIP_GATEWAY_KEY)",
+    )
+    unless_local = refusal if key is None else None
+    return listening_socket(arguments.host, arguments.port, unless_local=unless_local)
+
+
 async def _serve(arguments: argparse.Namespace) -> signal.Signals:
     from stip_client.gateway.access_log import LogWriter
     from stip_client.gateway.app import make_app
     from stip_client.gateway.served_model import ServedModel
-    from stip_client.gateway.server import base_url, listening_socket, serve
+    from stip_client.gateway.server import serve
 
     key = _key(arguments.api_key_file)
     with (
-        listening_socket(arguments.host, arguments.port, has_key=key is not None) as listener,
+        _listener(arguments, key) as listener,
         closing(LogWriter(sys.stderr)) as log,
     ):
-        if not is_loopback(f"{listener.getsockname()[0]}:0"):
+        if not is_local(listener):
             say("warning: what applications send travels in plain text to this address")
         async with AsyncClient(
             arguments.server,
@@ -130,11 +133,11 @@ async def _serve(arguments: argparse.Namespace) -> signal.Signals:
                 max_concurrent=arguments.max_concurrent,
                 log=log,
             )
-            url = base_url(listener)
+            base_url = url(listener, "/v1")
             return await serve(
                 app,
                 listener,
-                on_listening=lambda: print(f"listening on {url}", flush=True),
+                on_listening=lambda: print(f"listening on {base_url}", flush=True),
                 on_ending=model.end,
             )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import signal
 from pathlib import Path
 
 from stip_client.connection_options import access
-from stip_client.errors import ClientError, RequestError
+from stip_client.errors import RequestError
+from stip_client.extras import require
+from stip_client.listening import is_local, listening_socket, url
 from stip_client.terminal import say
 from stip_keys.errors import KeyFileError
 from stip_keys.keyfile import read_master_key
@@ -65,16 +66,8 @@ def add_parser(
     parser.set_defaults(run=_run)
 
 
-class ExtraMissingError(ClientError):
-    """The packages of the extra `web` are not installed."""
-
-    hint = 'pip install "stip-grpc[web]"'
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    if importlib.util.find_spec("gradio") is None:
-        raise ExtraMissingError("the page needs gradio, which is not installed")
-    from stip_client.web.listener import is_local, listening_socket, url
+    require("web", ("gradio",), "the page")
     from stip_client.web.loading import Loader
 
     with listening_socket(arguments.host, arguments.port) as listener:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import socket
@@ -13,48 +12,9 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from stip_client.errors import ClientError
-
 # Requests under way have so long to be answered once the gateway is told to end: replies end with
 # their next token, and what still waits for its first one is cut off.
 GRACE_SECONDS = 2
-
-
-class GatewayError(ClientError):
-    """The gateway cannot be started as it was asked to."""
-
-
-def listening_socket(host: str, port: int, *, has_key: bool) -> socket.socket:
-    """A bound socket. Raises GatewayError where it cannot be had or must not be."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise GatewayError(f"--host {host}: {error.strerror}") from error
-    if not has_key and not ipaddress.ip_address(address[0]).is_loopback:
-        raise GatewayError(
-            f"{host} can be reached by other machines, and the gateway has no API key",
-            hint="listen on 127.0.0.1, or give a key (--api-key-file or STIP_GATEWAY_KEY)",
-        )
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise GatewayError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            hint="choose another --port; 0 takes a free one",
-        ) from error
-    return listener
-
-
-def base_url(listener: socket.socket) -> str:
-    """What applications take as their base URL."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
 
 
 async def serve(

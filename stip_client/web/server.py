@@ -17,8 +17,9 @@ from fastapi import FastAPI
 from gradio import networking
 from starlette.types import ASGIApp
 
+from stip_client.errors import ClientError
+from stip_client.listening import is_local
 from stip_client.web.guard import Guard
-from stip_client.web.listener import PageError, is_local
 from stip_client.web.loading import Loader
 from stip_client.web.page import Page
 from stip_client.web.theme import style, theme
@@ -31,13 +32,13 @@ _NO_DOCUMENTATION: dict[str, Any] = {"docs_url": None, "redoc_url": None, "opena
 
 
 def share(listener: socket.socket) -> str:
-    """Open Gradio's tunnel to the page; its address. Raises PageError."""
+    """Open Gradio's tunnel to the page; its address. Raises ClientError."""
     host, port = listener.getsockname()[:2]
     here = host if is_local(listener) else "127.0.0.1"
     try:
         return networking.setup_tunnel(here, port, secrets.token_urlsafe(32), None, None)
     except (RuntimeError, OSError, ValueError) as error:
-        raise PageError(
+        raise ClientError(
             f"the page cannot be shared: {str(error).splitlines()[0]}",
             hint="is the internet reachable? Without --share the page is on this machine",
         ) from error

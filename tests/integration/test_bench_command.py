@@ -107,7 +107,7 @@ def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
     environment["PYTHONPATH"] = f"{tmp_path}:{environment.get('PYTHONPATH', '')}"
     command = (*options(server, bundles), *SMALL, "--sessions", 1)
     done = run_tool(*command, "--plot", tmp_path / "bench.png", env=environment)
-    assert_refused(done, "--plot needs Matplotlib", hint='pip install "stip-grpc[plot]"')
+    assert_refused(done, "--plot needs Matplotlib", hint='pip install ".[plot]"')
     assert done.stdout == ""
     # and it is imported for the plot alone
     assert run_tool(*command, env=environment).returncode == 0

@@ -295,8 +295,8 @@ def test_missing_extra_is_said_with_the_command_that_installs_it(bundle: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "stip-client: error: the gateway needs starlette",
-        'stip-client: hint: pip install "stip-grpc[gateway]"',
+        "stip-client: error: the gateway needs starlette, which is not installed",
+        'stip-client: hint: pip install ".[gateway]" where this project lies',
     ]
 
 

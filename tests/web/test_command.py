@@ -27,7 +27,7 @@ def test_without_the_extra_it_says_how_to_get_it() -> None:
         "import sys; sys.modules['gradio'] = None; "
         "from stip_client.cli import main; sys.exit(main(['web']))"
     )
-    assert_refused(done, "gradio", hint='pip install "stip-grpc[web]"')
+    assert_refused(done, "gradio", hint='pip install ".[web]"')
 
 
 def test_the_library_and_other_commands_do_not_import_gradio() -> None:

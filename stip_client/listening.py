@@ -1,4 +1,4 @@
-"""The socket that the page is served on. Knows nothing of Gradio, so that it fails at once."""
+"""The socket that the gateway or the page listens on; taken before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ import socket
 from stip_client.errors import ClientError
 
 
-class PageError(ClientError):
-    """The page cannot be served as it was asked to."""
+class ListenError(ClientError):
+    """There is no listening where it was asked for."""
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises PageError."""
+def listening_socket(
+    host: str, port: int, *, unless_local: ListenError | None = None
+) -> socket.socket:
+    """A bound socket; port 0 takes a free one.
+
+    Raises ListenError where it cannot be had, and `unless_local` where other machines reach it.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise PageError(f"--host {host}: not an address of this machine") from error
+        raise ListenError(f"--host {host}: not an address of this machine") from error
+    if unless_local is not None and not ipaddress.ip_address(address[0]).is_loopback:
+        raise unless_local
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -27,7 +34,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        raise PageError(
+        raise ListenError(
             f"cannot listen on {host}:{port}: {error.strerror}",
             hint="choose another --port; 0 takes a free one",
         ) from error
@@ -39,7 +46,7 @@ def is_local(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def url(listener: socket.socket) -> str:
-    """Where the page is."""
+def url(listener: socket.socket, path: str = "/") -> str:
+    """Where it is to be found."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return f"http://[{host}]:{port}{path}" if ":" in host else f"http://{host}:{port}{path}"
