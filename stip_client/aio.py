@@ -291,6 +291,7 @@ class _Timeout:
         task = asyncio.current_task()
         assert task is not None  # a coroutine is awaited in one
         self._task: asyncio.Task[Any] = task
+        self._cancelled = getattr(task, "cancelling", int)()  # before, and not by this
         self._expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire)
 
     async def __aexit__(
@@ -303,7 +304,7 @@ class _Timeout:
         if self._expired:
             # somebody else may have cancelled the task as well
             cancelled = getattr(self._task, "uncancel", int)()
-            if kind is asyncio.CancelledError and not cancelled:
+            if kind is asyncio.CancelledError and cancelled <= self._cancelled:
                 raise TimeoutError from error
 
     def _expire(self) -> None:

@@ -136,22 +136,31 @@ class BaseClient(Generic[S]):
         """
         session = self._make_session(core)
         session._endpoint = endpoint
-        while True:
-            wait = 0.0 if self._pool.has_idle else core.wait
-            try:
-                yield from session._opening(wait)
-                break
-            except ServerBusyError:
-                if (idle := self._pool.let_go()) is not None:
-                    yield from idle._close()
-                elif wait == core.wait:
-                    raise
         self._sessions.add(session)
-        return session
+        try:
+            while True:
+                wait = 0.0 if self._pool.has_idle else core.wait
+                try:
+                    yield from session._opening(wait)
+                    return session
+                except ServerBusyError:
+                    if (idle := self._pool.let_go()) is not None:
+                        yield from idle._close()
+                    elif wait == core.wait:
+                        raise
+        except BaseException:
+            yield from session._close()
+            raise
 
     def _fork(self, source: S, length: int | None, max_length: int, wait: float) -> Steps[S]:
         core = source._core.fork(length, max_length=max_length, wait=wait)
-        return (yield from self._open_session(core, source._endpoint))
+        shared, source_id = tuple(core.tokens), source._core.session_id
+        session = yield from self._open_session(core, source._endpoint)
+        # while it waited for room the source may have gone on with other tokens, and been forked so
+        if source.tokens[: len(shared)] == shared and source._core.session_id == source_id:
+            return session
+        yield from session._close()
+        return (yield from self._open_session(source._core.copy(shared, core.max_length, wait)))
 
     def _forget(self, session: BaseSession) -> None:
         """The session is closed."""
@@ -198,8 +207,12 @@ class BaseClient(Generic[S]):
                 raise
             kept.forget(match.session)
             yield from match.session._close()
-        while not kept.add(session) and (idle := kept.let_go()) is not None:
-            yield from idle._close()
+        try:
+            while not kept.add(session) and (idle := kept.let_go()) is not None:
+                yield from idle._close()
+        except BaseException:
+            yield from session._close()
+            raise
         return session
 
     def _end(self, session: S) -> Steps[None]:

@@ -69,7 +69,7 @@ class SessionCore:
 
     `tokens` are those that precede the next forward call. After a failed call they are what they
     were before, and the next call may resume the session on a new stream. `held` is how many of
-    them the server held when it did: where they are fewer, the others are to be sent again.
+    them the server holds at least: where they are fewer, the others are to be sent again.
     """
 
     def __init__(
@@ -79,7 +79,6 @@ class SessionCore:
         dtype: str = "float16",
         max_length: int = 0,
         wait: float = 0.0,
-        fork: ForkPoint | None = None,
     ) -> None:
         """max_length 0 leaves it to the server; `wait` seconds may pass until there is room."""
         if dtype not in WIRE_TYPES:
@@ -89,7 +88,7 @@ class SessionCore:
         self._dtype = dtype
         self._requested_length = max_length
         self._wait = wait
-        self._fork = fork
+        self._fork: ForkPoint | None = None
         self._limits = Limits()
         self.session_id = b""
         self.tokens: list[int] = []
@@ -149,16 +148,17 @@ class SessionCore:
             raise RequestError(
                 f"cannot fork {length} tokens: the session holds {self.position} tokens"
             )
-        # of no tokens there is nothing to share, and a fork of length 0 would be one of all
-        point = ForkPoint(session_id=self.session_id, length=length) if length else None
-        core = SessionCore(
-            self._bundle,
-            dtype=self._dtype,
-            max_length=max_length or self.max_length,
-            wait=wait,
-            fork=point,
-        )
-        core.tokens = self.tokens[:length]
+        core = self.copy(self.tokens[:length], max_length or self.max_length, wait)
+        # of no tokens there is nothing to share, and a fork of length 0 would be one of all; what
+        # the server does not hold at present is sent
+        if length and self.session_id and self.held >= length:
+            core._fork = ForkPoint(session_id=self.session_id, length=length)
+        return core
+
+    def copy(self, tokens: Sequence[int], max_length: int, wait: float) -> SessionCore:
+        """The core of another session of this bundle, that is to hold some tokens."""
+        core = SessionCore(self._bundle, dtype=self._dtype, max_length=max_length, wait=wait)
+        core.tokens = list(tokens)
         return core
 
     @property
@@ -168,7 +168,7 @@ class SessionCore:
 
     def begin_anew(self) -> None:
         """Forget the session that was lost: the next open request opens another in its place."""
-        self.session_id, self._fork = b"", None
+        self.session_id, self.held, self._fork = b"", 0, None
         self._requested_length = self.max_length or self._requested_length
 
     def close_request(self) -> InferRequest:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip_client.choice import Row, Truncation, choose
-from stip_client.errors import RequestError
+from stip_client.errors import RequestError, ServerError
 from stip_client.tensors import LogitsArrays
 
 # Takes the tokens of the session so far and a row of logits, float32 [vocab_size]; returns the row
@@ -29,6 +29,8 @@ WIDER = 16
 # Draws in a row that must be decided before fewer are asked for.
 CALM = 64
 MOST_LOGPROBS = 1000
+# Below this temperature, a difference between logits divided by it may be more than a float holds.
+LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,15 @@ class SamplingParameters:
 
     def __post_init__(self) -> None:
         for name, good, range_ in (
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            (
+                "temperature",
+                self.temperature == 0 or LEAST <= self.temperature < float("inf"),
+                f"0, or {LEAST:g} or more",
+            ),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100"),
             ("seed", self.seed is None or self.seed >= 0, "0 or more"),
             (
                 "top_logprobs",
@@ -88,7 +94,7 @@ class Sampler:
     """Chooses the tokens of one reply with one random generator.
 
     The same seed gives the same tokens, whether the choice is made from the largest logits or from
-    whole rows.
+    whole rows, up to which of equal logits a server counts among the largest.
     """
 
     def __init__(
@@ -131,7 +137,7 @@ class Sampler:
 
     @property
     def dtype(self) -> Literal["float16", "float32"]:
-        """The type to ask for: float16 where whole rows are sent for every token of a draw."""
+        """The type to ask for: float16, so rounded, where whole rows are sent for every draw."""
         exact = self._parameters.is_greedy or not self._parameters.changes_logits
         return "float32" if exact else "float16"
 
@@ -143,6 +149,8 @@ class Sampler:
         """
         row = self._row(logits, number)
         place = self._choose(row)
+        if place is None and row.whole is not None:
+            raise ServerError("the logits decide nothing")
         if place is None:
             self._ask_for_more()
             return None

@@ -32,6 +32,9 @@ from stip_client.waiting import Steps, T
 if TYPE_CHECKING:
     from stip_client.base import BaseClient
 
+# Reasons for which a fork's source does not hold what it should, since it is being restored itself.
+FORK_LOST = ("POSITION_BEYOND_END", "NO_FORK_SOURCE")
+
 log = logging.getLogger(__name__)
 
 
@@ -106,19 +109,22 @@ class BaseSession:
 
         `wait` seconds may pass until one has room.
         """
-        backoff = Backoff(wait).begin()
+        backoff, servers = Backoff(wait).begin(), len(self._client.targets)
+        seconds = backoff.left if servers == 1 else 0.0  # another one may have room at once
         while True:
             try:
-                yield from self._open_anywhere(backoff.left)
+                yield from self._open_anywhere(seconds)
                 return
-            except (SessionLostError, ConnectionLostError):
-                if not self._core.forks or self._client.patience <= 0:
+            except (SessionLostError, ConnectionLostError, RequestError) as error:
+                lost = not isinstance(error, RequestError) or error.reason in FORK_LOST
+                if not (lost and self._core.forks) or self._client.patience <= 0:
                     raise
                 self._core.begin_anew()  # what was to be shared is sent instead
             except ServerBusyError as error:
                 if error.retry_after is None:
                     raise
-                yield self._client._sleep(backoff.pause(error))
+                yield self._client._sleep(backoff.pause(error, elsewhere=seconds == 0.0))
+                seconds = backoff.left / servers
 
     def _open_anywhere(self, wait: float) -> Steps[None]:
         targets = self._client.targets
@@ -152,9 +158,12 @@ class BaseSession:
         except BaseException:
             stream.cancel()
             raise
+        # not settled before it holds what it should
+        self._settled = False
         self._stream, self._endpoint, self._reachable = stream, endpoint, True
         if self._core.held < self._core.position:
             yield from self._exchange(self._core.replay())
+        self._settled = True
 
     def _reattach(self) -> Steps[None]:
         """Resume the session, or open it anew on the server that the client uses now."""
@@ -233,7 +242,9 @@ class BaseSession:
         if not (gone or lost or unwilling):
             raise error
         first = not backoff.begun
-        seconds = backoff.pause(error, elsewhere=gone or len(targets) > 1)
+        # a server's word counts once all have been tried
+        untried = (backoff.attempts + 1) % len(targets) != 0
+        seconds = backoff.pause(error, elsewhere=gone or untried)
         log.log(
             logging.WARNING if first else logging.DEBUG,
             "%s; trying again for up to %.0f s",

@@ -5,26 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from stip_client.errors import RequestError
 
+# Stands for bytes that are no character, or none yet.
+REPLACEMENT = "\ufffd"
+# Tokens in a row that each end within a character, after which they are taken for none.
+LONGEST = 32
+
 
 class TextStream:
-    """Decodes tokens as they come. A character whose bytes are not complete is held back."""
+    """Decodes tokens as they come. A character whose bytes are not complete is held back.
+
+    What a token adds depends on those before it, so it is what the text of some of them becomes
+    longer by (as in Hugging Face's text-generation-inference). The tokenizers package's own
+    DecodeStream raises an error where byte tokens turn out not to be UTF-8.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         if any(not each for each in stop):
             raise RequestError("a stop string is empty")
         self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        # tokens whose text has been told, and after them those whose text is not complete
+        self._told: list[int] = []
+        self._untold: list[int] = []
         self._stop = tuple(stop)
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """The text that is certain now; sets `stopped` when a stop string has appeared."""
-        self._held += self._decoder.step(self._tokenizer, token) or ""
+        self._held += self._decode(token)
         found = [at for at in (self._held.find(each) for each in self._stop) if at >= 0]
         if found:
             self.stopped = True
@@ -34,6 +45,17 @@ class TextStream:
         text = self._held[: len(self._held) - keep]
         self._held = self._held[len(self._held) - keep :]
         return text
+
+    def _decode(self, token: int) -> str:
+        self._untold.append(token)
+        before = self._tokenizer.decode(self._told)
+        text = self._tokenizer.decode(self._told + self._untold)
+        incomplete = text.endswith(REPLACEMENT) and len(self._untold) < LONGEST
+        if len(text) <= len(before) or incomplete:
+            return ""
+        self._told, self._untold = self._untold, []
+        added: str = text[len(before) :]
+        return added
 
     def flush(self) -> str:
         """What was held back as the possible beginning of a stop string."""

@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
 
-from stip_client import AsyncClient, Client, ConnectionLostError, ServerBusyError, WrongKeyError
+from stip_client import (
+    AsyncClient,
+    AsyncSession,
+    Client,
+    ConnectionLostError,
+    ServerBusyError,
+    WrongKeyError,
+)
 from stip_client.generation import Piece
 from tests.parties import Server, convert, run_tool
 from tests.robustness.proxy import proxy
@@ -34,6 +41,10 @@ def undisturbed(strict_server: Server, model: Path) -> Callable[..., list[int]]:
             return tokens(client.generate(PROMPT, max_new_tokens=TOKENS, **options))
 
     return run
+
+
+async def awaited(session: Awaitable[AsyncSession]) -> AsyncSession:
+    return await session
 
 
 def tokens(pieces: Iterator[Piece]) -> list[int]:
@@ -195,6 +206,46 @@ def test_a_full_server_is_left_for_another(own_server: Callable[..., Server], mo
         assert len(tokens(client.generate(PROMPT, max_new_tokens=3))) == 3
         with Client(full.address, model / "client") as alone, pytest.raises(ServerBusyError):
             alone.session()
+
+
+def test_waiting_for_room_begins_where_there_is_some(
+    own_server: Callable[..., Server], model: Path
+) -> None:
+    full, other = own_server("--max-sessions", 1), own_server()
+    with (
+        Client(full.address, model / "client") as holder,
+        holder.session(),
+        Client(f"{full.address},{other.address}", model / "client") as client,
+    ):
+        started = monotonic()
+        client.session(wait=60).close()
+        assert monotonic() - started < 30
+
+
+def test_a_fork_that_waited_does_not_begin_with_what_its_source_has_become(
+    own_server: Callable[..., Server], model: Path
+) -> None:
+    server = own_server("--max-sessions", 2)
+
+    async def run() -> None:
+        async with AsyncClient(server.address, model / "client") as client:
+            source, other = await client.session(), await client.session()
+            await source.forward(PROMPT, rows="none")
+            fork = asyncio.create_task(awaited(source.fork(30, wait=50)))
+            while not (await client.model_info()).load.waiting_opens:
+                await asyncio.sleep(0.01)
+            source.rollback(10)
+            await source.forward([7] * 30, rows="none")
+            await other.close()
+            forked = await fork
+            assert forked.tokens == tuple(PROMPT[:30])
+            found = await forked.forward([1], rows="last")
+            await source.close()
+            async with client.session() as alone:
+                expected = await alone.forward([*PROMPT[:30], 1], rows="last")
+            assert abs(found - expected).max() < 1e-4 * abs(expected).max()
+
+    asyncio.run(run())
 
 
 def test_a_server_of_another_key_does_not_take_the_place(

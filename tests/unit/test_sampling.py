@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stip_client.choice import Row, Truncation, choose
-from stip_client.errors import RequestError
+from stip_client.errors import RequestError, ServerError
 from stip_client.sampling import Sampler, SamplingParameters
 from stip_client.tensors import LogitsArrays
 
@@ -240,6 +240,13 @@ def test_a_processor_that_leaves_nothing_to_choose_is_refused(value: NDArray[np.
         sampler.sample(logits)
 
 
+def test_a_whole_row_that_decides_nothing_is_an_error() -> None:
+    """Else it would be asked for again and again."""
+    logits = row(float("nan"), 1.0)
+    with pytest.raises(ServerError):
+        sampler_of(logits, temperature=1.0).sample(logits)
+
+
 def test_a_seed_repeats_the_draws() -> None:
     logits = row(*np.zeros(100))
 
@@ -269,6 +276,8 @@ def test_each_setting_asks_the_server_for_the_least_it_needs() -> None:
     [
         ("temperature", -1.0),
         ("temperature", float("nan")),
+        ("temperature", 1e-309),
+        ("repetition_penalty", 1e-320),
         ("top_k", -1),
         ("top_p", 0.0),
         ("top_p", 1.5),

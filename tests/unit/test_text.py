@@ -79,3 +79,43 @@ def test_random_texts_come_out_as_they_are_cut_at_the_stop(tokenizer: Tokenizer)
 def test_an_empty_stop_string_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(RequestError, match="empty"):
         TextStream(tokenizer, ("",))
+
+
+@pytest.fixture(scope="module")
+def with_byte_fallback() -> Tokenizer:
+    """As Llama 2's: bytes that are no token of their own, and a mark for a space."""
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    vocabulary |= {"\u2581a": 256, "b": 257, "\u2581": 258}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return tokenizer
+
+
+def test_bytes_that_are_no_text_are_no_error(with_byte_fallback: Tokenizer) -> None:
+    draw = random.Random(3)
+    for _ in range(500):
+        stream = TextStream(with_byte_fallback)
+        for token in draw.choices([0x0A, 0xE2, 0x82, 0xAC, 0x41, 256, 257, 258], k=12):
+            stream.push(token)
+        stream.flush()
+
+
+def test_bytes_that_are_text_come_whole(with_byte_fallback: Tokenizer) -> None:
+    stream = TextStream(with_byte_fallback)
+    tokens = [256, *"€ 日本".encode(), 257, 0x0A, 257]
+    found = [stream.push(token) for token in tokens]
+    assert "".join(found) == "a€ 日本b\nb"
+    assert not any("\ufffd" in piece for piece in found)
+
+
+def test_text_that_never_becomes_any_is_given_up_on(tokenizer: Tokenizer) -> None:
+    stream = TextStream(tokenizer)
+    byte = tokenizer.encode("é").ids[1]
+    assert any(stream.push(byte) for _ in range(40))
