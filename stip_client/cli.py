@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from stip_client import connection_options
+from stip_client import __version__, connection_options
 from stip_client.commands import bench, chat, demo, generate, serve, web
 from stip_client.errors import ClientError, HidesNothingWarning, SecretFilePermissionWarning
 from stip_client.terminal import PROGRAM, say, say_error, telling_warnings
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     generate.add_parser(commands, connection_options.parent_parser())
     chat.add_parser(commands, connection_options.parent_parser())

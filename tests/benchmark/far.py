@@ -27,8 +27,8 @@ QUOTATIONS = (
     "Repeat this: red green blue yellow black white brown pink",
     "Repeat after me: I like tea and you like coffee and we like bread",
 )
-# Draws at this temperature from the demo model's flat tail repeat nothing.
-RESTLESS = {"temperature": 3.0, "ignore_eos": True, "max_new_tokens": 48}
+# No token that has occurred is chosen again.
+RESTLESS = {"repetition_penalty": 100.0, "ignore_eos": True, "max_new_tokens": 48}
 SAMPLED = {"temperature": 0.8, "top_p": 0.95, "ignore_eos": True, "max_new_tokens": 64}
 
 
@@ -75,9 +75,9 @@ def restless(workspace: Workspace, repeats: int) -> Iterator[Figure]:
             Client(way.address, bundle=bundles / "client") as client,
         ):
             times: dict[str, list[float]] = {"auto": [], "off": []}
-            for repeat in range(1 + 3 * repeats):
+            for _ in range(1 + 2 * repeats):
                 for draft, taken in times.items():
-                    options = {**RESTLESS, "seed": repeat, "draft": draft}
+                    options = {**RESTLESS, "draft": draft}
                     started = perf_counter()
                     pieces = list(client.generate("Tell me something.", **options))  # type: ignore[arg-type]
                     taken.append((perf_counter() - started) / len(pieces) * 1e3)
