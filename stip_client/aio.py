@@ -26,6 +26,7 @@ from stip_client.errors import BROKEN_WRITE, ClientError, ConnectionLostError, S
 from stip_client.generation import GenerationParameters, Piece, Prompt
 from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.session import BaseSession
+from stip_client.timeout import Timeout
 from stip_client.waiting import run_async
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class _Stream:
     async def _within(self, timeout: float, waiting: Awaitable[_T]) -> _T:
         """What a read or a write returns, if it does in time."""
         try:
-            async with _Timeout(timeout):
+            async with Timeout(timeout):
                 return await waiting
         except TimeoutError as error:
             raise self._endpoint.timed_out(timeout) from error
@@ -274,42 +275,6 @@ class _Stream:
 
     def cancel(self) -> None:
         self._call.cancel()
-
-
-class _Timeout:
-    """asyncio.timeout, which Python 3.10 does not have. Raises TimeoutError.
-
-    asyncio.wait_for makes a task of everything it waits for, and before Python 3.12 it loses a
-    cancellation that comes together with the result.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._expired = False
-
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # a coroutine is awaited in one
-        self._task: asyncio.Task[Any] = task
-        self._cancelled = getattr(task, "cancelling", int)()  # before, and not by this
-        self._expiry = asyncio.get_running_loop().call_later(self._seconds, self._expire)
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._expiry.cancel()
-        if self._expired:
-            # somebody else may have cancelled the task as well
-            cancelled = getattr(self._task, "uncancel", int)()
-            if kind is asyncio.CancelledError and cancelled <= self._cancelled:
-                raise TimeoutError from error
-
-    def _expire(self) -> None:
-        self._expired = True
-        self._task.cancel()
 
 
 def _made_up(status: grpc.aio.AioRpcError | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, cast
@@ -67,7 +68,7 @@ def generation_parameters(options: Options) -> GenerationParameters:
     return GenerationParameters(sampling=SamplingParameters(**sampling), **others)
 
 
-class BaseClient(Generic[S]):
+class BaseClient(ABC, Generic[S]):
     """A bundle, the servers that may run it, and the sessions with them."""
 
     def __init__(
@@ -98,17 +99,21 @@ class BaseClient(Generic[S]):
 
     # -- what waits, which the two clients do each in its way ------------------------------------
 
+    @abstractmethod
     def _stream(self, endpoint: Endpoint) -> Stream:
-        raise NotImplementedError
+        """A stream to a server, which nothing has been sent on."""
 
+    @abstractmethod
     def _ask_for_info(self, endpoint: Endpoint) -> Any:
-        raise NotImplementedError
+        """A server's GetModelInfoResponse. Raises ClientError."""
 
+    @abstractmethod
     def _sleep(self, seconds: float) -> Any:
-        raise NotImplementedError
+        """Let some time pass."""
 
+    @abstractmethod
     def _make_session(self, core: SessionCore) -> S:
-        raise NotImplementedError
+        """A session that has not been opened."""
 
     # -- the rest --------------------------------------------------------------------------------
 
@@ -143,7 +148,9 @@ class BaseClient(Generic[S]):
                 try:
                     yield from session._opening(wait)
                     return session
-                except ServerBusyError:
+                except ServerBusyError as error:
+                    if error.retry_after is None:  # it will never fit, whoever makes room
+                        raise
                     if (idle := self._pool.let_go()) is not None:
                         yield from idle._close()
                     elif wait == core.wait:
@@ -187,21 +194,18 @@ class BaseClient(Generic[S]):
 
     def _conversation(self, tokens: list[int], needed: int, wait: float) -> Steps[S]:
         """A kept session that holds a beginning of the prompt, or a new one."""
-        assert self._limits is not None
         kept = self._pool
-        # room for the conversation to go on
-        wanted = min(max(needed, self._limits.default_length), self._limits.max_length)
         match = kept.claim(tokens)
         if match is None:
-            session = yield from self._open_session(self._core(wanted, wait))
+            session = yield from self._roomy(None, 0, needed, wait)
         elif not match.continues:
-            session = yield from self._fork(match.session, match.length, wanted, wait)
+            session = yield from self._roomy(match.session, match.length, needed, wait)
         elif match.session.max_length >= needed:
             match.session.rollback(match.length)
             return match.session
         else:  # it is too short to go on in
             try:
-                session = yield from self._fork(match.session, match.length, wanted, wait)
+                session = yield from self._roomy(match.session, match.length, needed, wait)
             except BaseException:
                 kept.give_back(match.session)
                 raise
@@ -214,6 +218,24 @@ class BaseClient(Generic[S]):
             yield from session._close()
             raise
         return session
+
+    def _roomy(self, source: S | None, length: int, needed: int, wait: float) -> Steps[S]:
+        """A new session, or a fork of one, in which a conversation may go on, where there is room
+        for that; else one that holds what is needed now."""
+        assert self._limits is not None
+        wanted = min(max(needed, self._limits.default_length), self._limits.max_length)
+
+        def opened(max_length: int, seconds: float) -> Steps[S]:
+            if source is None:
+                return self._open_session(self._core(max_length, seconds))
+            return self._fork(source, length, max_length, seconds)
+
+        if wanted > needed:
+            try:
+                return (yield from opened(wanted, 0.0))
+            except ServerBusyError:
+                pass
+        return (yield from opened(needed, wait))
 
     def _end(self, session: S) -> Steps[None]:
         """The reply is at its end: leave the session to be continued, if it is kept."""

@@ -96,11 +96,7 @@ class BaseSession:
 
     def _generation(self, prompt: Sequence[int], parameters: GenerationParameters) -> Generation:
         """The reply to some more tokens."""
-        return Generation(
-            self._core.bundle,
-            [*self._core.tokens, *prompt],
-            parameters,
-        )
+        return Generation(self._core.bundle, [*self._core.tokens, *prompt], parameters)
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -138,6 +134,7 @@ class BaseSession:
                 if endpoint is not None or not left:
                     raise
                 targets.leave(targets.current)
+                self._core.begin_anew()  # it may have been opened there before it was lost
 
     def _attach(self, endpoint: Endpoint, wait: float = 0.0) -> Steps[None]:
         """Open or resume the session on a stream of its own; nothing if it is open.

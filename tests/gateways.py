@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from openai import OpenAI, Stream
+from openai.types import Completion
+
 PATIENCE = 60.0
 
 
@@ -94,3 +97,16 @@ def gateway_process(
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def long_stream(client: OpenAI) -> Stream[Completion]:
+    """A completion that has begun and does not end by itself for long."""
+    stream = client.completions.create(
+        model=client.models.list().data[0].id,
+        prompt="Hello",
+        max_tokens=900,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    next(stream)
+    return stream

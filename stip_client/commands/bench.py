@@ -22,9 +22,9 @@ from stip_client.commands.bench_report import (
     table_row,
     title,
 )
+from stip_client.commands.concurrent_sessions import ConcurrentSessions
 from stip_client.commands.sampling_options import add_draft_option, add_wait_option
 from stip_client.commands.termination import terminate_raises
-from stip_client.concurrent_sessions import ConcurrentSessions
 from stip_client.connection_options import access
 from stip_client.errors import ClientError, ContextOverflowError
 from stip_client.terminal import printable

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from stip_client.client import Client
 from stip_client.commands.chat_statistics import ReplyStatistics, table
+from stip_client.commands.conversation import Conversation, valid_text
 from stip_client.commands.line_input import LineInput
+from stip_client.commands.measurement import Measurement
 from stip_client.commands.sampling_options import add_generation_options, generation_options
 from stip_client.commands.stopping import Stopping
 from stip_client.commands.termination import terminate_raises
 from stip_client.connection_options import access
-from stip_client.conversation import Conversation, valid_text
 from stip_client.errors import BundleError, ClientError, ContextOverflowError, RequestError
 from stip_client.generation import FinishReason, encode_prompt
-from stip_client.measurement import Measurement
 from stip_client.terminal import printable, reply_text, say_error
 
 HELP = """\

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from stip_client.measurement import Measurement, rates, shown_bytes
+from stip_client.commands.measurement import Measurement, rates, shown_bytes
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from time import perf_counter
 
 from stip_client.base import Options
 from stip_client.client import Client
+from stip_client.commands.measurement import Measurement
 from stip_client.commands.reply_report import as_json, print_profile, summary
 from stip_client.commands.sampling_options import add_generation_options, generation_options
 from stip_client.commands.termination import terminate_raises
 from stip_client.connection_options import access
 from stip_client.errors import ClientError, RequestError
 from stip_client.generation import Piece, encode_prompt
-from stip_client.measurement import Measurement
 from stip_client.terminal import reply_text, say
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from stip_client.commands.measurement import Measurement, rates, shown_bytes
 from stip_client.errors import ClientError
 from stip_client.generation import Piece
-from stip_client.measurement import Measurement, rates, shown_bytes
 
 
 def as_json(

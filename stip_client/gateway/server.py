@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 from collections.abc import Callable
-from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from stip_client.http_server import HttpServer, config
 
 # Requests under way have so long to be answered once the gateway is told to end: replies end with
 # their next token, and what still waits for its first one is cut off.
@@ -25,30 +25,21 @@ async def serve(
     on_ending: Callable[[], None],
 ) -> signal.Signals:
     """Serve until SIGINT or SIGTERM, which is returned."""
-    config = uvicorn.Config(
+    settings = config(
         app,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        # what is logged is logged by the app; uvicorn's tracebacks could quote requests
-        log_config=None,
-        log_level=logging.CRITICAL,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
+        grace_seconds=GRACE_SECONDS,
+        has_lifespan=False,
         # longer than applications keep idle connections, so that none is closed under a request
-        timeout_keep_alive=300,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        keep_alive_seconds=300,
     )
-    server = _Server(config, on_listening, on_ending)
+    server = _Server(settings, on_listening, on_ending)
     await server.serve([listener])
     await server.cut_off()
     return server.received
 
 
-class _Server(uvicorn.Server):
-    """Says when it listens, and leaves it to its caller how the process ends."""
+class _Server(HttpServer):
+    """Says when it listens and when it ends."""
 
     def __init__(
         self,
@@ -59,7 +50,6 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_listening = on_listening
         self._on_ending = on_ending
-        self.received = signal.SIGTERM
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -68,12 +58,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_ending()
         await super().shutdown(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        # uvicorn's own raises the signal again at the end, and the process would die of it
-        self.force_exit = self.should_exit  # a second one waits for nothing
-        self.should_exit = True
-        self.received = signal.Signals(sig)
 
     async def cut_off(self) -> None:
         """End the requests that are still under way, and let them leave their sessions."""

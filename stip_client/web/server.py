@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator
-from types import FrameType
 from typing import Any
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI
 from gradio import networking
 from starlette.types import ASGIApp
 
 from stip_client.errors import ClientError
+from stip_client.http_server import HttpServer, config
 from stip_client.listening import is_local
 from stip_client.web.guard import Guard
 from stip_client.web.loading import Loader
@@ -73,30 +71,6 @@ def make_app(loader: Loader, folder: str, *, local: bool) -> ASGIApp:
 
 def serve(app: ASGIApp, listener: socket.socket) -> signal.Signals:
     """Serve until SIGINT or SIGTERM, which is returned."""
-    config = uvicorn.Config(
-        app,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        log_config=None,
-        log_level=logging.ERROR,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    server = _Server(config)
+    server = HttpServer(config(app, grace_seconds=GRACE_SECONDS, has_lifespan=True))
     server.run([listener])
     return server.received
-
-
-class _Server(uvicorn.Server):
-    """Leaves it to its caller how the process ends."""
-
-    received = signal.SIGTERM
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        # uvicorn's own raises the signal again at the end, and the process would die of it
-        self.force_exit = self.should_exit  # a second one waits for nothing
-        self.should_exit = True
-        self.received = signal.Signals(sig)

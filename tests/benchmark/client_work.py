@@ -57,8 +57,11 @@ def client_work(workspace: Workspace, _: int) -> Iterator[Figure]:
 
 
 def import_client(_: Workspace, repeats: int) -> Iterator[Figure]:
-    """import stip_client in a fresh interpreter, less what the interpreter takes to start."""
-    taken = [_python("import stip_client") - _python("pass") for _ in range(1 + 2 * repeats)][1:]
+    """Importing both clients in a fresh interpreter, less what the interpreter takes to start."""
+    taken = [
+        _python("from stip_client import AsyncClient, Client") - _python("pass")
+        for _ in range(1 + 2 * repeats)
+    ][1:]
     series = Series("fresh interpreters", "s", taken)
     yield Figure(
         scenario="import",

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from stip_client import Client, ServerBusyError, concurrent_sessions
-from stip_client.concurrent_sessions import ConcurrentSessions
-from stip_client.measurement import Measurement, percentile, rates
+from stip_client import Client, ServerBusyError
+from stip_client.commands import concurrent_sessions
+from stip_client.commands.concurrent_sessions import ConcurrentSessions
+from stip_client.commands.measurement import Measurement, percentile, rates
 from stip_client.profile import StepProfile
 from tests.checkpoints import RandomCheckpoint
 from tests.parties import Server, convert, run_tool, server_process

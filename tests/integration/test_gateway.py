@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from tokenizers import Tokenizer
 
-from tests.gateways import PATIENCE, Gateway, gateway_process
+from tests.gateways import PATIENCE, Gateway, gateway_process, long_stream
 from tests.parties import convert, run_tool
 from tests.robustness.watched import Watched, eventually, watched_server
 
@@ -359,15 +359,7 @@ def test_reply_under_way_ends_with_an_error_when_the_gateway_ends(
         gateway_process(server.address, bundles / "client", tmp_path) as gateway,
         OpenAI(base_url=gateway.url, api_key="unused", max_retries=0) as client,
     ):
-        model = client.models.list().data[0].id
-        stream = client.completions.create(
-            model=model,
-            prompt="Hello",
-            max_tokens=900,
-            stream=True,
-            extra_body={"ignore_eos": True},
-        )
-        next(stream)
+        stream = long_stream(client)
         gateway.process.terminate()
         with pytest.raises(openai.APIError, match="the gateway is ending"):
             list(stream)

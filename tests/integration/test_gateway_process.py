@@ -18,7 +18,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.gateways import PATIENCE, Answer, Gateway, gateway_process
+from tests.gateways import PATIENCE, Answer, Gateway, gateway_process, long_stream
 from tests.parties import Server, convert, run_tool, server_process
 from tests.robustness.watched import eventually
 
@@ -213,15 +213,7 @@ def test_server_that_is_lost_in_mid_stream_is_the_last_event(bundle: Path, tmp_p
         gateway_process(server.address, bundle, tmp_path, "--patience", 0.1) as gateway,
         OpenAI(base_url=gateway.url, api_key="unused", max_retries=0) as client,
     ):
-        model = client.models.list().data[0].id
-        stream = client.completions.create(
-            model=model,
-            prompt="Hello",
-            max_tokens=900,
-            stream=True,
-            extra_body={"ignore_eos": True},
-        )
-        next(stream)
+        stream = long_stream(client)
         server.process.kill()
         with pytest.raises(openai.APIError) as caught:
             list(stream)

@@ -15,7 +15,7 @@ from tests.robustness.wire import WireStream, connection, open_request, step_req
 
 ROWS = np.ones((3, 60), np.float16)
 # The order in which a server learns of a lost stream's end differs from time to time.
-TIMES = 10
+TIMES = 20
 GARBAGE = (b"\xff\xff\xff", b"\x0a\xff", b"\x00", bytes(range(256)))
 OVERSIZED = step_request(3, np.ones((5000, 60), np.float32)).SerializeToString()
 

@@ -28,7 +28,7 @@ from tests.robustness.wire import (
     step_request,
 )
 
-TIMES = 3
+TIMES = 5
 PREFILLING, DECODING = 4, 4
 PROMPT_ROWS, BATCH_ROWS, ITERATION = 600, 16, 0.01
 ENDLESS = 2000

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain, count
 from pathlib import Path
+from statistics import median
 from time import monotonic, sleep
 
 import grpc
@@ -28,12 +29,10 @@ from tests.robustness.wire import (
 )
 
 STALLING, DYING = 17, 19
-# Seconds within which everyone is told; a longer stall, in which they are told on any machine.
-TOLD_WITHIN = 5.0
+# Seconds within which everyone is told; what a slow machine takes beside that; a longer stall.
+TOLD_WITHIN, SLACK = 5.0, 1.5
 STALL = 8
 SERVERS, TIMES = 2, 2
-# For machines that are slow: a server that something holds up takes longer.
-AT_ONCE = 20.0
 ROWS = np.ones((3, 60), np.float16)
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 StartServer = Callable[..., Watched]
@@ -84,8 +83,7 @@ def test_a_stalled_engine_is_told_of_and_loses_no_session(
     servers = [start(f"stall={STALLING}:{STALL}") for _ in range(SERVERS)]
     with ThreadPoolExecutor(SERVERS) as pool:
         took = list(chain(*pool.map(lambda each: stall_again_and_again(each, manifest), servers)))
-    # most of it is waiting: what a machine can do once is what the server does
-    assert min(took) < TOLD_WITHIN and max(took) < STALL, took
+    assert median(took) < TOLD_WITHIN and max(took) < TOLD_WITHIN + SLACK, took
 
 
 def stall_again_and_again(server: Watched, manifest: Manifest) -> list[float]:
@@ -155,6 +153,7 @@ def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
     assert sum("Traceback" in each.get("exception", "") for each in records) == 1
 
 
+@pytest.mark.quiet
 def test_an_engine_that_dies_while_the_server_drains_is_not_waited_for(
     start: StartServer, manifest: Manifest
 ) -> None:
@@ -168,7 +167,7 @@ def test_an_engine_that_dies_while_the_server_drains_is_not_waited_for(
         refusal = stream.refusal()
         assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
     server.stop()
-    assert monotonic() - began < AT_ONCE
+    assert monotonic() - began < 2 * (TOLD_WITHIN + SLACK)
 
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["before it is noticed", "after"])

@@ -18,7 +18,7 @@ from tests.robustness.healthy import healthy_session
 from tests.robustness.watched import Watched, eventually, watched_server
 from tests.robustness.wire import WireStream, connection, logits_of, open_request, step_request
 
-TIMES = 5
+TIMES = 8
 STEP_ROWS, STEPS = 2000, 4
 BATCH_ROWS = 16
 # What an iteration takes, so that the prompt takes seconds and the client dies in its midst.

@@ -24,7 +24,6 @@ from tests.robustness.watched import eventually, watched_server
 # Seconds are what these claim.
 pytestmark = pytest.mark.quiet
 NOTICED_WITHIN = 5.0
-CONNECT_TIMEOUT = 10.0
 # For processes and machines that are slow to start, not for what is claimed.
 PATIENCE = 60.0
 
@@ -182,7 +181,7 @@ def test_a_closed_port_is_an_error_at_once(closed_port: str, model: Path) -> Non
         *("stip_client", "generate", "--server", closed_port),
         *("--bundle", model / "client", "--prompt", "w5"),
     )
-    assert monotonic() - started < CONNECT_TIMEOUT
+    assert monotonic() - started < NOTICED_WITHIN
     assert_refused(done, f"no connection to {closed_port}", hint="is the server running")
     assert done.stdout == ""
 
@@ -195,7 +194,7 @@ def test_a_silent_server_is_an_error_within_the_timeout(
         started = monotonic()
         with pytest.raises(ConnectionLostError, match=black_hole):
             getattr(client, call)()
-        assert monotonic() - started < NOTICED_WITHIN
+        assert monotonic() - started < 2.0
 
 
 @pytest.mark.parametrize("call", ["session", "model_info"])
@@ -209,4 +208,4 @@ def test_a_silent_server_is_an_error_within_the_asynchronous_timeout(
                 await getattr(client, call)()
             return monotonic() - started
 
-    assert asyncio.run(ask()) < NOTICED_WITHIN
+    assert asyncio.run(ask()) < 2.0

@@ -21,6 +21,7 @@ from stip_client import (
     WrongKeyError,
 )
 from stip_client.generation import Piece
+from stip_client.waiting import run
 from tests.parties import Server, convert, run_tool
 from tests.robustness.proxy import proxy
 
@@ -206,6 +207,42 @@ def test_a_full_server_is_left_for_another(own_server: Callable[..., Server], mo
         assert len(tokens(client.generate(PROMPT, max_new_tokens=3))) == 3
         with Client(full.address, model / "client") as alone, pytest.raises(ServerBusyError):
             alone.session()
+
+
+def test_a_server_that_is_lost_while_it_is_sent_a_conversation_is_left(
+    own_server: Callable[..., Server], strict_server: Server, model: Path
+) -> None:
+    """A session that was opened on it is unknown to the next one."""
+    first = own_server()
+    with (
+        proxy(first.address, budget=lambda: 4000) as cutting,
+        Client([cutting.address, strict_server.address], model / "client") as client,
+    ):
+        core = client._core(0, 0.0)
+        core.tokens = PROMPT * 10
+        with run(client._open_session(core)) as session:
+            assert session.position == len(PROMPT) * 10
+            assert cutting.cuts == 1
+            session.forward([1])
+
+
+def test_what_will_never_fit_costs_no_conversation(
+    own_server: Callable[..., Server], model: Path
+) -> None:
+    server = own_server("--kv-memory-per-identity", "1MiB")
+    with Client(server.address, model / "client") as client:
+
+        def ask(prompt: list[int]) -> int:
+            pieces = list(client.generate(prompt, keep=True, max_new_tokens=2))
+            assert pieces[0].profile is not None
+            return pieces[0].profile.rows
+
+        # nor is there room for a session of the default length, but for what is needed
+        assert ask(PROMPT) == len(PROMPT)
+        with pytest.raises(ServerBusyError) as refused:
+            ask([7] * 3000)
+        assert refused.value.retry_after is None
+        assert ask(PROMPT) == 1
 
 
 def test_waiting_for_room_begins_where_there_is_some(

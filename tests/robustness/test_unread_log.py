@@ -18,7 +18,7 @@ from tests.robustness.wire import WireStream, connection, open_request
 # Handshakes that fail: gRPC writes some lines of its own for each.
 HANDSHAKES = 1000
 # Each of them is a line of more than a hundred bytes: far more than a pipe holds.
-CALLS = 1000
+CALLS = 2000
 PATIENCE = 60.0
 
 

@@ -7,11 +7,11 @@ from contextlib import suppress
 
 import pytest
 
-from stip_client.aio import _Timeout
+from stip_client.timeout import Timeout
 
 
 async def wait(seconds: float) -> None:
-    async with _Timeout(seconds):
+    async with Timeout(seconds):
         await asyncio.sleep(60)
 
 

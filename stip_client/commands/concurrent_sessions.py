@@ -11,8 +11,8 @@ from types import TracebackType
 
 from stip_client.base import Options
 from stip_client.client import Client
+from stip_client.commands.measurement import Measurement
 from stip_client.errors import ClientError
-from stip_client.measurement import Measurement
 
 # Seconds that the other sessions have to end when one fails.
 STOP_SECONDS = 5.0
