@@ -14,6 +14,7 @@ from stip_server.bundle import ServerBundle
 from stip_server.errors import BundleError
 from stip_server.model import Model, TransformerBlock
 from stip_server.operations import PLAIN, Operations
+from stip_server.products import padded
 
 DTYPES = {
     DataType.DATA_TYPE_FLOAT16: mx.float16,
@@ -70,7 +71,7 @@ def load_model(bundle: ServerBundle, dtype: mx.Dtype, operations: Operations = P
         dtype,
         [layers[layer] for layer in range(config.num_hidden_layers)],
         norm=others["model.norm.weight"],
-        lm_head=others["lm_head.weight"],
+        lm_head=padded(others["lm_head.weight"]),
         operations=operations,
     )
     mx.eval(model.norm, model.lm_head)

@@ -19,6 +19,7 @@ from stip.v1.manifest_pb2 import ModelConfig
 from stip_server.attention import Span
 from stip_server.cache import KVCache
 from stip_server.operations import PLAIN, Operations
+from stip_server.products import padded, product
 from stip_server.rope import cosines_and_sines, inverse_frequencies
 
 
@@ -45,17 +46,16 @@ class Batch(NamedTuple):
 
 
 class Linear:
-    """y = x W^T + b for one or several projections of the same input, stacked: weight [out, in]."""
+    """y = x W^T + b for one or several projections of the same input, stacked: weight [out, in],
+    padded (products.py)."""
 
     def __init__(self, weights: Mapping[str, mx.array], *names: str) -> None:
-        self.weight = _stack([weights[f"{name}.weight"] for name in names])
+        self.weight = padded(_stack([weights[f"{name}.weight"] for name in names]))
         biases = [weights.get(f"{name}.bias") for name in names]
         self.bias = _stack([bias for bias in biases if bias is not None])
 
     def __call__(self, x: mx.array) -> mx.array:
-        if self.bias.size == 0:
-            return x @ self.weight.T
-        return mx.addmm(self.bias, x, self.weight.T)
+        return product(x, self.weight, self.bias if self.bias.size else None)
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -145,7 +145,7 @@ class Model:
     dtype: mx.Dtype
     layers: list[TransformerBlock]
     norm: mx.array
-    lm_head: mx.array  # [vocab_size, hidden_size]
+    lm_head: mx.array  # [vocab_size, hidden_size], padded
     operations: Operations = PLAIN
     head_rows: int = 64  # that `logits` should be given at once
 
@@ -193,7 +193,7 @@ class Model:
     def logits(self, h: mx.array) -> mx.array:
         """Final hidden states [rows, hidden_size] to logits [rows, vocab_size]."""
         x = mx.fast.rms_norm(h, self.norm, self.config.rms_norm_eps)
-        return x @ self.lm_head.T
+        return product(x, self.lm_head)
 
     def _rotations(self, positions: NDArray[np.int64]) -> tuple[mx.array, mx.array]:
         cosines, sines = cosines_and_sines(positions, self._frequencies)

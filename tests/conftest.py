@@ -1,6 +1,7 @@
 """Fixtures that several test modules share.
 
-A fast BLAS, where there is one, must be in place before anything imports MLX.
+The tests' own processes compute with the BLAS of MLX's wheel: mlx-lm gives BLIS dimensions beyond
+which it reads (stip_server/products.py). Servers have processes of their own, and load a fast one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from stip_server.blas import load_blas
+from tests.checkpoints import RandomCheckpoint
+from tests.oracle import Oracle
+from tests.parties import Server, make_model, server_process
 
-load_blas()
 # A shell ignores Ctrl-C for what it runs in the background, and so would every process of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes tells of the machine, not of what it is an example of.
@@ -22,10 +24,6 @@ settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
-
-from tests.checkpoints import RandomCheckpoint  # noqa: E402
-from tests.oracle import Oracle  # noqa: E402
-from tests.parties import Server, make_model, server_process  # noqa: E402
 
 
 @pytest.fixture(scope="session")
