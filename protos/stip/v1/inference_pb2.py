@@ -26,45 +26,45 @@ from stip.v1 import manifest_pb2 as stip_dot_v1_dot_manifest__pb2
 from stip.v1 import tensor_pb2 as stip_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17stip/v1/inference.proto\x12\x07stip.v1\x1a\x16stip/v1/manifest.proto\x1a\x14stip/v1/tensor.proto\"\x15\n\x13GetModelInfoRequest\"\xa1\x02\n\x14GetModelInfoResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.stip.v1.ModelConfig\x12\x1f\n\x06scheme\x18\x02 \x01(\x0e\x32\x0f.stip.v1.Scheme\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x11\n\tbundle_id\x18\x04 \x01(\t\x12 \n\x05\x64type\x18\x05 \x01(\x0e\x32\x11.stip.v1.DataType\x12(\n\rcompute_dtype\x18\x06 \x01(\x0e\x32\x11.stip.v1.DataType\x12\x1f\n\x06limits\x18\x07 \x01(\x0b\x32\x0f.stip.v1.Limits\x12\x16\n\x0eserver_version\x18\x08 \x01(\t\x12\x1b\n\x04load\x18\t \x01(\x0b\x32\r.stip.v1.Load\"a\n\x04Load\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x15\n\rwaiting_opens\x18\x02 \x01(\r\x12\x15\n\rwaiting_steps\x18\x03 \x01(\r\x12\x19\n\x11kv_bytes_reserved\x18\x04 \x01(\x04\"\xae\x02\n\x06Limits\x12\x14\n\x0cmax_sessions\x18\x01 \x01(\r\x12\x12\n\nmax_length\x18\x02 \x01(\r\x12\x15\n\rmax_step_rows\x18\x03 \x01(\r\x12\x16\n\x0emax_step_bytes\x18\x04 \x01(\r\x12\x18\n\x10max_logits_bytes\x18\x05 \x01(\r\x12\x1b\n\x13max_steps_in_flight\x18\x06 \x01(\r\x12\x1a\n\x12session_ttl_millis\x18\x07 \x01(\r\x12\x14\n\x0c\x65\x63ho_allowed\x18\x08 \x01(\x08\x12\x16\n\x0e\x64\x65\x66\x61ult_length\x18\t \x01(\r\x12\x10\n\x08kv_bytes\x18\n \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x0b \x01(\x04\x12\x1c\n\x14max_open_wait_millis\x18\x0c \x01(\r\"\x86\x01\n\x0cInferRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x14.stip.v1.OpenSessionH\x00\x12\x1d\n\x04step\x18\x02 \x01(\x0b\x32\r.stip.v1.StepH\x00\x12&\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x15.stip.v1.CloseSessionH\x00\x42\t\n\x07request\"\x96\x01\n\x0bOpenSession\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tbundle_id\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\r\x12\x19\n\x11resume_session_id\x18\x04 \x01(\x0c\x12 \n\x04\x66ork\x18\x05 \x01(\x0b\x32\x12.stip.v1.ForkPoint\x12\x13\n\x0bwait_millis\x18\x06 \x01(\r\"/\n\tForkPoint\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\"\x0e\n\x0c\x43loseSession\"v\n\x04Step\x12\x10\n\x08position\x18\x01 \x01(\r\x12&\n\rhidden_states\x18\x02 \x01(\x0b\x32\x0f.stip.v1.Tensor\x12&\n\x06logits\x18\x03 \x01(\x0b\x32\x16.stip.v1.LogitsRequest\x12\x0c\n\x04\x65\x63ho\x18\x04 \x01(\x08\"c\n\rLogitsRequest\x12!\n\x04rows\x18\x01 \x01(\x0e\x32\x13.stip.v1.LogitsRows\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.stip.v1.DataType\x12\r\n\x05top_k\x18\x03 \x01(\r\"l\n\rInferResponse\x12(\n\x06opened\x18\x01 \x01(\x0b\x32\x16.stip.v1.SessionOpenedH\x00\x12%\n\x06result\x18\x02 \x01(\x0b\x32\x13.stip.v1.StepResultH\x00\x42\n\n\x08response\"h\n\rSessionOpened\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x12\n\nmax_length\x18\x03 \x01(\r\x12\x1f\n\x06limits\x18\x04 \x01(\x0b\x32\x0f.stip.v1.Limits\"r\n\nStepResult\x12\x0e\n\x06length\x18\x01 \x01(\r\x12\x1f\n\x06logits\x18\x02 \x01(\x0b\x32\x0f.stip.v1.Logits\x12!\n\x07timings\x18\x03 \x01(\x0b\x32\x10.stip.v1.Timings\x12\x10\n\x08received\x18\x04 \x03(\x02\"q\n\x06Logits\x12\x1f\n\x06values\x18\x01 \x01(\x0b\x32\x0f.stip.v1.Tensor\x12 \n\x07indices\x18\x02 \x01(\x0b\x32\x0f.stip.v1.Tensor\x12$\n\x0blog_sum_exp\x18\x03 \x01(\x0b\x32\x0f.stip.v1.Tensor\"5\n\x07Timings\x12\x13\n\x0bqueue_nanos\x18\x01 \x01(\x04\x12\x15\n\rcompute_nanos\x18\x02 \x01(\x04*j\n\nLogitsRows\x12\x1b\n\x17LOGITS_ROWS_UNSPECIFIED\x10\x00\x12\x14\n\x10LOGITS_ROWS_NONE\x10\x01\x12\x14\n\x10LOGITS_ROWS_LAST\x10\x02\x12\x13\n\x0fLOGITS_ROWS_ALL\x10\x03\x32\x9b\x01\n\x10InferenceService\x12K\n\x0cGetModelInfo\x12\x1c.stip.v1.GetModelInfoRequest\x1a\x1d.stip.v1.GetModelInfoResponse\x12:\n\x05Infer\x12\x15.stip.v1.InferRequest\x1a\x16.stip.v1.InferResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17stip/v1/inference.proto\x12\x07stip.v1\x1a\x16stip/v1/manifest.proto\x1a\x14stip/v1/tensor.proto\"\x15\n\x13GetModelInfoRequest\"\xbe\x02\n\x14GetModelInfoResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.stip.v1.ModelConfig\x12\x1f\n\x06scheme\x18\x02 \x01(\x0e\x32\x0f.stip.v1.Scheme\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x11\n\tbundle_id\x18\x04 \x01(\t\x12 \n\x05\x64type\x18\x05 \x01(\x0e\x32\x11.stip.v1.DataType\x12(\n\rcompute_dtype\x18\x06 \x01(\x0e\x32\x11.stip.v1.DataType\x12\x1f\n\x06limits\x18\x07 \x01(\x0b\x32\x0f.stip.v1.Limits\x12\x16\n\x0eserver_version\x18\x08 \x01(\t\x12\x1b\n\x04load\x18\t \x01(\x0b\x32\r.stip.v1.Load\x12\x1b\n\x04head\x18\n \x01(\x0e\x32\r.stip.v1.Head\"a\n\x04Load\x12\x10\n\x08sessions\x18\x01 \x01(\r\x12\x15\n\rwaiting_opens\x18\x02 \x01(\r\x12\x15\n\rwaiting_steps\x18\x03 \x01(\r\x12\x19\n\x11kv_bytes_reserved\x18\x04 \x01(\x04\"\xae\x02\n\x06Limits\x12\x14\n\x0cmax_sessions\x18\x01 \x01(\r\x12\x12\n\nmax_length\x18\x02 \x01(\r\x12\x15\n\rmax_step_rows\x18\x03 \x01(\r\x12\x16\n\x0emax_step_bytes\x18\x04 \x01(\r\x12\x18\n\x10max_logits_bytes\x18\x05 \x01(\r\x12\x1b\n\x13max_steps_in_flight\x18\x06 \x01(\r\x12\x1a\n\x12session_ttl_millis\x18\x07 \x01(\r\x12\x14\n\x0c\x65\x63ho_allowed\x18\x08 \x01(\x08\x12\x16\n\x0e\x64\x65\x66\x61ult_length\x18\t \x01(\r\x12\x10\n\x08kv_bytes\x18\n \x01(\x04\x12\x1a\n\x12kv_bytes_per_token\x18\x0b \x01(\x04\x12\x1c\n\x14max_open_wait_millis\x18\x0c \x01(\r\"\x86\x01\n\x0cInferRequest\x12$\n\x04open\x18\x01 \x01(\x0b\x32\x14.stip.v1.OpenSessionH\x00\x12\x1d\n\x04step\x18\x02 \x01(\x0b\x32\r.stip.v1.StepH\x00\x12&\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x15.stip.v1.CloseSessionH\x00\x42\t\n\x07request\"\xb3\x01\n\x0bOpenSession\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tbundle_id\x18\x02 \x01(\t\x12\x12\n\nmax_length\x18\x03 \x01(\r\x12\x19\n\x11resume_session_id\x18\x04 \x01(\x0c\x12 \n\x04\x66ork\x18\x05 \x01(\x0b\x32\x12.stip.v1.ForkPoint\x12\x13\n\x0bwait_millis\x18\x06 \x01(\r\x12\x1b\n\x04head\x18\x07 \x01(\x0e\x32\r.stip.v1.Head\"/\n\tForkPoint\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\"\x0e\n\x0c\x43loseSession\"v\n\x04Step\x12\x10\n\x08position\x18\x01 \x01(\r\x12&\n\rhidden_states\x18\x02 \x01(\x0b\x32\x0f.stip.v1.Tensor\x12&\n\x06logits\x18\x03 \x01(\x0b\x32\x16.stip.v1.LogitsRequest\x12\x0c\n\x04\x65\x63ho\x18\x04 \x01(\x08\"c\n\rLogitsRequest\x12!\n\x04rows\x18\x01 \x01(\x0e\x32\x13.stip.v1.LogitsRows\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.stip.v1.DataType\x12\r\n\x05top_k\x18\x03 \x01(\r\"l\n\rInferResponse\x12(\n\x06opened\x18\x01 \x01(\x0b\x32\x16.stip.v1.SessionOpenedH\x00\x12%\n\x06result\x18\x02 \x01(\x0b\x32\x13.stip.v1.StepResultH\x00\x42\n\n\x08response\"h\n\rSessionOpened\x12\x12\n\nsession_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x12\n\nmax_length\x18\x03 \x01(\r\x12\x1f\n\x06limits\x18\x04 \x01(\x0b\x32\x0f.stip.v1.Limits\"\x9a\x01\n\nStepResult\x12\x0e\n\x06length\x18\x01 \x01(\r\x12\x1f\n\x06logits\x18\x02 \x01(\x0b\x32\x0f.stip.v1.Logits\x12!\n\x07timings\x18\x03 \x01(\x0b\x32\x10.stip.v1.Timings\x12\x10\n\x08received\x18\x04 \x03(\x02\x12&\n\rhidden_states\x18\x05 \x01(\x0b\x32\x0f.stip.v1.Tensor\"q\n\x06Logits\x12\x1f\n\x06values\x18\x01 \x01(\x0b\x32\x0f.stip.v1.Tensor\x12 \n\x07indices\x18\x02 \x01(\x0b\x32\x0f.stip.v1.Tensor\x12$\n\x0blog_sum_exp\x18\x03 \x01(\x0b\x32\x0f.stip.v1.Tensor\"5\n\x07Timings\x12\x13\n\x0bqueue_nanos\x18\x01 \x01(\x04\x12\x15\n\rcompute_nanos\x18\x02 \x01(\x04*j\n\nLogitsRows\x12\x1b\n\x17LOGITS_ROWS_UNSPECIFIED\x10\x00\x12\x14\n\x10LOGITS_ROWS_NONE\x10\x01\x12\x14\n\x10LOGITS_ROWS_LAST\x10\x02\x12\x13\n\x0fLOGITS_ROWS_ALL\x10\x03\x32\x9b\x01\n\x10InferenceService\x12K\n\x0cGetModelInfo\x12\x1c.stip.v1.GetModelInfoRequest\x1a\x1d.stip.v1.GetModelInfoResponse\x12:\n\x05Infer\x12\x15.stip.v1.InferRequest\x1a\x16.stip.v1.InferResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stip.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGITSROWS']._serialized_start=1879
-  _globals['_LOGITSROWS']._serialized_end=1985
+  _globals['_LOGITSROWS']._serialized_start=1978
+  _globals['_LOGITSROWS']._serialized_end=2084
   _globals['_GETMODELINFOREQUEST']._serialized_start=82
   _globals['_GETMODELINFOREQUEST']._serialized_end=103
   _globals['_GETMODELINFORESPONSE']._serialized_start=106
-  _globals['_GETMODELINFORESPONSE']._serialized_end=395
-  _globals['_LOAD']._serialized_start=397
-  _globals['_LOAD']._serialized_end=494
-  _globals['_LIMITS']._serialized_start=497
-  _globals['_LIMITS']._serialized_end=799
-  _globals['_INFERREQUEST']._serialized_start=802
-  _globals['_INFERREQUEST']._serialized_end=936
-  _globals['_OPENSESSION']._serialized_start=939
-  _globals['_OPENSESSION']._serialized_end=1089
-  _globals['_FORKPOINT']._serialized_start=1091
-  _globals['_FORKPOINT']._serialized_end=1138
-  _globals['_CLOSESESSION']._serialized_start=1140
-  _globals['_CLOSESESSION']._serialized_end=1154
-  _globals['_STEP']._serialized_start=1156
-  _globals['_STEP']._serialized_end=1274
-  _globals['_LOGITSREQUEST']._serialized_start=1276
-  _globals['_LOGITSREQUEST']._serialized_end=1375
-  _globals['_INFERRESPONSE']._serialized_start=1377
-  _globals['_INFERRESPONSE']._serialized_end=1485
-  _globals['_SESSIONOPENED']._serialized_start=1487
-  _globals['_SESSIONOPENED']._serialized_end=1591
-  _globals['_STEPRESULT']._serialized_start=1593
-  _globals['_STEPRESULT']._serialized_end=1707
-  _globals['_LOGITS']._serialized_start=1709
-  _globals['_LOGITS']._serialized_end=1822
-  _globals['_TIMINGS']._serialized_start=1824
-  _globals['_TIMINGS']._serialized_end=1877
-  _globals['_INFERENCESERVICE']._serialized_start=1988
-  _globals['_INFERENCESERVICE']._serialized_end=2143
+  _globals['_GETMODELINFORESPONSE']._serialized_end=424
+  _globals['_LOAD']._serialized_start=426
+  _globals['_LOAD']._serialized_end=523
+  _globals['_LIMITS']._serialized_start=526
+  _globals['_LIMITS']._serialized_end=828
+  _globals['_INFERREQUEST']._serialized_start=831
+  _globals['_INFERREQUEST']._serialized_end=965
+  _globals['_OPENSESSION']._serialized_start=968
+  _globals['_OPENSESSION']._serialized_end=1147
+  _globals['_FORKPOINT']._serialized_start=1149
+  _globals['_FORKPOINT']._serialized_end=1196
+  _globals['_CLOSESESSION']._serialized_start=1198
+  _globals['_CLOSESESSION']._serialized_end=1212
+  _globals['_STEP']._serialized_start=1214
+  _globals['_STEP']._serialized_end=1332
+  _globals['_LOGITSREQUEST']._serialized_start=1334
+  _globals['_LOGITSREQUEST']._serialized_end=1433
+  _globals['_INFERRESPONSE']._serialized_start=1435
+  _globals['_INFERRESPONSE']._serialized_end=1543
+  _globals['_SESSIONOPENED']._serialized_start=1545
+  _globals['_SESSIONOPENED']._serialized_end=1649
+  _globals['_STEPRESULT']._serialized_start=1652
+  _globals['_STEPRESULT']._serialized_end=1806
+  _globals['_LOGITS']._serialized_start=1808
+  _globals['_LOGITS']._serialized_end=1921
+  _globals['_TIMINGS']._serialized_start=1923
+  _globals['_TIMINGS']._serialized_end=1976
+  _globals['_INFERENCESERVICE']._serialized_start=2087
+  _globals['_INFERENCESERVICE']._serialized_end=2242
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "scheme", "key_id", "bundle_id", "dtype", "compute_dtype", "limits", "server_version", "load")
+    __slots__ = ("model", "scheme", "key_id", "bundle_id", "dtype", "compute_dtype", "limits", "server_version", "load", "head")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class GetModelInfoResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     model: _manifest_pb2.ModelConfig
     scheme: _manifest_pb2.Scheme
     key_id: str
@@ -44,7 +45,8 @@ class GetModelInfoResponse(_message.Message):
     limits: Limits
     server_version: str
     load: Load
-    def __init__(self, model: _Optional[_Union[_manifest_pb2.ModelConfig, _Mapping]] = ..., scheme: _Optional[_Union[_manifest_pb2.Scheme, str]] = ..., key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., compute_dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+    head: _manifest_pb2.Head
+    def __init__(self, model: _Optional[_Union[_manifest_pb2.ModelConfig, _Mapping]] = ..., scheme: _Optional[_Union[_manifest_pb2.Scheme, str]] = ..., key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., compute_dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., head: _Optional[_Union[_manifest_pb2.Head, str]] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("sessions", "waiting_opens", "waiting_steps", "kv_bytes_reserved")
@@ -97,20 +99,22 @@ class InferRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[OpenSession, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., close: _Optional[_Union[CloseSession, _Mapping]] = ...) -> None: ...
 
 class OpenSession(_message.Message):
-    __slots__ = ("key_id", "bundle_id", "max_length", "resume_session_id", "fork", "wait_millis")
+    __slots__ = ("key_id", "bundle_id", "max_length", "resume_session_id", "fork", "wait_millis", "head")
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     RESUME_SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     FORK_FIELD_NUMBER: _ClassVar[int]
     WAIT_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     key_id: str
     bundle_id: str
     max_length: int
     resume_session_id: bytes
     fork: ForkPoint
     wait_millis: int
-    def __init__(self, key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., max_length: _Optional[int] = ..., resume_session_id: _Optional[bytes] = ..., fork: _Optional[_Union[ForkPoint, _Mapping]] = ..., wait_millis: _Optional[int] = ...) -> None: ...
+    head: _manifest_pb2.Head
+    def __init__(self, key_id: _Optional[str] = ..., bundle_id: _Optional[str] = ..., max_length: _Optional[int] = ..., resume_session_id: _Optional[bytes] = ..., fork: _Optional[_Union[ForkPoint, _Mapping]] = ..., wait_millis: _Optional[int] = ..., head: _Optional[_Union[_manifest_pb2.Head, str]] = ...) -> None: ...
 
 class ForkPoint(_message.Message):
     __slots__ = ("session_id", "length")
@@ -167,16 +171,18 @@ class SessionOpened(_message.Message):
     def __init__(self, session_id: _Optional[bytes] = ..., length: _Optional[int] = ..., max_length: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class StepResult(_message.Message):
-    __slots__ = ("length", "logits", "timings", "received")
+    __slots__ = ("length", "logits", "timings", "received", "hidden_states")
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_STATES_FIELD_NUMBER: _ClassVar[int]
     length: int
     logits: Logits
     timings: Timings
     received: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, length: _Optional[int] = ..., logits: _Optional[_Union[Logits, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., received: _Optional[_Iterable[float]] = ...) -> None: ...
+    hidden_states: _tensor_pb2.Tensor
+    def __init__(self, length: _Optional[int] = ..., logits: _Optional[_Union[Logits, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., received: _Optional[_Iterable[float]] = ..., hidden_states: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class Logits(_message.Message):
     __slots__ = ("values", "indices", "log_sum_exp")

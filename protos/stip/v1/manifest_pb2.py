@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from stip.v1 import tensor_pb2 as stip_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16stip/v1/manifest.proto\x12\x07stip.v1\x1a\x14stip/v1/tensor.proto\"\xa4\x01\n\x0eRopeParameters\x12\x11\n\trope_type\x18\x01 \x01(\t\x12\x12\n\nrope_theta\x18\x02 \x01(\x01\x12\x0e\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01\x12\x17\n\x0flow_freq_factor\x18\x04 \x01(\x01\x12\x18\n\x10high_freq_factor\x18\x05 \x01(\x01\x12(\n original_max_position_embeddings\x18\x06 \x01(\r\"\x9b\x03\n\x0bModelConfig\x12\x12\n\nmodel_type\x18\x01 \x01(\t\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x19\n\x11intermediate_size\x18\x03 \x01(\r\x12\x19\n\x11num_hidden_layers\x18\x04 \x01(\r\x12\x1b\n\x13num_attention_heads\x18\x05 \x01(\r\x12\x1b\n\x13num_key_value_heads\x18\x06 \x01(\r\x12\x10\n\x08head_dim\x18\x07 \x01(\r\x12\x12\n\nvocab_size\x18\x08 \x01(\r\x12\x1f\n\x17max_position_embeddings\x18\t \x01(\r\x12\x14\n\x0crms_norm_eps\x18\n \x01(\x01\x12\x30\n\x0frope_parameters\x18\x0b \x01(\x0b\x32\x17.stip.v1.RopeParameters\x12\x16\n\x0e\x61ttention_bias\x18\x0c \x01(\x08\x12\x1d\n\x15\x61ttention_output_bias\x18\r \x01(\x08\x12\x10\n\x08mlp_bias\x18\x0e \x01(\x08\x12\x1b\n\x13tie_word_embeddings\x18\x0f \x01(\x08\"8\n\nBundleFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xa4\x02\n\x08Manifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12!\n\x04kind\x18\x02 \x01(\x0e\x32\x13.stip.v1.BundleKind\x12\x11\n\tbundle_id\x18\x03 \x01(\t\x12#\n\x05model\x18\x04 \x01(\x0b\x32\x14.stip.v1.ModelConfig\x12 \n\x05\x64type\x18\x05 \x01(\x0e\x32\x11.stip.v1.DataType\x12\x1f\n\x06scheme\x18\x06 \x01(\x0e\x32\x0f.stip.v1.Scheme\x12\x0e\n\x06key_id\x18\x07 \x01(\t\x12\x17\n\x0fresidual_blocks\x18\x08 \x01(\r\x12\x15\n\reos_token_ids\x18\t \x03(\r\x12\"\n\x05\x66iles\x18\n \x03(\x0b\x32\x13.stip.v1.BundleFile*Y\n\nBundleKind\x12\x1b\n\x17\x42UNDLE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42UNDLE_KIND_SERVER\x10\x01\x12\x16\n\x12\x42UNDLE_KIND_CLIENT\x10\x02*I\n\x06Scheme\x12\x16\n\x12SCHEME_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSCHEME_NONE\x10\x01\x12\x16\n\x12SCHEME_PERMUTATION\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16stip/v1/manifest.proto\x12\x07stip.v1\x1a\x14stip/v1/tensor.proto\"\xa4\x01\n\x0eRopeParameters\x12\x11\n\trope_type\x18\x01 \x01(\t\x12\x12\n\nrope_theta\x18\x02 \x01(\x01\x12\x0e\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01\x12\x17\n\x0flow_freq_factor\x18\x04 \x01(\x01\x12\x18\n\x10high_freq_factor\x18\x05 \x01(\x01\x12(\n original_max_position_embeddings\x18\x06 \x01(\r\"\x9b\x03\n\x0bModelConfig\x12\x12\n\nmodel_type\x18\x01 \x01(\t\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x19\n\x11intermediate_size\x18\x03 \x01(\r\x12\x19\n\x11num_hidden_layers\x18\x04 \x01(\r\x12\x1b\n\x13num_attention_heads\x18\x05 \x01(\r\x12\x1b\n\x13num_key_value_heads\x18\x06 \x01(\r\x12\x10\n\x08head_dim\x18\x07 \x01(\r\x12\x12\n\nvocab_size\x18\x08 \x01(\r\x12\x1f\n\x17max_position_embeddings\x18\t \x01(\r\x12\x14\n\x0crms_norm_eps\x18\n \x01(\x01\x12\x30\n\x0frope_parameters\x18\x0b \x01(\x0b\x32\x17.stip.v1.RopeParameters\x12\x16\n\x0e\x61ttention_bias\x18\x0c \x01(\x08\x12\x1d\n\x15\x61ttention_output_bias\x18\r \x01(\x08\x12\x10\n\x08mlp_bias\x18\x0e \x01(\x08\x12\x1b\n\x13tie_word_embeddings\x18\x0f \x01(\x08\"8\n\nBundleFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\xc1\x02\n\x08Manifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12!\n\x04kind\x18\x02 \x01(\x0e\x32\x13.stip.v1.BundleKind\x12\x11\n\tbundle_id\x18\x03 \x01(\t\x12#\n\x05model\x18\x04 \x01(\x0b\x32\x14.stip.v1.ModelConfig\x12 \n\x05\x64type\x18\x05 \x01(\x0e\x32\x11.stip.v1.DataType\x12\x1f\n\x06scheme\x18\x06 \x01(\x0e\x32\x0f.stip.v1.Scheme\x12\x0e\n\x06key_id\x18\x07 \x01(\t\x12\x17\n\x0fresidual_blocks\x18\x08 \x01(\r\x12\x15\n\reos_token_ids\x18\t \x03(\r\x12\"\n\x05\x66iles\x18\n \x03(\x0b\x32\x13.stip.v1.BundleFile\x12\x1b\n\x04head\x18\x0b \x01(\x0e\x32\r.stip.v1.Head*Y\n\nBundleKind\x12\x1b\n\x17\x42UNDLE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42UNDLE_KIND_SERVER\x10\x01\x12\x16\n\x12\x42UNDLE_KIND_CLIENT\x10\x02*^\n\x06Scheme\x12\x16\n\x12SCHEME_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSCHEME_NONE\x10\x01\x12\x16\n\x12SCHEME_PERMUTATION\x10\x02\x12\x13\n\x0fSCHEME_ROTATION\x10\x03*O\n\x04Head\x12\x14\n\x10HEAD_UNSPECIFIED\x10\x00\x12\x0f\n\x0bHEAD_SERVER\x10\x01\x12\x0f\n\x0bHEAD_CLIENT\x10\x02\x12\x0f\n\x0bHEAD_SEALED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stip.v1.manifest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BUNDLEKIND']._serialized_start=991
-  _globals['_BUNDLEKIND']._serialized_end=1080
-  _globals['_SCHEME']._serialized_start=1082
-  _globals['_SCHEME']._serialized_end=1155
+  _globals['_BUNDLEKIND']._serialized_start=1020
+  _globals['_BUNDLEKIND']._serialized_end=1109
+  _globals['_SCHEME']._serialized_start=1111
+  _globals['_SCHEME']._serialized_end=1205
+  _globals['_HEAD']._serialized_start=1207
+  _globals['_HEAD']._serialized_end=1286
   _globals['_ROPEPARAMETERS']._serialized_start=58
   _globals['_ROPEPARAMETERS']._serialized_end=222
   _globals['_MODELCONFIG']._serialized_start=225
@@ -43,5 +45,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUNDLEFILE']._serialized_start=638
   _globals['_BUNDLEFILE']._serialized_end=694
   _globals['_MANIFEST']._serialized_start=697
-  _globals['_MANIFEST']._serialized_end=989
+  _globals['_MANIFEST']._serialized_end=1018
 # @@protoc_insertion_point(module_scope)

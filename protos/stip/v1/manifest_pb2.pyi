@@ -19,12 +19,25 @@ class Scheme(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SCHEME_UNSPECIFIED: _ClassVar[Scheme]
     SCHEME_NONE: _ClassVar[Scheme]
     SCHEME_PERMUTATION: _ClassVar[Scheme]
+    SCHEME_ROTATION: _ClassVar[Scheme]
+
+class Head(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HEAD_UNSPECIFIED: _ClassVar[Head]
+    HEAD_SERVER: _ClassVar[Head]
+    HEAD_CLIENT: _ClassVar[Head]
+    HEAD_SEALED: _ClassVar[Head]
 BUNDLE_KIND_UNSPECIFIED: BundleKind
 BUNDLE_KIND_SERVER: BundleKind
 BUNDLE_KIND_CLIENT: BundleKind
 SCHEME_UNSPECIFIED: Scheme
 SCHEME_NONE: Scheme
 SCHEME_PERMUTATION: Scheme
+SCHEME_ROTATION: Scheme
+HEAD_UNSPECIFIED: Head
+HEAD_SERVER: Head
+HEAD_CLIENT: Head
+HEAD_SEALED: Head
 
 class RopeParameters(_message.Message):
     __slots__ = ("rope_type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
@@ -87,7 +100,7 @@ class BundleFile(_message.Message):
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("format_version", "kind", "bundle_id", "model", "dtype", "scheme", "key_id", "residual_blocks", "eos_token_ids", "files")
+    __slots__ = ("format_version", "kind", "bundle_id", "model", "dtype", "scheme", "key_id", "residual_blocks", "eos_token_ids", "files", "head")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +111,7 @@ class Manifest(_message.Message):
     RESIDUAL_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     EOS_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     kind: BundleKind
     bundle_id: str
@@ -108,4 +122,5 @@ class Manifest(_message.Message):
     residual_blocks: int
     eos_token_ids: _containers.RepeatedScalarFieldContainer[int]
     files: _containers.RepeatedCompositeFieldContainer[BundleFile]
-    def __init__(self, format_version: _Optional[int] = ..., kind: _Optional[_Union[BundleKind, str]] = ..., bundle_id: _Optional[str] = ..., model: _Optional[_Union[ModelConfig, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., scheme: _Optional[_Union[Scheme, str]] = ..., key_id: _Optional[str] = ..., residual_blocks: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., files: _Optional[_Iterable[_Union[BundleFile, _Mapping]]] = ...) -> None: ...
+    head: Head
+    def __init__(self, format_version: _Optional[int] = ..., kind: _Optional[_Union[BundleKind, str]] = ..., bundle_id: _Optional[str] = ..., model: _Optional[_Union[ModelConfig, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., scheme: _Optional[_Union[Scheme, str]] = ..., key_id: _Optional[str] = ..., residual_blocks: _Optional[int] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., files: _Optional[_Iterable[_Union[BundleFile, _Mapping]]] = ..., head: _Optional[_Union[Head, str]] = ...) -> None: ...

@@ -1,0 +1,5 @@
+"""The attacks on our own masks: what each party can recover of prompts, replies and keys.
+
+attack.py says what an attack is and what it is given; every other module that defines ATTACK is one
+attack, found by its presence in this folder.
+"""
