@@ -29,9 +29,14 @@ class ConvertedTensor:
     columns: Gather = IDENTITY
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """As in the checkpoint."""
+        return self.source.shape
+
+    @property
     def size(self) -> int:
         """Bytes in the bundle."""
-        return int(np.prod(self.source.shape, dtype=np.int64)) * self.dtype.numpy.itemsize
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.numpy.itemsize
 
     def ranges(self) -> Iterator[NDArray[Any]]:
         """The converted values in order. Raises CheckpointError on NaN, Inf or overflow.
@@ -44,7 +49,7 @@ class ConvertedTensor:
         step = count if moves else max(1, RANGE_BYTES // max(1, self.source.row_bytes))
         for start in range(0, count, step):
             values = self.source.rows(start, min(start + step, count))
-            self._check_finite(values, self.source.dtype, "holds NaN or Inf")
+            check_finite(self.source, values, self.source.dtype, "holds NaN or Inf")
             if self.rows.indices is not None:
                 values = np.take(values, self.rows.indices, axis=0)
             if self.rows.negate is not None:
@@ -54,9 +59,13 @@ class ConvertedTensor:
             if self.dtype is not self.source.dtype:
                 with np.errstate(over="ignore"):
                     values = values.astype(self.dtype.numpy)
-                self._check_finite(values, self.dtype, f"overflows {self.dtype.name}")
+                check_finite(self.source, values, self.dtype, f"overflows {self.dtype.name}")
             yield np.ascontiguousarray(values)
 
-    def _check_finite(self, values: NDArray[Any], dtype: WeightType, problem: str) -> None:
-        if not dtype.all_finite(values):
-            raise CheckpointError(f"tensor {self.source.name} {problem}")
+
+def check_finite(
+    source: StoredTensor, values: NDArray[Any], dtype: WeightType, problem: str
+) -> None:
+    """Raise CheckpointError, naming the tensor, where a value is NaN or infinite."""
+    if not dtype.all_finite(values):
+        raise CheckpointError(f"tensor {source.name} {problem}")

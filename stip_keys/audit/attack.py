@@ -1,7 +1,7 @@
 """What an attack is: who runs it, what that party sees and knows, and what it claims to have found.
 
-An attack is given a View and nothing else, so what it does not know it cannot use: where an attacker
-lacks something, the field is None.
+An attack is given a View and nothing else, so what it does not know it cannot use: where an
+attacker lacks something, the field is None.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Findings:
     """What an attack claims.
 
     `tokens`: for every conversation the candidates of each row sent, best first: int64
-    [rows, ≤ WIDTH], UNKNOWN where there is no candidate. `replies`: the same for the token that each
-    answer chooses. `key`: permutations that it recovered, by SPEC.md's labels, whole ones where
+    [rows, ≤ WIDTH], UNKNOWN where there is no candidate. `replies`: the same for the token that
+    each answer chooses. `key`: permutations it recovered, by SPEC.md's labels, whole ones where
     they are made of blocks ("residual/0"). `reason` says why it found nothing, where it cannot.
     """
 
