@@ -10,10 +10,10 @@ from pathlib import Path
 from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, Scheme
 from stip_keys.bundle import FORMAT_VERSION, bundle_id, describe_file, write_manifest
 from stip_keys.checkpoint import Checkpoint
-from stip_keys.errors import BundleError, KeysError
+from stip_keys.errors import KeysError
 from stip_keys.keyfile import write_client_key, write_master_key
 from stip_keys.keys import ClientKey, MasterKey
-from stip_keys.output import no_space_is_an_error, temporary_folder
+from stip_keys.output import new_folder
 from stip_keys.plan import Plan
 from stip_keys.rotated_spaces import RotatedSpaces
 from stip_keys.spaces import (
@@ -97,16 +97,10 @@ class Converter:
         Everything is written into a temporary folder beside `output`, which is renamed when it is
         complete and removed when anything fails. Raises BundleError.
         """
-        with no_space_is_an_error(output):
-            if output.exists():
-                raise BundleError(f"{output} already exists", hint="choose another folder with -o")
-            output.parent.mkdir(parents=True, exist_ok=True)
-            with temporary_folder(output) as folder:
-                if master_key is not None:
-                    write_master_key(folder / "master.key", master_key, base_seed=base_seed)
-                conversion = self._write_bundles(folder, progress)
-                folder.rename(output)
-        return conversion
+        with new_folder(output) as folder:
+            if master_key is not None:
+                write_master_key(folder / "master.key", master_key, base_seed=base_seed)
+            return self._write_bundles(folder, progress)
 
     def _keyed(self) -> tuple[int, Spaces | RotatedSpaces, ClientKey]:
         """The blocks of the residual stream, the spaces, and what the client gets of the key."""

@@ -142,6 +142,7 @@ class Plan:
     ) -> BundleTensor | None:
         """A tensor in the spaces of its axes; None for a norm that went into what follows it."""
         source = self._source(prefix + name)
+        order = self._spaces.vocabulary() if axes[0] is Space.VOCABULARY else None
         if isinstance(self._spaces, RotatedSpaces):
             if name in {*NORMS.values(), self._architecture.final_norm}:
                 return None
@@ -155,12 +156,13 @@ class Plan:
                 rows,
                 columns[0] if columns else None,
                 None if norm is None else self._sources[norm],
+                order,
             )
         rows, *columns = [spaces.get(axis, IDENTITY) for axis in axes]
         gathered = columns[0] if columns else IDENTITY
         if gathered.negate is not None:
             raise KeysError(f"{name}: signs on the columns of a tensor are not supported")
-        return ConvertedTensor(prefix + name, source, self._dtype(source), rows, gathered)
+        return ConvertedTensor(prefix + name, source, self._dtype(source), rows, gathered, order)
 
     def _source(self, name: str) -> StoredTensor:
         # where the head is tied, a head that the checkpoint stores all the same is not read

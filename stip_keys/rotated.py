@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip_keys.checkpoint import StoredTensor
-from stip_keys.converted import RANGE_BYTES, check_finite
+from stip_keys.converted import RANGE_BYTES, check_finite, read_rows
+from stip_keys.derivation import Indices
 from stip_keys.dtypes import WeightType
 from stip_keys.rotation import LinearMap
 
@@ -19,8 +20,9 @@ from stip_keys.rotation import LinearMap
 class RotatedTensor:
     """One tensor of a bundle: a weight [out, in], or a bias [out].
 
-    `rows` and `columns` map its axes, None leaves one as it is. `norm`, where there is one, is the
-    RMSNorm before the tensor: its γ is multiplied into the columns first.
+    `rows` and `columns` map its axes, None leaves one as it is; `order` is as in ConvertedTensor.
+    `norm`, where there is one, is the RMSNorm before the tensor: its γ is multiplied into the
+    columns first.
     """
 
     name: str
@@ -29,6 +31,7 @@ class RotatedTensor:
     rows: LinearMap | None = None
     columns: LinearMap | None = None
     norm: StoredTensor | None = None
+    order: Indices | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,7 +50,7 @@ class RotatedTensor:
         whole = self.rows is not None
         step = count if whole else max(1, RANGE_BYTES // max(1, self.source.row_bytes))
         for start in range(0, count, step):
-            values = self._read(self.source, start, min(start + step, count))
+            values = self._read(self.source, start, min(start + step, count), self.order)
             if gamma is not None:
                 values *= gamma
             if self.columns is not None:
@@ -60,7 +63,9 @@ class RotatedTensor:
             yield cast
 
     @staticmethod
-    def _read(source: StoredTensor, start: int, stop: int) -> NDArray[np.float32]:
-        values = source.rows(start, stop)
+    def _read(
+        source: StoredTensor, start: int, stop: int, order: Indices | None = None
+    ) -> NDArray[np.float32]:
+        values = read_rows(source, start, stop, order)
         check_finite(source, values, source.dtype, "holds NaN or Inf")
         return values.astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stip.v1.manifest_pb2 import ModelConfig
 from stip_keys import derivation
 from stip_keys.architectures.base import Space
+from stip_keys.derivation import Indices
 from stip_keys.keys import MasterKey
 from stip_keys.rotation import Heads, LinearMap, PlaneRotation, Rotation, Signed
 from stip_keys.spaces import head_order, sealed_order
@@ -48,8 +49,9 @@ class RotatedSpaces:
         }
 
     def final(self) -> dict[Space, LinearMap]:
-        """The maps of the head."""
-        maps: dict[Space, LinearMap] = {Space.RESIDUAL_IN: self._residual}
-        if self._sealed:
-            maps[Space.VOCABULARY] = Signed(sealed_order(self._key, self._config))
-        return maps
+        """The map of the head's columns."""
+        return {Space.RESIDUAL_IN: self._residual}
+
+    def vocabulary(self) -> Indices | None:
+        """The order of the head's rows; None is vocabulary order."""
+        return sealed_order(self._key, self._config) if self._sealed else None

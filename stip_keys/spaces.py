@@ -12,7 +12,6 @@ from stip_keys.derivation import Indices
 from stip_keys.errors import KeysError
 from stip_keys.keys import MasterKey
 from stip_keys.permutation import (
-    IDENTITY,
     Gather,
     concatenate_heads,
     relative,
@@ -42,7 +41,10 @@ class Spaces(Protocol):
         """The gather of every space of one layer."""
 
     def final(self) -> Mapping[Space, Gather]:
-        """The gathers of the final norm and the head."""
+        """The gathers of the final norm and of the head's columns."""
+
+    def vocabulary(self) -> Indices | None:
+        """The order of the head's rows; None is vocabulary order."""
 
     def tau(self, layer: int) -> Indices | None:
         """A layer's relative permutation, None where the residual stream keeps its space."""
@@ -56,6 +58,9 @@ class PlainSpaces:
 
     def final(self) -> Mapping[Space, Gather]:
         return {}
+
+    def vocabulary(self) -> Indices | None:
+        return None
 
     def tau(self, layer: int) -> Indices | None:  # noqa: ARG002
         return None
@@ -109,13 +114,12 @@ class PermutationSpaces:
         }
 
     def final(self) -> dict[Space, Gather]:
-        """The gathers of the final norm and the head."""
-        return {
-            Space.RESIDUAL_IN: Gather(self.residual(self._config.num_hidden_layers)),
-            Space.VOCABULARY: Gather(sealed_order(self._key, self._config))
-            if self._sealed
-            else IDENTITY,
-        }
+        """The gather of the final norm and of the head's columns."""
+        return {Space.RESIDUAL_IN: Gather(self.residual(self._config.num_hidden_layers))}
+
+    def vocabulary(self) -> Indices | None:
+        """The order of the head's rows; None is vocabulary order."""
+        return sealed_order(self._key, self._config) if self._sealed else None
 
 
 class RekeyedSpaces:
@@ -130,6 +134,10 @@ class RekeyedSpaces:
 
     def final(self) -> dict[Space, Gather]:
         return _from_to(self._old.final(), self._new.final())
+
+    def vocabulary(self) -> Indices | None:
+        old, new = self._old.vocabulary(), self._new.vocabulary()
+        return None if old is None or new is None else relative(old, new)
 
     def tau(self, layer: int) -> Indices:
         return self._new.tau(layer)

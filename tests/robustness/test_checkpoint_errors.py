@@ -152,7 +152,7 @@ def test_a_block_count_that_does_not_fit_is_refused(
     options: list[object], says: str, source: Path, tmp_path: Path
 ) -> None:
     done = run_tool("stip_keys", "convert", source, "-o", tmp_path / "out", *options)
-    assert_refused(done, says, hint="divisor")
+    assert_refused(done, says, hint="--blocks")
     assert listing(tmp_path) == []
 
 
