@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.benchmark import batch, client_work, far, gap, gateway, machine, memory, opening, speed
+from tests.benchmark import (
+    batch,
+    client_work,
+    far,
+    gap,
+    gateway,
+    machine,
+    masking,
+    memory,
+    opening,
+    speed,
+)
 from tests.benchmark.figures import Figure, Skipped
 from tests.benchmark.report import Report, line
 from tests.benchmark.workspace import Workspace
@@ -29,6 +40,9 @@ SCENARIOS = {
     "downlink": far.downlink,
     "client-work": client_work.client_work,
     "import": client_work.import_client,
+    "rotation": masking.rotation,
+    "rotate": masking.rotate,
+    "audit": masking.audit,
     "convert": memory.convert,
     "client-memory": memory.client_memory,
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +21,7 @@ class Workspace:
     def __init__(self, out: Path) -> None:
         self._cache = out / "cache"
         self._out = out
-        self._bundles: dict[Path, Path] = {}
+        self._bundles: dict[tuple[Path, tuple[str, ...]], Path] = {}
 
     def __enter__(self) -> Workspace:
         self._temporary = tempfile.TemporaryDirectory(prefix="run-", dir=self._out)
@@ -40,12 +42,20 @@ class Workspace:
         # renamed when complete
         return model.write(self._folder / f"{name}-checkpoint").rename(folder)
 
-    def bundles(self, checkpoint: Path) -> Path:
+    def bundles(self, checkpoint: Path, *options: str) -> Path:
         """A conversion of a checkpoint, made once a run: it holds server/ and client/."""
-        if checkpoint not in self._bundles:
-            output = self._folder / f"{checkpoint.name}-bundles"
-            self._bundles[checkpoint] = convert(checkpoint, output)
-        return self._bundles[checkpoint]
+        if (checkpoint, options) not in self._bundles:
+            output = self._folder / f"bundles-{len(self._bundles)}"
+            self._bundles[checkpoint, options] = convert(checkpoint, output, *options)
+        return self._bundles[checkpoint, options]
+
+    @contextmanager
+    def folder(self, name: str) -> Iterator[Path]:
+        """An empty folder, gone afterwards: what is measured several times must not add up."""
+        folder = self._folder / name
+        folder.mkdir()
+        yield folder
+        shutil.rmtree(folder)
 
     @cached_property
     def big_conversion(self) -> BigConversion:
