@@ -27,6 +27,7 @@ from stip_keys.keyfile import write_client_key, write_master_key
 from stip_keys.keys import ClientKey, MasterKey
 from stip_keys.output import no_space_is_an_error, temporary_folder
 from stip_keys.permutation import IDENTITY, Gather
+from stip_keys.signing import SigningKey, sign_bundle
 from stip_keys.spaces import PermutationSpaces, check_blocks, default_blocks
 
 # What a client needs beside its key and the table, where the checkpoint has it.
@@ -109,8 +110,11 @@ class Converter:
         progress: Progress | None = None,
         master_key: MasterKey | None = None,
         base_seed: int | None = None,
+        signing_key: SigningKey | None = None,
     ) -> Conversion:
         """Write output/server and output/client, and output/master.key where `master_key` is given.
+
+        With a `signing_key` both bundles are signed.
 
         Everything is written into a temporary folder beside `output`, which is renamed when it is
         complete and removed when anything fails. Raises BundleError.
@@ -123,6 +127,9 @@ class Converter:
                 if master_key is not None:
                     write_master_key(folder / "master.key", master_key, base_seed=base_seed)
                 conversion = self._write_bundles(folder, progress or _Silent())
+                if signing_key is not None:
+                    sign_bundle(folder / "server", signing_key)
+                    sign_bundle(folder / "client", signing_key)
                 folder.rename(output)
         return conversion
 
