@@ -84,8 +84,11 @@ class BaseClient(ABC, Generic[S]):
         tls: TLS | None = None,
         token: str | None = None,
         insecure: bool = False,
+        verify_key: str | Path | None = None,
     ) -> None:
-        self.bundle = ClientBundle(Path(bundle))
+        self.bundle = ClientBundle(
+            Path(bundle), verify_key=None if verify_key is None else Path(verify_key)
+        )
         self.targets = Targets(
             target, tls=tls, token=token, insecure=insecure, connect_timeout=connect_timeout
         )

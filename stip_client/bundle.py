@@ -16,30 +16,37 @@ from tokenizers import Tokenizer
 from stip.v1.manifest_pb2 import BundleKind, Manifest, Scheme
 from stip_client.chat_template import ChatTemplate
 from stip_client.embeddings import EmbeddingTable
-from stip_client.errors import BundleError, HidesNothingWarning
+from stip_client.errors import BundleError, CredentialsError, HidesNothingWarning
 from stip_keys.derivation import Indices
-from stip_keys.errors import KeyFileError
+from stip_keys.errors import KeyFileError, KeysError
 from stip_keys.keyfile import read_client_key
+from stip_keys.signature import PublicKey, check_nothing_else, check_signature, read_public_key
 
 FORMAT_VERSION = 1
 KEY = "client.key"
 EMBEDDINGS = "embeddings.safetensors"
 # Larger files, the embedding table of a real model, are checked by size only: reading all of it
-# would cost seconds at every start. `stip-keys inspect` checks every digest.
+# would cost seconds at every start. A verify key and `stip-keys inspect` check every digest.
 DIGEST_MAX_BYTES = 64 * 1024 * 1024
+READ_BYTES = 4 * 1024 * 1024
 
 
 class ClientBundle:
-    """Opens a bundle's folder. Raises BundleError for whatever is missing, damaged or altered."""
+    """Opens a bundle's folder. Raises BundleError for whatever is missing, damaged or altered.
 
-    def __init__(self, folder: Path) -> None:
+    `verify_key` names the public key of whoever must have signed the bundle; then every file is
+    read and compared, whatever its size. Raises CredentialsError for one that cannot be used.
+    """
+
+    def __init__(self, folder: Path, verify_key: Path | None = None) -> None:
         self.folder = folder
-        self.manifest = _read_manifest(folder / "manifest.json")
+        signer = None if verify_key is None else _read_verify_key(verify_key)
+        self.manifest = _read_manifest(folder / "manifest.json", signer)
         if self.manifest.kind != BundleKind.BUNDLE_KIND_CLIENT:
             raise BundleError(
                 f"{folder} is not a client bundle", hint="the client takes OUT/client"
             )
-        _check_files(folder, self.manifest)
+        _check_files(folder, self.manifest, signed=signer is not None)
         try:
             key = read_client_key(folder / KEY)
         except KeyFileError as error:
@@ -93,14 +100,26 @@ class ClientBundle:
         return ChatTemplate.from_folder(self.folder)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_verify_key(path: Path) -> PublicKey:
     try:
-        manifest = json_format.Parse(path.read_bytes(), Manifest())
+        return read_public_key(path)
+    except KeyFileError as error:
+        raise CredentialsError(str(error), hint=error.hint) from error
+
+
+def _read_manifest(path: Path, signer: PublicKey | None) -> Manifest:
+    try:
+        content = path.read_bytes()
+        if signer is not None:
+            check_signature(path.parent, content, signer)
+        manifest = json_format.Parse(content, Manifest())
     except OSError as error:
         raise BundleError(
             f"cannot read {path}: {error.strerror}",
             hint="--bundle takes the client folder that stip-keys convert wrote",
         ) from error
+    except KeysError as error:
+        raise BundleError(str(error), hint=error.hint) from error
     except (json_format.ParseError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is not a manifest: {error}") from error
     if manifest.format_version != FORMAT_VERSION:
@@ -111,9 +130,15 @@ def _read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
-    if missing := {KEY, EMBEDDINGS} - {file.name for file in manifest.files}:
+def _check_files(folder: Path, manifest: Manifest, *, signed: bool) -> None:
+    listed = {file.name for file in manifest.files}
+    if missing := {KEY, EMBEDDINGS} - listed:
         raise BundleError(f"{folder}: the manifest does not list {min(missing)}")
+    if signed:
+        try:
+            check_nothing_else(folder, listed)
+        except KeysError as error:
+            raise BundleError(str(error), hint=error.hint) from error
     for expected in manifest.files:
         path = folder / expected.name
         try:
@@ -122,9 +147,15 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
                 raise BundleError(
                     f"{path} has {size} bytes, the manifest says {expected.size}: truncated?"
                 )
-            if size <= DIGEST_MAX_BYTES:
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                if digest != expected.sha256:
-                    raise BundleError(f"{path} is altered: its SHA-256 differs from the manifest's")
+            if (signed or size <= DIGEST_MAX_BYTES) and _sha256(path) != expected.sha256:
+                raise BundleError(f"{path} is altered: its SHA-256 differs from the manifest's")
         except OSError as error:
             raise BundleError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

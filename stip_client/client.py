@@ -49,9 +49,10 @@ class Client(BaseClient["Session"]):
     sessions are kept for prompts that continue them.
 
     `tls` makes the connection TLS. `token` goes with every call; it is refused on a connection in
-    plain text to another machine unless `insecure`. Raises BundleError for a damaged bundle,
-    CredentialsError for TLS files or a token that cannot be used; connecting happens with the
-    first call.
+    plain text to another machine unless `insecure`. `verify_key` is the file of the public key with
+    which the bundle must be signed. Raises BundleError for a damaged bundle or another signer,
+    CredentialsError for TLS files, a token or a public key that cannot be used; connecting happens
+    with the first call.
     """
 
     def model_info(self) -> GetModelInfoResponse:

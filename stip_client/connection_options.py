@@ -23,6 +23,7 @@ class Access(TypedDict):
     token: str | None
     insecure: bool
     patience: float
+    verify_key: Path | None
 
 
 def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
@@ -34,6 +35,13 @@ def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
         required=bundle_required,
         metavar="DIR",
         help="client bundle (OUT/client)",
+    )
+    parser.add_argument(
+        "--verify-key",
+        type=Path,
+        metavar="FILE",
+        help="demand that the bundle is signed with this public key's signing key, and compare "
+        "every file of it, whatever its size",
     )
     group = parser.add_argument_group("connection")
     group.add_argument(
@@ -84,7 +92,7 @@ def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
 
 
 def access(arguments: argparse.Namespace) -> Access:
-    """What the options say about TLS and the token. Raises CredentialsError."""
+    """What the options say about TLS, the token and the signer. Raises CredentialsError."""
     files = (arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
     token = os.environ.get(TOKEN_VARIABLE) or None
     if arguments.token_file is not None:
@@ -94,6 +102,7 @@ def access(arguments: argparse.Namespace) -> Access:
         "token": token,
         "insecure": arguments.insecure,
         "patience": arguments.patience,
+        "verify_key": arguments.verify_key,
     }
 
 

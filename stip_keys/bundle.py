@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import BundleFile, Manifest
 from stip_keys.errors import BundleError
+from stip_keys.signature import MANIFEST, PublicKey, check_signature
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 READ_BYTES = 4 * 1024 * 1024
 
 
@@ -99,13 +99,17 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json. Raises BundleError."""
+def read_manifest(folder: Path, verify_key: PublicKey | None = None) -> Manifest:
+    """Read manifest.json, whose bytes `verify_key` must have signed. Raises BundleError."""
     path = folder / MANIFEST
     try:
-        manifest = json_format.Parse(path.read_bytes(), Manifest())
+        content = path.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    if verify_key is not None:
+        check_signature(folder, content, verify_key)
+    try:
+        manifest = json_format.Parse(content, Manifest())
     except (json_format.ParseError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is not a manifest: {error}") from error
     if manifest.format_version != FORMAT_VERSION:

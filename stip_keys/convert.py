@@ -16,6 +16,7 @@ from stip_keys.keys import ClientKey, MasterKey
 from stip_keys.output import new_folder
 from stip_keys.plan import Plan
 from stip_keys.rotated_spaces import RotatedSpaces
+from stip_keys.signing import SigningKey, sign_bundle
 from stip_keys.spaces import (
     PermutationSpaces,
     PlainSpaces,
@@ -91,8 +92,11 @@ class Converter:
         progress: Progress = SILENT,
         master_key: MasterKey | None = None,
         base_seed: int | None = None,
+        signing_key: SigningKey | None = None,
     ) -> Conversion:
         """Write output/server and output/client, and output/master.key where `master_key` is given.
+
+        With a `signing_key` both bundles are signed.
 
         Everything is written into a temporary folder beside `output`, which is renamed when it is
         complete and removed when anything fails. Raises BundleError.
@@ -100,7 +104,11 @@ class Converter:
         with new_folder(output) as folder:
             if master_key is not None:
                 write_master_key(folder / "master.key", master_key, base_seed=base_seed)
-            return self._write_bundles(folder, progress)
+            conversion = self._write_bundles(folder, progress)
+            if signing_key is not None:
+                sign_bundle(folder / "server", signing_key)
+                sign_bundle(folder / "client", signing_key)
+            return conversion
 
     def _keyed(self) -> tuple[int, Spaces | RotatedSpaces, ClientKey]:
         """The blocks of the residual stream, the spaces, and what the client gets of the key."""

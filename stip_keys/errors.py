@@ -18,6 +18,10 @@ class KeyFileError(KeysError):
     """A key file is missing, damaged, of another kind, or already there."""
 
 
+class PassphraseError(KeysError):
+    """A passphrase is wrong, empty, or cannot be had."""
+
+
 class CheckpointError(KeysError):
     """A Hugging Face checkpoint is incomplete, damaged or of an unsupported kind."""
 

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from stip_keys.derivation import ROTATION_LABEL, VOCABULARY_LABEL, residual_block_label
-from stip_keys.errors import KeyFileError, KeyFilePermissionWarning, NotSecretWarning
+from stip_keys.derivation import (
+    KEY_BYTES,
+    ROTATION_LABEL,
+    VOCABULARY_LABEL,
+    residual_block_label,
+)
+from stip_keys.errors import KeyFileError, NotSecretWarning
 from stip_keys.keys import ClientKey, MasterKey
+from stip_keys.passphrase import ON_TERMINAL, Passphrase, PassphraseSource
+from stip_keys.permissions import warn_if_others_can_read
+from stip_keys.wrapping import parse as parse_wrapped
+from stip_keys.wrapping import wrap, wrapped_format
 
 MASTER_FORMAT = "stip-master-key"
 CLIENT_FORMAT = "stip-client-key"
@@ -23,16 +31,25 @@ VERSION = 1
 MAX_BYTES = 16 * 1024 * 1024
 
 
-def write_master_key(path: Path, key: MasterKey, *, base_seed: int | None = None) -> None:
-    """Create a master key file; `base_seed` records that anyone can make the same key."""
-    content: dict[str, Any] = {
-        "format": MASTER_FORMAT,
-        "version": VERSION,
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "secret": base_seed is None,
-        "key": key.secret.hex(),
-    }
-    _create(path, content)
+def write_master_key(
+    path: Path,
+    key: MasterKey,
+    *,
+    base_seed: int | None = None,
+    passphrase: Passphrase | None = None,
+) -> None:
+    """Create a master key file, wrapped if there is a passphrase.
+
+    `base_seed` records that anyone can make the same key.
+    """
+    write_secret(
+        path,
+        MASTER_FORMAT,
+        key.secret,
+        key.fingerprint,
+        passphrase,
+        is_secret=base_seed is None,
+    )
 
 
 def write_client_key(path: Path, key: ClientKey) -> None:
@@ -45,29 +62,23 @@ def write_client_key(path: Path, key: ClientKey) -> None:
         "hidden_size": key.hidden_size,
         "subkeys": {label: subkey.hex() for label, subkey in key.labelled_subkeys().items()},
     }
-    _create(path, content)
+    create_key_file(path, content)
 
 
-def read_master_key(path: Path) -> MasterKey:
-    """Read a master key file. Raises KeyFileError; warns when others can read or make the key."""
-    content = read_key_file(path)
-    _expect_format(path, content, MASTER_FORMAT)
-    if content.get("secret") is False:
-        warnings.warn(
-            f"the key in {path} was made from a base seed and is not a secret: anyone can make it",
-            NotSecretWarning,
-            stacklevel=2,
-        )
-    try:
-        return MasterKey(bytes.fromhex(content["key"]))
-    except (KeyError, TypeError, ValueError):
-        raise KeyFileError(f"{path}: damaged: no 32-byte key in it") from None
+def read_master_key(path: Path, passphrase_of: PassphraseSource = ON_TERMINAL) -> MasterKey:
+    """Read a master key file; `passphrase_of` gives the passphrase where it is wrapped.
+
+    Raises KeyFileError and PassphraseError; warns when others can read or make the key.
+    """
+    secret, is_secret = read_secret(path, MASTER_FORMAT, passphrase_of)
+    warn_unless_secret(path, is_secret=is_secret)
+    return MasterKey(secret)
 
 
 def read_client_key(path: Path) -> ClientKey:
     """Read a client key file. Raises KeyFileError; warns when others can read the file."""
     content = read_key_file(path)
-    _expect_format(path, content, CLIENT_FORMAT)
+    expect_format(path, content, CLIENT_FORMAT)
     try:
         key = _client_key(content["scheme"], int(content["hidden_size"]), content["subkeys"])
         recorded = content["key_id"]
@@ -80,6 +91,65 @@ def read_client_key(path: Path) -> ClientKey:
             f"{path}: damaged: key_id is {recorded!r}, but its subkeys make {key.key_id!r}"
         )
     return key
+
+
+def write_secret(
+    path: Path,
+    kind: str,
+    secret: bytes,
+    fingerprint: str,
+    passphrase: Passphrase | None,
+    *,
+    is_secret: bool = True,
+) -> None:
+    """Create a key file that holds 32 secret bytes; `kind` is its format where it is plain."""
+    created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if passphrase is not None:
+        wrapped = wrap(
+            secret,
+            passphrase,
+            plain=kind,
+            created=created,
+            is_secret=is_secret,
+            fingerprint=fingerprint,
+        )
+        create_key_file(path, wrapped.content())
+        return
+    content = {
+        "format": kind,
+        "version": VERSION,
+        "created": created,
+        "secret": is_secret,
+        "key": secret.hex(),
+    }
+    create_key_file(path, content)
+
+
+def read_secret(path: Path, kind: str, passphrase_of: PassphraseSource) -> tuple[bytes, bool]:
+    """The 32 bytes of a key file, plain or wrapped, and whether they are a secret."""
+    content = read_key_file(path)
+    if content.get("format") == wrapped_format(kind):
+        expect_format(path, content, wrapped_format(kind))
+        wrapped = parse_wrapped(path, content)
+        return wrapped.unwrap(path, passphrase_of(path)), wrapped.secret
+    expect_format(path, content, kind)
+    try:
+        secret = bytes.fromhex(content["key"])
+    except (KeyError, TypeError, ValueError):
+        secret = b""
+    if len(secret) != KEY_BYTES:
+        raise KeyFileError(f"{path}: damaged: no {KEY_BYTES}-byte key in it")
+    return secret, content.get("secret") is not False
+
+
+def warn_unless_secret(path: Path, *, is_secret: bool) -> None:
+    """Warn with NotSecretWarning of a key that anyone can make."""
+    if not is_secret:
+        warnings.warn(
+            f"the key in {path} was made from a base seed and is not a secret: anyone can make it",
+            NotSecretWarning,
+            stacklevel=3,
+        )
 
 
 def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> ClientKey:
@@ -119,12 +189,8 @@ def read_key_file(path: Path, *, check_mode: bool = True) -> dict[str, Any]:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise KeyFileError(f"cannot read key file {path}: {error.strerror}") from error
-    if check_mode and os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        warnings.warn(
-            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}",
-            KeyFilePermissionWarning,
-            stacklevel=3,
-        )
+    if check_mode:
+        warn_if_others_can_read(path, mode)
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError):
@@ -134,7 +200,8 @@ def read_key_file(path: Path, *, check_mode: bool = True) -> dict[str, Any]:
     return content
 
 
-def _expect_format(path: Path, content: dict[str, Any], expected: str) -> None:
+def expect_format(path: Path, content: dict[str, Any], expected: str) -> None:
+    """Raise KeyFileError unless the format is the expected one, in the version that is known."""
     found = content.get("format")
     if found != expected:
         raise KeyFileError(f"{path} is not a {expected} file: its format is {found!r}")
@@ -144,11 +211,12 @@ def _expect_format(path: Path, content: dict[str, Any], expected: str) -> None:
         )
 
 
-def _create(path: Path, content: dict[str, Any]) -> None:
+def create_key_file(path: Path, content: dict[str, Any], mode: int = 0o600) -> None:
+    """Write a JSON object into a new file. Raises KeyFileError, for one that exists as well."""
     text = json.dumps(content, indent=2) + "\n"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = os.open(path, flags, mode)
     except FileExistsError:
         raise KeyFileError(
             f"{path} already exists",

@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_server.errors import BundleError
+from stip_server.signature import PublicKey, check_signature
 
 FORMAT_VERSION = 1
 WEIGHT_TYPES = (
@@ -25,11 +26,14 @@ READ_BYTES = 4 * 1024 * 1024
 
 
 class ServerBundle:
-    """A folder with manifest.json and the files it lists. Raises BundleError."""
+    """A folder with manifest.json and the files it lists. Raises BundleError.
 
-    def __init__(self, folder: Path) -> None:
+    With a `verify_key` the manifest must be signed with it; files that are not listed are not read.
+    """
+
+    def __init__(self, folder: Path, verify_key: PublicKey | None = None) -> None:
         self.folder = folder
-        self.manifest = _read_manifest(folder / "manifest.json")
+        self.manifest = _read_manifest(folder / "manifest.json", verify_key)
         if self.manifest.kind != BundleKind.BUNDLE_KIND_SERVER:
             kind = BundleKind.Name(self.manifest.kind)
             raise BundleError(
@@ -62,9 +66,12 @@ def answer_width(manifest: Manifest) -> int:
     return width
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _read_manifest(path: Path, verify_key: PublicKey | None) -> Manifest:
     try:
-        manifest = json_format.Parse(path.read_bytes(), Manifest())
+        content = path.read_bytes()
+        if verify_key is not None:
+            check_signature(path.parent, content, verify_key)
+        manifest = json_format.Parse(content, Manifest())
     except OSError as error:
         raise BundleError(
             f"cannot read {path}: {error.strerror}",

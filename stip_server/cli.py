@@ -22,6 +22,7 @@ from stip_server.log_queue import write_in_background
 from stip_server.logs import CONSOLE, configure_logging, event
 from stip_server.memory import readable
 from stip_server.options import parser
+from stip_server.signature import read_public_key
 from stip_server.tls import server_credentials
 from stip_server.tokens import TokenFile
 
@@ -53,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    bundle = ServerBundle(arguments.model)
+    verify_key = None if arguments.verify_key is None else read_public_key(arguments.verify_key)
+    bundle = ServerBundle(arguments.model, verify_key)
+    if verify_key is not None:
+        console.info("bundle signed by %s", verify_key.fingerprint)
     if bundle.manifest.scheme == Scheme.SCHEME_NONE:
         event(
             console,

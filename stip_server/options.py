@@ -31,6 +31,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", type=Path, required=True, metavar="DIR", help="server bundle (OUT/server)"
     )
+    parser.add_argument(
+        "--verify-key",
+        type=Path,
+        metavar="FILE",
+        help="demand that the bundle is signed with this public key's signing key",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
         "--port", type=_port, default=50051, help="port; 0 takes a free one (%(default)s)"

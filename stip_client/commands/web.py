@@ -12,9 +12,10 @@ from stip_client.errors import RequestError
 from stip_client.extras import require
 from stip_client.listening import is_local, listening_socket, url
 from stip_client.terminal import say
-from stip_keys.errors import KeyFileError
+from stip_keys.errors import KeysError
 from stip_keys.keyfile import read_master_key
 from stip_keys.keys import MasterKey
+from stip_keys.passphrase import passphrase_source
 
 # Gradio is an extra, so nothing of stip_client.web is imported up here.
 
@@ -63,6 +64,13 @@ def add_parser(
         metavar="FILE",
         help="the developer's master key: show the permutations inside the layers as well",
     )
+    page.add_argument(
+        "--passphrase-file",
+        type=Path,
+        metavar="FILE",
+        help="the passphrase of a wrapped --key is this file's first line (default: it is asked "
+        "for on the terminal)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -81,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
         loader = Loader(
             arguments.server,
             access(arguments),
-            _master_key(arguments.key),
+            _master_key(arguments.key, arguments.passphrase_file),
             only=arguments.bundle if exposed else None,
         )
         if arguments.bundle is not None:
@@ -111,12 +119,14 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _master_key(path: Path | None) -> MasterKey | None:
+def _master_key(path: Path | None, passphrase_file: Path | None) -> MasterKey | None:
     if path is None:
+        if passphrase_file is not None:
+            raise RequestError("--passphrase-file opens the file of --key, and there is none")
         return None
     try:
-        return read_master_key(path)
-    except KeyFileError as error:
+        return read_master_key(path, passphrase_source(passphrase_file))
+    except KeysError as error:
         raise RequestError(str(error), hint=error.hint) from error
 
 

@@ -68,13 +68,13 @@ class Typist:
 
 
 @contextmanager
-def typing(folder: Path, *arguments: object) -> Iterator[Typist]:
-    """`stip-client` with some arguments in a terminal, run in a folder; killed at the end."""
+def typing(folder: Path, *arguments: object, program: str = "stip_client") -> Iterator[Typist]:
+    """A program with some arguments in a terminal, run in a folder; killed at the end."""
     terminal, other = pty.openpty()
     # a dumb terminal: readline then writes nothing that is not text
     environment = {**os.environ, "TERM": "dumb", "INPUTRC": os.devnull, "PYTHONUTF8": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "stip_client", *map(str, arguments)],
+        [sys.executable, "-m", program, *map(str, arguments)],
         stdin=other,
         stdout=other,
         stderr=other,

@@ -73,9 +73,10 @@ SERVER_DAMAGE: dict[str, tuple[Damage, list[str]]] = {
 }
 
 
-def start_server(bundle: Path) -> subprocess.CompletedProcess[str]:
+def start_server(bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Try to start a server. One that does start is a failure, and is killed."""
     command = [sys.executable, "-m", "stip_server", "--model", str(bundle), "--port", "0", "--cpu"]
+    command += map(str, arguments)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

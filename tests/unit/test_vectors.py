@@ -11,9 +11,14 @@ import pytest
 
 from stip_client.tensors import WIRE_TYPES, encode
 from stip_keys import derivation
-from stip_keys.errors import KeyFileError
-from stip_keys.keyfile import read_client_key
-from tests.vectors import reference
+from stip_keys.errors import BundleError, KeyFileError, KeysError
+from stip_keys.keyfile import MASTER_FORMAT, read_client_key, read_secret
+from stip_keys.passphrase import Passphrase
+from stip_keys.signature import check_signature, read_public_key
+from stip_keys.signing import SIGNING_FORMAT, SigningKey
+from stip_server import signature as server_signature
+from stip_server.errors import StartError
+from tests.vectors import reference, signed_and_wrapped
 
 
 def load(name: str) -> Any:
@@ -55,7 +60,49 @@ def test_masked_row(tmp_path: Path) -> None:
         assert encode(masked, WIRE_TYPES[wire]).data.hex() == vector[wire]
 
 
+@pytest.mark.parametrize("case", load("signatures"), ids=lambda case: case["name"])
+def test_signatures(case: dict[str, Any], tmp_path: Path) -> None:
+    """The server's check and the other one are two programs."""
+    public, manifest = tmp_path / "signing.pub", case["manifest"].encode()
+    public.write_text(json.dumps(case["public_key"]))
+    (tmp_path / "manifest.sig").write_text(json.dumps(case["signature"]))
+    key, server_key = read_public_key(public), server_signature.read_public_key(public)
+    assert key.fingerprint == server_key.fingerprint == case["fingerprint"]
+    if case["expect"] == "ok":
+        check_signature(tmp_path, manifest, key)
+        server_signature.check_signature(tmp_path, manifest, server_key)
+        made = SigningKey(signed_and_wrapped.SIGNER).sign(manifest)  # Ed25519 draws nothing
+        assert made.content() == case["signature"]
+    else:
+        with pytest.raises(BundleError, match=case["expect"]):
+            check_signature(tmp_path, manifest, key)
+        with pytest.raises(StartError, match=case["expect"]):
+            server_signature.check_signature(tmp_path, manifest, server_key)
+
+
+def test_signing_keys_are_those_of_rfc_8032() -> None:
+    """Section 7.1, test 1."""
+    public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    assert SigningKey(signed_and_wrapped.SIGNER).public_key.raw.hex() == public
+
+
+@pytest.mark.parametrize("case", load("wrapped_keys"), ids=lambda case: case["name"])
+def test_wrapped_key_files(case: dict[str, Any], tmp_path: Path) -> None:
+    path, passphrase = tmp_path / "wrapped.key", Passphrase(case["passphrase"].encode())
+    path.write_text(json.dumps(case["file"]))
+    path.chmod(0o600)
+    plain = SIGNING_FORMAT if "signing" in case["file"]["format"] else MASTER_FORMAT
+    if case["expect"] == "ok":
+        key = read_secret(path, plain, lambda _: passphrase)
+        assert key == (bytes.fromhex(case["key"]), case["file"]["secret"])
+    else:
+        with pytest.raises(KeysError, match=case["expect"]):
+            read_secret(path, plain, lambda _: passphrase)
+
+
 def test_the_vectors_are_what_the_reference_makes() -> None:
     assert load("derivation") == reference.derivation_vectors()
     assert load("client_keys") == reference.client_key_vectors()
     assert load("masked_row") == reference.masked_row_vector()
+    assert load("signatures") == signed_and_wrapped.signature_vectors()
+    assert load("wrapped_keys") == signed_and_wrapped.wrapped_key_vectors()

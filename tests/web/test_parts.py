@@ -24,7 +24,13 @@ from stip_keys.permutation import inverse
 from tests.parties import Server, convert
 from tests.web.conftest import DEMO_MODEL
 
-ACCESS: Access = {"tls": None, "token": None, "insecure": False, "patience": 0.0}
+ACCESS: Access = {
+    "tls": None,
+    "token": None,
+    "insecure": False,
+    "patience": 0.0,
+    "verify_key": None,
+}
 
 
 def step(milliseconds: float) -> StepProfile:
