@@ -16,7 +16,7 @@ from stip_keys.keys import ClientKey, MasterKey
 from stip_keys.output import new_folder
 from stip_keys.plan import Plan
 from stip_keys.rotated_spaces import RotatedSpaces
-from stip_keys.signing import SigningKey, sign_bundle
+from stip_keys.signing import SigningKey, sign_bundles
 from stip_keys.spaces import (
     PermutationSpaces,
     PlainSpaces,
@@ -106,8 +106,7 @@ class Converter:
                 write_master_key(folder / "master.key", master_key, base_seed=base_seed)
             conversion = self._write_bundles(folder, progress)
             if signing_key is not None:
-                sign_bundle(folder / "server", signing_key)
-                sign_bundle(folder / "client", signing_key)
+                sign_bundles(folder, signing_key)
             return conversion
 
     def _keyed(self) -> tuple[int, Spaces | RotatedSpaces, ClientKey]:

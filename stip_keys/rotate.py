@@ -19,6 +19,8 @@ from stip_keys.keyfile import write_client_key, write_master_key
 from stip_keys.keys import ClientKey, MasterKey
 from stip_keys.output import new_folder
 from stip_keys.plan import TAU, Plan
+from stip_keys.signature import SIGNATURE
+from stip_keys.signing import SigningKey, sign_bundles
 from stip_keys.spaces import PermutationSpaces, RekeyedSpaces
 from stip_keys.writing import SILENT, Progress, write_file
 
@@ -68,6 +70,11 @@ class KeyRotation:
         self._plan = Plan(config, sources, spaces, head=head)
 
     @property
+    def is_signed(self) -> bool:
+        """Whether the bundles carry a signature, which what is made of them will not have."""
+        return (self._folder / "server" / SIGNATURE).exists()
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of weights that are moved."""
         return sum(each.size for file in self._plan.server_files() for each in file.tensors)
@@ -79,13 +86,17 @@ class KeyRotation:
         progress: Progress = SILENT,
         master_key: MasterKey | None = None,
         base_seed: int | None = None,
+        signing_key: SigningKey | None = None,
     ) -> Conversion:
         """Write output/server and output/client, and output/master.key where `master_key` is given;
         all of it or nothing. Raises BundleError."""
         with new_folder(output) as folder:
             if master_key is not None:
                 write_master_key(folder / "master.key", master_key, base_seed=base_seed)
-            return self._write_bundles(folder, progress)
+            made = self._write_bundles(folder, progress)
+            if signing_key is not None:
+                sign_bundles(folder, signing_key)
+            return made
 
     def _check_kinds(self) -> None:
         for name, manifest, kind in (

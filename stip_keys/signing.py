@@ -80,6 +80,12 @@ def read_signing_key(path: Path, passphrase_of: PassphraseSource = ON_TERMINAL) 
     return SigningKey(secret)
 
 
+def sign_bundles(folder: Path, key: SigningKey) -> None:
+    """Sign folder/server and folder/client."""
+    for name in ("server", "client"):
+        sign_bundle(folder / name, key)
+
+
 def sign_bundle(folder: Path, key: SigningKey) -> None:
     """Write manifest.sig beside a finished manifest.json, which lists every other file's digest.
 

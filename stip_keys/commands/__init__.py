@@ -1,0 +1,1 @@
+"""stip-keys' commands, one module each: add_parser adds it to the command line."""

@@ -1,0 +1,109 @@
+"""stip-keys convert: masks a checkpoint, into a bundle for the server and one for clients."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stip_keys.checkpoint import Checkpoint
+from stip_keys.commands.options import (
+    add_base_seed,
+    add_passphrase_file,
+    add_signing,
+    make_key,
+    progress_bar,
+    signing_key,
+    tell_bundles,
+)
+from stip_keys.commands.telling import say
+from stip_keys.convert import Converter, Settings
+from stip_keys.dtypes import WEIGHT_TYPES
+from stip_keys.errors import KeysError
+from stip_keys.keyfile import read_master_key
+from stip_keys.keys import HEADS, SCHEMES
+from stip_keys.passphrase import passphrase_source
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "convert",
+        help="mask a checkpoint, into two bundles",
+        allow_abbrev=False,  # --passphrase SECRET must not pass for --passphrase-file
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="SRC", help="Hugging Face checkpoint")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--key", type=Path, metavar="FILE", help="master key (default: a new one, OUT/master.key)"
+    )
+    add_base_seed(source)
+    parser.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        default="permutation",
+        help="how to mask: permutation rounds nothing, rotation rounds weights once, none hides "
+        "nothing (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--head",
+        choices=HEADS,
+        default="server",
+        help="where logits are made: on the server in vocabulary order (the default), on the "
+        "client, or on the server in an order that only the client's key opens",
+    )
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        metavar="N",
+        help="blocks of each residual permutation; 1 is one full permutation "
+        "(default: one an attention head)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *WEIGHT_TYPES),
+        default="auto",
+        help="type of the bundles' weights (default: auto, the checkpoint's own)",
+    )
+    add_passphrase_file(parser, "--passphrase-file", "--key")
+    add_signing(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.passphrase_file and not arguments.key:
+        raise KeysError(
+            "--passphrase-file opens the file of --key, and there is none",
+            hint="stip-keys new --passphrase-file makes a wrapped key",
+        )
+    key, new_key = None, None
+    if arguments.scheme == "none":
+        if arguments.key or arguments.base_seed is not None:
+            raise KeysError("scheme none takes no key: it permutes nothing")
+        say("warning: scheme none hides nothing: weights and hidden states stay in plain order")
+    elif arguments.key:
+        key = read_master_key(arguments.key, passphrase_source(arguments.passphrase_file))
+    else:
+        key = new_key = make_key(arguments.base_seed)
+    signed_by = signing_key(arguments)
+
+    settings = Settings(arguments.scheme, key, arguments.blocks, arguments.dtype, arguments.head)
+    converter = Converter(Checkpoint(arguments.checkpoint), settings)
+    with progress_bar("converting", converter.total_bytes) as progress:
+        made = converter.write(
+            arguments.output,
+            progress=progress,
+            master_key=new_key,
+            base_seed=arguments.base_seed,
+            signing_key=signed_by,
+        )
+    if made.server.residual_blocks == made.server.model.hidden_size > 1:
+        say("warning: blocks of one element permute nothing: hidden states are sent unmasked")
+    tell_bundles(
+        arguments.output,
+        made,
+        new_key=new_key,
+        base_seed=arguments.base_seed,
+        signed_by=signed_by,
+    )
+    return 0

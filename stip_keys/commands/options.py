@@ -1,0 +1,100 @@
+"""Options that several commands have, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stip_keys.commands.telling import say
+from stip_keys.convert import Conversion
+from stip_keys.errors import KeysError
+from stip_keys.keys import MasterKey
+from stip_keys.passphrase import passphrase_source
+from stip_keys.signing import SigningKey, read_signing_key
+from stip_keys.writing import Progress
+
+
+def add_base_seed(parser: argparse._ActionsContainer) -> None:
+    """--base-seed."""
+    parser.add_argument(
+        "--base-seed",
+        type=int,
+        metavar="N",
+        help="make a reproducible key, which is not a secret (tests and demonstrations)",
+    )
+
+
+def add_passphrase_file(parser: argparse.ArgumentParser, option: str, of: str) -> None:
+    """An option that names the file of a passphrase."""
+    parser.add_argument(
+        option,
+        type=Path,
+        metavar="FILE",
+        help=f"the passphrase of a wrapped {of} is this file's first line "
+        "(default: it is asked for on the terminal)",
+    )
+
+
+def add_signing(parser: argparse.ArgumentParser) -> None:
+    """--sign, and the file of its passphrase."""
+    parser.add_argument(
+        "--sign", type=Path, metavar="FILE", help="sign both bundles with this signing key"
+    )
+    add_passphrase_file(parser, "--sign-passphrase-file", "--sign")
+
+
+def make_key(base_seed: int | None) -> MasterKey:
+    """A new master key, or that of a base seed, which is told to be no secret."""
+    if base_seed is None:
+        return MasterKey.generate()
+    say(f"warning: the key of --base-seed {base_seed} is not a secret: anyone can make it")
+    return MasterKey.from_base_seed(base_seed)
+
+
+def signing_key(arguments: argparse.Namespace) -> SigningKey | None:
+    """The key that --sign names. Raises KeysError."""
+    file: Path | None = arguments.sign_passphrase_file
+    if arguments.sign:
+        option = "--sign-passphrase-file"
+        return read_signing_key(arguments.sign, passphrase_source(file, option=option))
+    if file:
+        raise KeysError("--sign-passphrase-file opens the file of --sign, and there is none")
+    return None
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Progress]:
+    """Shows on a terminal how many of so many bytes are done."""
+    with tqdm(
+        total=total,
+        unit="B",
+        unit_scale=True,
+        desc=what,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+    ) as bar:
+        yield bar
+
+
+def tell_bundles(
+    output: Path,
+    made: Conversion,
+    *,
+    new_key: MasterKey | None,
+    base_seed: int | None,
+    signed_by: SigningKey | None,
+) -> None:
+    """Print where the bundles are, and for whom."""
+    print(f"server bundle  {output / 'server'}  (for the server: no key in it)")
+    print(f"client bundle  {output / 'client'}  (private: for clients only)")
+    if new_key:
+        note = "secret: give it to nobody" if base_seed is None else "not a secret"
+        print(f"master key     {output / 'master.key'}  ({note})")
+    print(f"key_id         {made.server.key_id}")
+    if signed_by:
+        print(f"signed by      {signed_by.public_key.fingerprint}")
