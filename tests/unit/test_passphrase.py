@@ -179,7 +179,7 @@ def test_what_is_no_passphrase_is_refused_and_not_shown(
     path = tmp_path / "passphrase"
     path.touch(mode=0o600)
     path.write_bytes(content)
-    with pytest.raises(PassphraseError, match=says) as error:
+    with pytest.raises(PassphraseError, match=f"first line of {path} .*{says}") as error:
         read_passphrase(path)
     assert "hush" not in str(error.value) and "hhh" not in str(error.value)
 

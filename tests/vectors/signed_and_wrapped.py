@@ -141,6 +141,15 @@ def wrapped_key_vectors() -> list[Json]:
             "expect": "wrong",
         },
     ]
+    for name, value in (
+        ("created", "2026-11-23T20:40:00Z\nsecret"),
+        ("secret", 1),
+        ("scrypt", good["scrypt"] | {"salt": "00" * 15}),
+        ("nonce", "00" * 13),
+        ("ciphertext", good["ciphertext"][2:]),
+    ):
+        case = {"name": f"{name} of no form", "file": with_checksum(good | {name: value})}
+        cases.append(case | {"expect": "malformed"})
     for name in ("fingerprint", "nonce", "ciphertext", "checksum"):
         file = good | {name: flipped(good[name])}
         cases.append({"name": f"flipped {name}", "file": file, "expect": "damaged"})
