@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from stip.v1.manifest_pb2 import BundleKind, Manifest, Scheme
+from stip.v1.manifest_pb2 import BundleKind, Head, Manifest, Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_keys.bundle import MANIFEST, check_files, read_manifest
 from stip_keys.errors import BundleError, KeyFileError
@@ -56,7 +56,11 @@ def _describe_key(path: Path) -> Description:
             "scheme": client.scheme,
             "key_id": client.key_id,
             "hidden_size": client.hidden_size,
-            "residual_blocks": max(1, len(client.input)),
+            "subkeys": {
+                "input": len(client.input),
+                "output": len(client.output),
+                "vocabulary": int(client.vocabulary is not None),
+            },
         }
     raise KeyFileError(f"{path} is not a key file: its format is {kind!r}")
 
@@ -71,6 +75,7 @@ def _describe_bundle(folder: Path) -> Description:
         "path": str(folder),
         "kind": f"{kind} bundle",
         "scheme": _short(Scheme.Name(manifest.scheme), "SCHEME_"),
+        "head": _short(Head.Name(manifest.head), "HEAD_"),
         "key_id": manifest.key_id,
         "bundle_id": manifest.bundle_id,
         "dtype": _short(DataType.Name(manifest.dtype), "DATA_TYPE_"),
