@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -118,6 +118,9 @@ class AsyncClient(BaseClient["AsyncSession"]):
 
     def _sleep(self, seconds: float) -> Awaitable[None]:
         return asyncio.sleep(seconds)
+
+    def _work(self, function: Callable[[], object]) -> Awaitable[object]:
+        return asyncio.to_thread(function)  # other sessions go on meanwhile
 
 
 class AsyncSession(BaseSession):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, cast
 
@@ -113,6 +113,10 @@ class BaseClient(ABC, Generic[S]):
     @abstractmethod
     def _sleep(self, seconds: float) -> Any:
         """Let some time pass."""
+
+    @abstractmethod
+    def _work(self, function: Callable[[], object]) -> Any:
+        """Call a function that computes for long."""
 
     @abstractmethod
     def _make_session(self, core: SessionCore) -> S:

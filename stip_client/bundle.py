@@ -1,4 +1,4 @@
-"""A client bundle: manifest, key, embedding table, tokenizer and chat template."""
+"""A client bundle: manifest, key, embedding table, head, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -13,18 +13,29 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from stip.v1.manifest_pb2 import BundleKind, Manifest, Scheme
+from stip.v1.manifest_pb2 import BundleKind, Head, Manifest, Scheme
 from stip_client.chat_template import ChatTemplate
 from stip_client.embeddings import EmbeddingTable
 from stip_client.errors import BundleError, CredentialsError, HidesNothingWarning
+from stip_client.head import ClientHead, open_head
+from stip_client.sealed import SealedVocabulary
 from stip_keys.derivation import Indices
 from stip_keys.errors import KeyFileError, KeysError
 from stip_keys.keyfile import read_client_key
+from stip_keys.keys import ClientKey
 from stip_keys.signature import PublicKey, check_nothing_else, check_signature, read_public_key
 
 FORMAT_VERSION = 1
 KEY = "client.key"
 EMBEDDINGS = "embeddings.safetensors"
+HEAD = "head.safetensors"
+SCHEMES = {
+    Scheme.SCHEME_NONE: "none",
+    Scheme.SCHEME_PERMUTATION: "permutation",
+    Scheme.SCHEME_ROTATION: "rotation",
+}
+HEADS = {Head.HEAD_SERVER: "server", Head.HEAD_CLIENT: "client", Head.HEAD_SEALED: "sealed"}
+KNOWN = f"known schemes: {', '.join(SCHEMES.values())}; known heads: {', '.join(HEADS.values())}"
 # Larger files, the embedding table of a real model, are checked by size only: reading all of it
 # would cost seconds at every start. A verify key and `stip-keys inspect` check every digest.
 DIGEST_MAX_BYTES = 64 * 1024 * 1024
@@ -55,11 +66,13 @@ class ClientBundle:
             raise BundleError(
                 f"client.key has key_id {key.key_id}, the manifest {self.manifest.key_id}"
             )
+        _check_key_kind(key, self.manifest)
         self.embeddings = EmbeddingTable(folder / EMBEDDINGS)
         self.key = key
         self._mask = key.input_mask()
         if self.embeddings.hidden_size != key.hidden_size:
             raise BundleError("the embedding table and the key differ in hidden_size")
+        self.head = self._open_head()
         if self.manifest.scheme == Scheme.SCHEME_NONE:
             warnings.warn(
                 "scheme none hides nothing: prompts are sent unmasked",
@@ -80,6 +93,19 @@ class ClientBundle:
     def masked_embeddings(self, token_ids: Sequence[int]) -> NDArray[Any]:
         """The masked embeddings of some tokens, [len(token_ids), hidden_size]."""
         return self._mask.apply(self.embeddings.rows(token_ids))
+
+    @cached_property
+    def vocabulary(self) -> SealedVocabulary | None:
+        """What opens answers in sealed order; None where they come in vocabulary order."""
+        order = self.key.sealed_order(self.manifest.model.vocab_size)
+        return None if order is None else SealedVocabulary(order)
+
+    def _open_head(self) -> ClientHead | None:
+        """What makes logits of final hidden states; None where the server makes them."""
+        if self.manifest.head != Head.HEAD_CLIENT:
+            return None
+        model, mask = self.manifest.model, self.key.output_mask()
+        return open_head(self.folder / HEAD, self.embeddings.table, model, mask)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -121,18 +147,35 @@ def _read_manifest(path: Path, signer: PublicKey | None) -> Manifest:
     except KeysError as error:
         raise BundleError(str(error), hint=error.hint) from error
     except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is not a manifest: {error}") from error
+        hint = KNOWN if "enum" in str(error) else None
+        raise BundleError(f"{path} is not a manifest: {error}", hint=hint) from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: format_version {manifest.format_version} is not supported "
             f"(known: {FORMAT_VERSION})"
         )
+    manifest.head = manifest.head or Head.HEAD_SERVER
+    if manifest.scheme not in SCHEMES or manifest.head not in HEADS:
+        raise BundleError(
+            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known", hint=KNOWN
+        )
     return manifest
 
 
+def _check_key_kind(key: ClientKey, manifest: Manifest) -> None:
+    scheme, head = SCHEMES[manifest.scheme], HEADS[manifest.head]
+    if key.scheme != scheme:
+        raise BundleError(f"client.key is of scheme {key.scheme}, the manifest of scheme {scheme}")
+    made = "client" if key.output else "sealed" if key.vocabulary is not None else "server"
+    # other keys of a client that has the head are like those of one that has not
+    if made != head and not (head == "client" and made == "server" and scheme != "permutation"):
+        raise BundleError(f"client.key opens the answers of head {made}, the manifest's is {head}")
+
+
 def _check_files(folder: Path, manifest: Manifest, *, signed: bool) -> None:
+    needed = {KEY, EMBEDDINGS} | ({HEAD} if manifest.head == Head.HEAD_CLIENT else set())
     listed = {file.name for file in manifest.files}
-    if missing := {KEY, EMBEDDINGS} - listed:
+    if missing := needed - listed:
         raise BundleError(f"{folder}: the manifest does not list {min(missing)}")
     if signed:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic, sleep
@@ -146,6 +146,9 @@ class Client(BaseClient["Session"]):
 
     def _sleep(self, seconds: float) -> None:
         sleep(seconds)
+
+    def _work(self, function: Callable[[], object]) -> None:
+        function()
 
 
 class Session(BaseSession):

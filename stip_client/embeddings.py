@@ -6,28 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - makes bfloat16 known to NumPy, and so to safetensors
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from stip_client.errors import BundleError, RequestError
+from stip_client.mapped_tensors import map_tensors
 
 
 class EmbeddingTable:
     """The one tensor of embeddings.safetensors, [vocab_size, hidden_size]. Raises BundleError.
 
-    Only the rows asked for are read from disk.
+    `table` is the memory map; only the rows asked for are read from disk.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._file = safe_open(path, framework="np")
-            (name,) = self._file.keys()
-            self._table = self._file.get_slice(name)
-            self.vocab_size, self.hidden_size = self._table.get_shape()
-        except (SafetensorError, OSError, ValueError) as error:
-            raise BundleError(f"{path} is not an embedding table: {error}") from error
+        tensors = list(map_tensors(path).values())
+        if len(tensors) != 1 or tensors[0].ndim != 2:
+            raise BundleError(f"{path} is not an embedding table: it holds other than one matrix")
+        self.table: NDArray[Any] = tensors[0]
+        self.vocab_size, self.hidden_size = self.table.shape
 
     def rows(self, token_ids: Sequence[int]) -> NDArray[Any]:
         """The embeddings of some tokens, [len(token_ids), hidden_size], in the table's type.
@@ -39,4 +36,4 @@ class EmbeddingTable:
                 raise RequestError(
                     f"token {token} is outside the vocabulary of {self.vocab_size} tokens"
                 )
-        return np.concatenate([self._table[token : token + 1] for token in token_ids])
+        return self.table[np.asarray(token_ids, np.intp)]

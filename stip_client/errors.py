@@ -108,6 +108,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
 _BY_REASON: dict[str, type[ClientError]] = {
     "WRONG_KEY": WrongKeyError,
     "WRONG_BUNDLE": WrongKeyError,
+    "WRONG_HEAD": WrongKeyError,
     "CONTEXT_OVERFLOW": ContextOverflowError,
     "CACHE_LOST": SessionLostError,
 }

@@ -118,6 +118,7 @@ class Generation:
         """`prompt`: every token of the session before the reply. Raises RequestError for stop
         strings that cannot be looked for."""
         self._parameters = parameters
+        self._bundle = bundle
         self._eos = frozenset() if parameters.ignore_eos else bundle.eos_token_ids
         self._sampler = Sampler(parameters.sampling, bundle.manifest.model.vocab_size, prompt)
         has_text = (bundle.folder / "tokenizer.json").exists()
@@ -162,7 +163,9 @@ class Generation:
                 guesses = self._ngrams.propose(match, min(self._lengths.choose(match.n), left))
                 self._unsent = None if guesses else self._ngrams.propose(match, 1)[0]
         sampler = self._sampler
-        wanted = LogitsWanted("all" if guesses else "last", sampler.dtype, sampler.top_k)
+        # hidden states are rounded no more than the rows that were sent
+        dtype = sampler.dtype if self._bundle.head is None else "float16"
+        wanted = LogitsWanted("all" if guesses else "last", dtype, sampler.top_k)
         self._step = NextStep(self._pending + guesses, len(guesses), wanted)
         return self._step
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stip.v1.inference_pb2 import (
     CloseSession,
@@ -27,7 +29,14 @@ from stip.v1.inference_pb2 import (
 from stip_client.bundle import ClientBundle
 from stip_client.errors import ContextOverflowError, RequestError, ServerError
 from stip_client.profile import StepProfile
-from stip_client.tensors import DTYPES, WIRE_TYPES, LogitsArrays, decode_logits, encode
+from stip_client.tensors import (
+    DTYPES,
+    WIRE_TYPES,
+    LogitsArrays,
+    decode_hidden_states,
+    decode_logits,
+    encode,
+)
 
 # gRPC frames each message with a flag and a length.
 FRAME_BYTES = 5
@@ -43,7 +52,8 @@ _ROWS = {
 class LogitsWanted:
     """Which logits a forward call asks for. top_k 0 is the whole vocabulary.
 
-    Raises RequestError for rows of another name.
+    Where the client makes the logits itself, they are always whole, and dtype is that of the final
+    hidden states that it makes them of. Raises RequestError for rows of another name.
     """
 
     rows: RowsName = "all"
@@ -128,7 +138,9 @@ class SessionCore:
         A new session may wait for room for so many seconds.
         """
         manifest = self._bundle.manifest
-        request = OpenSession(key_id=manifest.key_id, bundle_id=manifest.bundle_id)
+        request = OpenSession(
+            key_id=manifest.key_id, bundle_id=manifest.bundle_id, head=manifest.head
+        )
         if self.session_id:
             request.resume_session_id = self.session_id
         else:
@@ -216,10 +228,11 @@ class SessionCore:
         row_bytes = model.hidden_size * DTYPES[self._wire_type].itemsize
         rows = min(limits.max_step_rows, limits.max_step_bytes // row_bytes)
         if wanted.rows == "all":
-            itemsize = 2 if wanted.dtype == "float16" else 4
-            answer_bytes = itemsize * model.vocab_size
-            if wanted.top_k:  # each with its index, and the row's log-sum-exp
-                answer_bytes = (itemsize + 4) * wanted.top_k + 4
+            itemsize, top_k = 2 if wanted.dtype == "float16" else 4, self._top_k(wanted)
+            width = model.vocab_size if self._bundle.head is None else model.hidden_size
+            answer_bytes = itemsize * width
+            if top_k:  # each with its index, and the row's log-sum-exp
+                answer_bytes = (itemsize + 4) * top_k + 4
             rows = min(rows, limits.max_logits_bytes // answer_bytes)
         if rows < 1:
             raise RequestError("not even one row fits into the server's limits")
@@ -231,10 +244,14 @@ class SessionCore:
         """The request that adds some tokens at a position."""
         dtype = WIRE_TYPES[wanted.dtype]
         hidden_states = encode(self._bundle.masked_embeddings(token_ids), self._wire_type)
-        logits = LogitsRequest(rows=_ROWS[wanted.rows], dtype=dtype, top_k=wanted.top_k)
+        logits = LogitsRequest(rows=_ROWS[wanted.rows], dtype=dtype, top_k=self._top_k(wanted))
         return InferRequest(
             step=Step(position=position, hidden_states=hidden_states, logits=logits, echo=echo)
         )
+
+    def _top_k(self, wanted: LogitsWanted) -> int:
+        """What to ask of the server, which knows no logits where the head is the client's."""
+        return wanted.top_k if self._bundle.head is None else 0
 
     def since_last_receipt(self) -> float:
         """Seconds since the last response was taken."""
@@ -271,6 +288,7 @@ class Forward:
         self._client_seconds = 0.0
         self._bytes_up = self._bytes_down = 0
         self._sent_at: float | None = None
+        self._received_at = 0.0
 
     def requests(self) -> Iterator[InferRequest]:
         """The requests in order; each is made when it is asked for."""
@@ -296,22 +314,22 @@ class Forward:
         """Take the response to the next request."""
         if response.WhichOneof("response") != "result":
             raise ServerError("the server did not answer a step with its result")
+        self._received_at = self._core.mark_receipt()
         self._bytes_down += FRAME_BYTES + response.ByteSize()
         self._results.append(response.result)
 
     def finish(self) -> Reply:
         """The reply, once every request has its response; the session holds the tokens then."""
         core, results = self._core, self._results
-        received_at = core.mark_receipt()
         end = self._start + len(self._token_ids)
         if results[-1].length != end:
             raise ServerError(f"the server holds {results[-1].length} tokens instead of {end}")
-        logits = self._logits()
+        logits = self.logits
         core.tokens[self._start :] = self._token_ids
         core.held = end
         queue = results[0].timings.queue_nanos / 1e9
         compute = sum(result.timings.compute_nanos for result in results) / 1e9
-        round_trip = received_at - (self._sent_at or received_at)
+        round_trip = self._received_at - (self._sent_at or self._received_at)
         profile = StepProfile(
             rows=len(self._token_ids),
             client=self._client_seconds,
@@ -323,25 +341,44 @@ class Forward:
         )
         return Reply(logits, profile, tuple(results[0].received))
 
-    def _logits(self) -> LogitsArrays | None:
+    @cached_property
+    def logits(self) -> LogitsArrays | None:
+        """The logits that were asked for, in vocabulary order, once every request has its response.
+
+        Takes long where the client makes them itself, and may then be read on another thread.
+        """
         if self._wanted.rows == "none":
             return None
+        bundle, model = self._core.bundle, self._core.bundle.manifest.model
         rows = 1 if self._wanted.rows == "last" else len(self._token_ids)
-        width, vocab_size = self._wanted.top_k or self._core.vocab_size, self._core.vocab_size
+        if bundle.head is not None:
+            states = [
+                decode_hidden_states(each.hidden_states, model.hidden_size)
+                for each in self._results
+                if each.HasField("hidden_states")
+            ]
+            self._check_rows(rows, states)
+            return LogitsArrays(bundle.head.logits(np.concatenate(states)))
+        width = self._wanted.top_k or model.vocab_size
         parts = [
-            decode_logits(each.logits, width, vocab_size)
+            decode_logits(each.logits, width, model.vocab_size)
             for each in self._results
             if each.HasField("logits")
         ]
-        if sum(len(part.values) for part in parts) != rows:
+        self._check_rows(rows, [part.values for part in parts])
+        logits = parts[0] if len(parts) == 1 else _joined(parts)
+        return logits if bundle.vocabulary is None else bundle.vocabulary.open(logits)
+
+    @staticmethod
+    def _check_rows(rows: int, parts: Sequence[NDArray[Any]]) -> None:
+        if sum(map(len, parts)) != rows:
             raise ServerError("the server did not send the logits that were asked for")
-        if len(parts) == 1:
-            return parts[0]
-        joined = LogitsArrays(np.concatenate([part.values for part in parts]))
-        if parts[0].indices is None or parts[0].log_sum_exp is None:
-            return joined
-        return LogitsArrays(
-            joined.values,
-            np.concatenate([part.indices for part in parts if part.indices is not None]),
-            np.concatenate([part.log_sum_exp for part in parts if part.log_sum_exp is not None]),
-        )
+
+
+def _joined(parts: Sequence[LogitsArrays]) -> LogitsArrays:
+    values = np.concatenate([part.values for part in parts])
+    indices = [part.indices for part in parts if part.indices is not None]
+    sums = [part.log_sum_exp for part in parts if part.log_sum_exp is not None]
+    if not indices:
+        return LogitsArrays(values)
+    return LogitsArrays(values, np.concatenate(indices), np.concatenate(sums))

@@ -214,6 +214,8 @@ class BaseSession:
                 for request in islice(requests, 1):
                     yield stream.send(request, timeout)
                     in_flight += 1
+            if self._core.bundle.head is not None:
+                yield self._client._work(lambda: forward.logits)
             reply = forward.finish()
         except ClientError as error:
             # neither a server that is away nor a session that is gone has anything to close

@@ -57,6 +57,14 @@ def decode(tensor: Tensor) -> NDArray[Any]:
     return np.frombuffer(tensor.data, dtype=dtype).reshape(tensor.shape)
 
 
+def decode_hidden_states(tensor: Tensor, hidden_size: int) -> NDArray[np.float32]:
+    """Final hidden states, [rows, hidden_size]. Raises ServerError for what cannot be any."""
+    values = decode(tensor).astype(np.float32)
+    if values.ndim != 2 or values.shape[1] != hidden_size or not np.isfinite(values).all():
+        raise ServerError("the server sent malformed hidden states")
+    return values
+
+
 def decode_logits(logits: Logits, width: int, vocab_size: int) -> LogitsArrays:
     """The arrays of an answer of `width` columns. Raises ServerError for what cannot be logits."""
     values = decode(logits.values).astype(np.float32)

@@ -14,12 +14,13 @@ from typing import Any
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from stip.v1.manifest_pb2 import BundleFile, Manifest
+from stip.v1.manifest_pb2 import BundleFile, Head, Manifest, Scheme
 from stip_keys.errors import BundleError
 from stip_keys.signature import MANIFEST, PublicKey, check_signature
 
 FORMAT_VERSION = 1
 READ_BYTES = 4 * 1024 * 1024
+KNOWN = "known schemes: none, permutation, rotation; known heads: server, client, sealed"
 
 
 # name, safetensors dtype, shape, bytes
@@ -111,11 +112,18 @@ def read_manifest(folder: Path, verify_key: PublicKey | None = None) -> Manifest
     try:
         manifest = json_format.Parse(content, Manifest())
     except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is not a manifest: {error}") from error
+        hint = KNOWN if "enum" in str(error) else None
+        raise BundleError(f"{path} is not a manifest: {error}", hint=hint) from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: format_version {manifest.format_version} is not supported "
             f"(known: {FORMAT_VERSION})"
+        )
+    manifest.head = manifest.head or Head.HEAD_SERVER
+    known = manifest.scheme in Scheme.values() and manifest.head in Head.values()
+    if not known or manifest.scheme == Scheme.SCHEME_UNSPECIFIED:
+        raise BundleError(
+            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known", hint=KNOWN
         )
     return manifest
 

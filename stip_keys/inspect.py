@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from stip.v1.manifest_pb2 import BundleKind, Manifest, Scheme
+from stip.v1.manifest_pb2 import BundleKind, Head, Manifest, Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_keys.bundle import check_files, read_manifest
 from stip_keys.errors import BundleError, KeyFileError, PassphraseError
@@ -90,7 +90,11 @@ def _describe_key(path: Path, passphrase: Passphrase | None) -> Description:
             "scheme": client.scheme,
             "key_id": client.key_id,
             "hidden_size": client.hidden_size,
-            "residual_blocks": max(1, len(client.input)),
+            "subkeys": {
+                "input": len(client.input),
+                "output": len(client.output),
+                "vocabulary": int(client.vocabulary is not None),
+            },
         }
     raise KeyFileError(f"{path} is not a key file: its format is {kind!r}")
 
@@ -134,6 +138,7 @@ def _describe_bundle(folder: Path, verify_key: PublicKey | None) -> Description:
         "path": str(folder),
         "kind": f"{kind} bundle",
         "scheme": _short(Scheme.Name(manifest.scheme), "SCHEME_"),
+        "head": _short(Head.Name(manifest.head), "HEAD_"),
         "key_id": manifest.key_id,
         "bundle_id": manifest.bundle_id,
         **signed,

@@ -22,6 +22,8 @@ WEIGHT_TYPES = (
     DataType.DATA_TYPE_BFLOAT16,
     DataType.DATA_TYPE_FLOAT32,
 )
+SCHEMES = (Scheme.SCHEME_NONE, Scheme.SCHEME_PERMUTATION, Scheme.SCHEME_ROTATION)
+KNOWN = "known schemes: none, permutation, rotation; known heads: server, client, sealed"
 READ_BYTES = 4 * 1024 * 1024
 
 
@@ -40,10 +42,13 @@ class ServerBundle:
                 f"{folder} is not a server bundle: its kind is {kind}",
                 hint="the server takes OUT/server; OUT/client is private to clients",
             )
-        if self.manifest.scheme == Scheme.SCHEME_UNSPECIFIED:
-            raise BundleError(f"{folder}: the manifest names no known scheme")
-        if self.manifest.head == Head.HEAD_UNSPECIFIED:
-            self.manifest.head = Head.HEAD_SERVER
+        self.manifest.head = self.manifest.head or Head.HEAD_SERVER
+        if self.manifest.scheme not in SCHEMES or self.manifest.head not in Head.values():
+            raise BundleError(
+                f"{folder}: the manifest's scheme {self.manifest.scheme} with head "
+                f"{self.manifest.head} is not known",
+                hint=KNOWN,
+            )
         if self.manifest.dtype not in WEIGHT_TYPES:
             raise BundleError(f"{folder}: the manifest names no known dtype")
         for file in self.manifest.files:
@@ -78,7 +83,8 @@ def _read_manifest(path: Path, verify_key: PublicKey | None) -> Manifest:
             hint="--model takes the server folder that stip-keys convert wrote",
         ) from error
     except (json_format.ParseError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is not a manifest: {error}") from error
+        hint = KNOWN if "enum" in str(error) else None
+        raise BundleError(f"{path} is not a manifest: {error}", hint=hint) from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: format_version {manifest.format_version} is not supported "

@@ -11,9 +11,9 @@ from stip_client.web.permutations import Shown
 from stip_client.web.reply import Reply
 
 NO_MASTER = (
-    '<p class="stip-sentence stip-note">The client&#39;s key holds perm_in(0) and no other '
-    "permutation. Those inside the layers are shown where the page is started with the "
-    "developer&#39;s master key: <code>--key master.key</code>.</p>"
+    '<p class="stip-sentence stip-note">The client&#39;s key holds this and no more. What is used '
+    "inside the layers is shown where the page is started with the developer&#39;s master key: "
+    "<code>--key master.key</code>.</p>"
 )
 HIDES_NOTHING = "This bundle's scheme is none: prompts are sent unmasked, and nothing is hidden."
 
@@ -29,11 +29,12 @@ def counters(loaded: Loaded | None, reply: Reply | None) -> str:
     if loaded is None:
         return facts([("Client key", "–"), ("Rows masked", "–")])
     key_id = escape(loaded.client.bundle.manifest.key_id)
+    mask = escape(loaded.input.name)
     halves = f"{key_id[:16]}<wbr>{key_id[16:]}"
     return facts(
         [
             ("Client key", f'<code class="stip-id" id="stip-key-id">{halves}</code>'),
-            ("Rows masked", f'<b class="stip-number" id="stip-rows">{rows}</b> with perm_in(0)'),
+            ("Rows masked", f'<b class="stip-number" id="stip-rows">{rows}</b> with {mask}'),
         ]
     )
 
@@ -46,6 +47,7 @@ def permutations(loaded: Loaded | None) -> str:
     if loaded.client.bundle.manifest.scheme == Scheme.SCHEME_NONE:
         body += sentence(HIDES_NOTHING, "warning")
     body += _group("Input", [loaded.input, *loaded.blocks])
+    body += _group("Answers", loaded.answers)
     if not loaded.layer:
         return body + NO_MASTER
     body += _group("Layer 0", loaded.layer)
@@ -53,13 +55,15 @@ def permutations(loaded: Loaded | None) -> str:
 
 
 def _group(title: str, shown: Sequence[Shown]) -> str:
+    if not shown:
+        return ""
     items = "".join(map(_item, shown))
     return f'<h3>{escape(title)}</h3><ul class="stip-permutations">{items}</ul>'
 
 
 def _item(shown: Shown) -> str:
     more = " …" if shown.length > len(shown.first) else ""
-    width = len(str(max(shown.first)))
+    width = max((len(str(index)) for index in shown.first), default=0)
     indices = " ".join(f"{index:{width}d}".replace(" ", "\u2007") for index in shown.first)
     fingerprint = f'<code class="stip-id">{escape(shown.fingerprint)}</code>'
     return (

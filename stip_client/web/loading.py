@@ -11,9 +11,10 @@ from stip_client.connection_options import Access
 from stip_client.errors import BundleError, RequestError
 from stip_client.web.permutations import (
     Shown,
+    answers,
     check_belongs,
     input_blocks,
-    input_permutation,
+    input_mask,
     layer_permutations,
     residual_permutations,
 )
@@ -27,12 +28,13 @@ class Loaded:
     """A model folder in use. All tabs that load it share its client.
 
     `layer` and `residuals` are empty without the developer's master key; then `blocks` has the rest
-    of the input permutation.
+    of the input permutation. `answers`: what opens them, where the key holds more than the input's.
     """
 
     folder: Path
     client: AsyncClient
     input: Shown
+    answers: Sequence[Shown] = ()
     blocks: Sequence[Shown] = ()
     layer: Sequence[Shown] = ()
     residuals: Sequence[Shown] = ()
@@ -87,14 +89,15 @@ class Loader:
     def _open(self, folder: Path) -> Loaded:
         client = AsyncClient(self._server, folder, **self._access)
         bundle = client.bundle
-        shown = input_permutation(bundle)
+        shown, opened = input_mask(bundle), answers(bundle)
         if self._master is None:
-            return Loaded(folder, client, shown, blocks=input_blocks(bundle))
+            return Loaded(folder, client, shown, opened, blocks=input_blocks(bundle))
         check_belongs(self._master, bundle.manifest)
         return Loaded(
             folder,
             client,
             shown,
+            opened,
             layer=layer_permutations(self._master, bundle.manifest),
             residuals=residual_permutations(self._master, bundle.manifest),
         )

@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stip_client.tensors import WIRE_TYPES, encode
+from stip_client.head import ClientHead
+from stip_client.sealed import SealedVocabulary
+from stip_client.tensors import WIRE_TYPES, LogitsArrays, encode
 from stip_keys import derivation
 from stip_keys.errors import BundleError, KeyFileError, KeysError
 from stip_keys.keyfile import MASTER_FORMAT, read_client_key, read_secret
+from stip_keys.keys import ClientKey
 from stip_keys.passphrase import Passphrase
+from stip_keys.permutation import PermutationMask
+from stip_keys.rotation import Rotation
 from stip_keys.signature import check_signature, read_public_key
 from stip_keys.signing import SIGNING_FORMAT, SigningKey
 from stip_server import signature as server_signature
 from stip_server.errors import StartError
+from tests.checkpoints import DTYPES
 from tests.vectors import reference, signed_and_wrapped
 
 
@@ -25,12 +31,21 @@ def load(name: str) -> Any:
     return json.loads((reference.FOLDER / f"{name}.json").read_text())
 
 
+def client_key(name: str, folder: Path) -> ClientKey:
+    """The good key file of a name."""
+    (case,) = [each for each in load("client_keys") if each["name"] == name]
+    path = folder / "client.key"
+    path.write_text(json.dumps(case["file"]))
+    path.chmod(0o600)
+    return read_client_key(path)
+
+
 @pytest.mark.parametrize("case", load("derivation"), ids=lambda case: case["name"])
 def test_derivation(case: dict[str, Any]) -> None:
     key = derivation.subkey(bytes.fromhex(case["master"]), case["label"])
     assert key.hex() == case["subkey"]
     derive = getattr(derivation, case["kind"])
-    assert derive(key, case["n"]).tolist() == case["values"]
+    assert derive(key, case["n"]).tolist() == pytest.approx(case["values"], rel=1e-12)
 
 
 @pytest.mark.parametrize("case", load("client_keys"), ids=lambda case: case["name"])
@@ -41,7 +56,13 @@ def test_client_key_files(case: dict[str, Any], tmp_path: Path) -> None:
     if case["expect"] == "ok":
         key = read_client_key(path)
         assert key.key_id == case["file"]["key_id"]
-        assert key.input_permutation().tolist() == case["p_0"]
+        if "p_0" in case:
+            assert key.input_permutation().tolist() == case["p_0"]
+        if "p_5" in case:
+            output = key.output_mask()
+            assert isinstance(output, PermutationMask) and output.p.tolist() == case["p_5"]
+        order = key.sealed_order(19)
+        assert (None if order is None else order.tolist()) == case.get("v")
     else:
         with pytest.raises(KeyFileError, match=case["expect"]):
             read_client_key(path)
@@ -49,12 +70,8 @@ def test_client_key_files(case: dict[str, Any], tmp_path: Path) -> None:
 
 def test_masked_row(tmp_path: Path) -> None:
     vector = load("masked_row")
-    (case,) = [each for each in load("client_keys") if each["name"] == vector["client_key"]]
-    path = tmp_path / "client.key"
-    path.write_text(json.dumps(case["file"]))
-    path.chmod(0o600)
     row = np.array([vector["row"]], np.float32)
-    masked = row[:, read_client_key(path).input_permutation()]
+    masked = client_key(vector["client_key"], tmp_path).input_mask().apply(row)
     assert masked[0].tolist() == vector["masked"]
     for wire in ("float16", "float32"):
         assert encode(masked, WIRE_TYPES[wire]).data.hex() == vector[wire]
@@ -100,9 +117,44 @@ def test_wrapped_key_files(case: dict[str, Any], tmp_path: Path) -> None:
             read_secret(path, plain, lambda _: passphrase)
 
 
+@pytest.mark.parametrize("case", load("rotations"), ids=lambda case: len(case["row"]))
+def test_rotations(case: dict[str, Any]) -> None:
+    rotation = Rotation(bytes.fromhex(case["subkey"]), len(case["row"]))
+    row, rotated = np.array(case["row"], np.float32), np.array(case["rotated"], np.float32)
+    assert rotation.apply(row) == pytest.approx(rotated, abs=1e-6)
+    assert rotation.undo(rotated) == pytest.approx(row, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", load("final_states"), ids=lambda case: case["client_key"])
+@pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
+def test_final_hidden_states_to_logits(case: dict[str, Any], stored: str, tmp_path: Path) -> None:
+    dtype = DTYPES[stored]  # each of them holds these weights exactly
+    mask = client_key(case["client_key"], tmp_path).output_mask()
+    head = ClientHead(np.array(case["norm"], dtype), np.array(case["lm_head"], dtype), mask)
+    found = head.logits(np.array([case["hidden_states"]], np.float32))
+    assert found[0] == pytest.approx(np.array(case["logits"]), abs=1e-6)
+
+
+def test_a_sealed_row(tmp_path: Path) -> None:
+    vector = load("sealed_row")
+    order = client_key(vector["client_key"], tmp_path).sealed_order(19)
+    assert order is not None
+    vocabulary = SealedVocabulary(order)
+    sealed = np.array([vector["sealed"]], np.float32)
+    assert vocabulary.open(LogitsArrays(sealed)).values[0].tolist() == vector["logits"]
+    indices = np.array([vector["sealed_indices"]], np.int32)
+    largest = LogitsArrays(np.take(sealed, indices), indices, np.zeros(1, np.float32))
+    opened = vocabulary.open(largest)
+    assert opened.indices is not None and opened.indices[0].tolist() == vector["tokens"]
+    assert opened.values.tolist() == largest.values.tolist()
+
+
 def test_the_vectors_are_what_the_reference_makes() -> None:
     assert load("derivation") == reference.derivation_vectors()
     assert load("client_keys") == reference.client_key_vectors()
     assert load("masked_row") == reference.masked_row_vector()
     assert load("signatures") == signed_and_wrapped.signature_vectors()
     assert load("wrapped_keys") == signed_and_wrapped.wrapped_key_vectors()
+    assert load("rotations") == reference.rotation_vectors()
+    assert load("final_states") == reference.final_state_vectors()
+    assert load("sealed_row") == reference.sealed_row_vector()

@@ -1,4 +1,4 @@
-"""SPEC.md's key derivation and masking, written from its text with the standard library alone.
+"""SPEC.md's key derivation, masks and answers, written from its text with the standard library.
 
 It shares no code with the product: the vectors beside it are made by `python -m
 tests.vectors.reference`, and the product is tested against them.
@@ -9,10 +9,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
+MASTER = bytes(range(32))
 
 
 def subkey(master: bytes, label: str) -> bytes:
@@ -28,6 +32,44 @@ def quarter_turns(key: bytes, n: int) -> list[int]:
     return [byte % 4 for byte in hashlib.shake_256(key).digest(n)]
 
 
+def signs(key: bytes, n: int) -> list[bool]:
+    return [byte % 2 == 1 for byte in hashlib.shake_256(key).digest(n)]
+
+
+def angles(key: bytes, n: int) -> list[float]:
+    words = struct.unpack(f"<{n}Q", hashlib.shake_256(key).digest(8 * n))
+    return [word * 2 * math.pi / 2**64 for word in words]
+
+
+def mix(row: list[float]) -> list[float]:
+    mixed: list[float] = []
+    for power in reversed(range(len(row).bit_length())):
+        size = 2**power
+        if len(row) & size:
+            block = row[len(mixed) : len(mixed) + size]
+            mixed += [
+                sum(b * (-1) ** bin(i & j).count("1") for j, b in enumerate(block)) / size**0.5
+                for i in range(size)
+            ]
+    return mixed
+
+
+def rotated(key: bytes, row: list[float]) -> list[float]:
+    n = len(row)
+    for number in range(3):
+        order = permutation(subkey(key, f"round/{number}/permutation"), n)
+        negate = signs(subkey(key, f"round/{number}/signs"), n)
+        row = mix([-row[k] if minus else row[k] for k, minus in zip(order, negate, strict=True)])
+    return row
+
+
+def turned_back(key: bytes, row: list[float]) -> list[float]:
+    """`row` times the transpose of the rotation, which is written out as a matrix."""
+    n = len(row)
+    matrix = [rotated(key, [float(i == k) for k in range(n)]) for i in range(n)]
+    return [sum(y * q for y, q in zip(row, line, strict=True)) for line in matrix]
+
+
 def input_permutation(subkeys: list[bytes], hidden_size: int) -> list[int]:
     size = hidden_size // len(subkeys)
     return [
@@ -39,10 +81,17 @@ def input_permutation(subkeys: list[bytes], hidden_size: int) -> list[int]:
 
 def key_id(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> str:
     text = f"stip-client-key/1\n{scheme}\n{hidden_size}\n"
-    text += "".join(
-        f"residual/0/block/{b} {subkeys[f'residual/0/block/{b}']}\n" for b in range(len(subkeys))
-    )
+    # the input's, then those of the last layer's output, then the vocabulary's, as they are given
+    text += "".join(f"{label} {key}\n" for label, key in subkeys.items())
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+DERIVED: dict[str, Callable[[bytes, int], list[Any]]] = {
+    "permutation": permutation,
+    "quarter_turns": quarter_turns,
+    "signs": signs,
+    "angles": angles,
+}
 
 
 def derivation_vectors() -> list[dict[str, object]]:
@@ -57,12 +106,15 @@ def derivation_vectors() -> list[dict[str, object]]:
             ("layer/12/mlp", "permutation", 31),
             ("layer/12/turns/0", "quarter_turns", 16),
             ("layer/0/mlp", "permutation", 1),
+            ("vocabulary", "permutation", 19),
+            ("layer/12/mlp/signs", "signs", 31),
+            ("layer/12/turns/0", "angles", 8),
         ):
             key = subkey(master, label)
-            values = permutation(key, n) if kind == "permutation" else quarter_turns(key, n)
+            values = DERIVED[kind](key, n)
             cases.append(
                 {
-                    "name": f"{name} {label}",
+                    "name": f"{name} {label} {kind}",
                     "master": master.hex(),
                     "label": label,
                     "subkey": key.hex(),
@@ -74,25 +126,75 @@ def derivation_vectors() -> list[dict[str, object]]:
     return cases
 
 
+def key_file(scheme: str, subkeys: dict[str, str]) -> dict[str, object]:
+    """A client key of 12 values."""
+    return {
+        "format": "stip-client-key",
+        "version": 1,
+        "scheme": scheme,
+        "key_id": key_id(scheme, 12, subkeys),
+        "hidden_size": 12,
+        "subkeys": subkeys,
+    }
+
+
 def client_key_vectors() -> list[dict[str, object]]:
-    """Whole client key files: good ones with p_0, bad ones with the failure to expect."""
-    master = bytes(range(32))
+    """Whole client key files: good ones with their permutations, bad ones with the failure."""
+    master = MASTER
     named = {
         f"residual/0/block/{b}": subkey(master, f"residual/0/block/{b}").hex() for b in range(3)
     }
-    good = {
-        "format": "stip-client-key",
-        "version": 1,
-        "scheme": "permutation",
-        "key_id": key_id("permutation", 12, named),
-        "hidden_size": 12,
-        "subkeys": named,
+    last = {
+        f"residual/5/block/{b}": subkey(master, f"residual/5/block/{b}").hex() for b in range(3)
     }
-    plain = good | {"scheme": "none", "subkeys": {}, "key_id": key_id("none", 12, {})}
+    sealed = {"vocabulary": subkey(master, "vocabulary").hex()}
+    turn = {"rotation": subkey(master, "rotation").hex()}
+    good, plain = key_file("permutation", named), key_file("none", {})
+    p_5 = input_permutation([bytes.fromhex(each) for each in last.values()], 12)
+    v = permutation(bytes.fromhex(sealed["vocabulary"]), 19)
     order = input_permutation([bytes.fromhex(each) for each in named.values()], 12)
     return [
         {"name": "three blocks", "file": good, "expect": "ok", "p_0": order},
         {"name": "scheme none", "file": plain, "expect": "ok", "p_0": list(range(12))},
+        {
+            "name": "head at the client",
+            "file": key_file("permutation", named | last),
+            "expect": "ok",
+            "p_0": order,
+            "p_5": p_5,
+        },
+        {
+            "name": "sealed vocabulary",
+            "file": key_file("permutation", named | sealed),
+            "expect": "ok",
+            "p_0": order,
+            "v": v,
+        },
+        {"name": "rotation", "file": key_file("rotation", turn), "expect": "ok"},
+        {"name": "sealed", "file": key_file("rotation", turn | sealed), "expect": "ok", "v": v},
+        {"name": "no rotation", "file": key_file("rotation", sealed), "expect": "damaged"},
+        {
+            "name": "a rotation and blocks",
+            "file": key_file("rotation", turn | named),
+            "expect": "damaged",
+        },
+        {"name": "output alone", "file": key_file("permutation", last), "expect": "input"},
+        {"name": "vocabulary alone", "file": key_file("permutation", sealed), "expect": "input"},
+        {
+            "name": "two outputs",
+            "file": key_file("permutation", named | last | {"residual/6/block/0": "00" * 32}),
+            "expect": "damaged",
+        },
+        {
+            "name": "another place",
+            "file": key_file("permutation", named | {"layer/0/mlp": "00" * 32}),
+            "expect": "damaged",
+        },
+        {
+            "name": "output before input",
+            "file": good | {"key_id": key_id("permutation", 12, last | named)},
+            "expect": "key_id",
+        },
         {"name": "other format", "file": good | {"format": "stip-master-key"}, "expect": "format"},
         {"name": "later version", "file": good | {"version": 2}, "expect": "version"},
         {"name": "altered key_id", "file": good | {"key_id": "0" * 32}, "expect": "key_id"},
@@ -118,12 +220,63 @@ def masked_row_vector() -> dict[str, object]:
     }
 
 
+def rotation_vectors() -> list[dict[str, object]]:
+    """Rows of several widths, and what rotations make of them."""
+    cases: list[dict[str, object]] = []
+    for n in (12, 7, 1):
+        key, row = subkey(MASTER, f"layer/{n}/value/0"), [0.5 * index - 1.25 for index in range(n)]
+        cases.append({"subkey": key.hex(), "row": row, "rotated": rotated(key, row)})
+    return cases
+
+
+def final_state_vectors() -> list[dict[str, object]]:
+    """Final hidden states in p_5 and under the rotation, and the logits that they stand for."""
+    width, vocab_size = 12, 5
+    state = [(-1) ** k * (0.25 + k / 16) for k in range(width)]
+    norm = [0.5 + k / 8 for k in range(width)]
+    head = [[((5 * t + 3 * k) % 11 - 5) / 8 for k in range(width)] for t in range(vocab_size)]
+    logits = [sum(x * g * w for x, g, w in zip(state, norm, row, strict=True)) for row in head]
+    by_name = {case["name"]: case for case in client_key_vectors()}
+    p_5 = by_name["head at the client"]["p_5"]
+    assert isinstance(p_5, list)
+    key = subkey(MASTER, "rotation")
+    turned = rotated(key, state)
+    assert all(math.isclose(a, b) for a, b in zip(turned_back(key, turned), state, strict=True))
+    common = {"norm": norm, "lm_head": head, "logits": logits}
+    return [
+        {
+            "client_key": "head at the client",
+            "hidden_states": [state[index] for index in p_5],
+            **common,
+        },
+        {"client_key": "rotation", "hidden_states": turned, **common},
+    ]
+
+
+def sealed_row_vector() -> dict[str, object]:
+    """Logits that come in sealed order, whole and the largest three, and what they are."""
+    logits = [((7 * token) % 19) / 4 for token in range(19)]
+    v = permutation(subkey(MASTER, "vocabulary"), 19)
+    sealed = [logits[token] for token in v]
+    largest = sorted(range(19), key=lambda k: -sealed[k])[:3]
+    return {
+        "client_key": "sealed vocabulary",
+        "sealed": sealed,
+        "logits": logits,
+        "sealed_indices": largest,
+        "tokens": [v[k] for k in largest],
+    }
+
+
 def main() -> None:
     """Write the vector files."""
     for name, content in (
         ("derivation", derivation_vectors()),
         ("client_keys", client_key_vectors()),
         ("masked_row", masked_row_vector()),
+        ("rotations", rotation_vectors()),
+        ("final_states", final_state_vectors()),
+        ("sealed_row", sealed_row_vector()),
     ):
         (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 

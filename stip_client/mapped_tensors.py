@@ -1,0 +1,49 @@
+"""Tensors of a safetensors file as arrays over a memory map: nothing is read before it is used."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from stip_client.errors import BundleError
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F32": np.dtype("<f4"),
+}
+HEADER_MAX_BYTES = 16 * 1024 * 1024
+
+
+def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Every tensor of a file under its name, read-only. Raises BundleError.
+
+    The format is in SPEC.md, section 5. safetensors' own reader copies what it is asked for.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > HEADER_MAX_BYTES:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
+        data = np.memmap(path, np.uint8, "r", offset=0).view(np.ndarray)[8 + length :]
+        header.pop("__metadata__", None)
+        return {name: _tensor(data, entry) for name, entry in header.items()}
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(f"{path} is not a safetensors file of weights: {error}") from error
+
+
+def _tensor(data: NDArray[np.uint8], entry: dict[str, Any]) -> NDArray[Any]:
+    dtype, shape = DTYPES[entry["dtype"]], tuple(map(int, entry["shape"]))
+    begin, end = map(int, entry["data_offsets"])
+    if not 0 <= begin <= end <= len(data) or end - begin != prod(shape) * dtype.itemsize:
+        raise ValueError(f"data_offsets {begin} to {end} for shape {list(shape)}")
+    return data[begin:end].view(dtype).reshape(shape)
