@@ -1,4 +1,5 @@
-"""Breaking any one term of the computation, or any one permutation, makes the comparison fail.
+"""Breaking any one term of the computation, any permutation, angle or sign, makes the comparison
+fail.
 
 Without these, an oracle test could pass on a model in which the term has no effect.
 """
@@ -6,7 +7,10 @@ Without these, an oracle test could pass on a model in which the term has no eff
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -14,14 +18,16 @@ import pytest
 from numpy.typing import NDArray
 
 from stip_keys.architectures import architecture
-from stip_keys.architectures.base import Axes, Space
+from stip_keys.architectures.base import NORMS, Axes, Space
 from stip_keys.checkpoint import Checkpoint
 from stip_keys.convert import Converter, Settings
-from stip_keys.converted import ConvertedTensor
-from stip_keys.derivation import Indices
 from stip_keys.keyfile import read_client_key
-from stip_keys.keys import MasterKey
-from stip_keys.permutation import Gather
+from stip_keys.keys import ClientKey, MasterKey
+from stip_keys.permutation import Gather, Mask
+from stip_keys.plan import BundleTensor, Plan
+from stip_keys.rotated import RotatedTensor
+from stip_keys.rotated_spaces import RotatedSpaces
+from stip_keys.rotation import Heads, LinearMap, PlaneRotation
 from stip_keys.spaces import PermutationSpaces
 from stip_server import model as server_model
 from stip_server.bundle import ServerBundle
@@ -40,14 +46,17 @@ Weights = Mapping[str, mx.array]
 class Case:
     """A converted checkpoint, its oracle's logits, and the server's model run in this process."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, scheme: str, folder: Path) -> None:
+        self.scheme = scheme
         self.checkpoint = MODELS[name].write(folder / "checkpoint")
         self.expected = Oracle(self.checkpoint).logits(PROMPT)
         self.embeddings = MODELS[name].tensors()["model.embed_tokens.weight"]
         self.bundles = self.convert(folder / "bundles")
 
     def convert(self, output: Path) -> Path:
-        settings = Settings("permutation", MasterKey.from_base_seed(5))
+        # so that a rotation rounds as little as the oracle
+        dtype = "float32" if self.scheme == "rotation" else "auto"
+        settings = Settings(self.scheme, MasterKey.from_base_seed(5), dtype=dtype)
         Converter(Checkpoint(self.checkpoint), settings).write(output)
         return output
 
@@ -56,13 +65,11 @@ class Case:
         bundles: Path | None = None,
         *,
         change: Callable[[str, mx.array], mx.array] = lambda _, array: array,
-        input_permutation: Indices | None = None,
+        mask: Mask | None = None,
     ) -> float:
         """The relative error of the logits, after `change` has been applied to every weight."""
         bundles = bundles or self.bundles
-        if input_permutation is None:
-            key = read_client_key(bundles / "client" / "client.key")
-            input_permutation = key.input_permutation()
+        mask = mask or read_client_key(bundles / "client" / "client.key").input_mask()
         original_load = mx.load
         try:
             mx.load = lambda path: {  # type: ignore[assignment]
@@ -71,7 +78,7 @@ class Case:
             model = load_model(ServerBundle(bundles / "server"), mx.float32)
         finally:
             mx.load = original_load
-        rows = self.embeddings[PROMPT].astype(np.float32)[:, input_permutation]
+        rows = mask.apply(self.embeddings[PROMPT].astype(np.float32))
         cache = model.new_cache()
         cache.reserve(len(PROMPT))
         kept = model(mx.array(rows), [Segment(cache, 0, len(PROMPT), 0)])
@@ -79,9 +86,18 @@ class Case:
         return relative_error(np.array(model.answers(kept)), self.expected)
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(
+    scope="module", params=list(product(MODELS, ("permutation", "rotation"))), ids="-".join
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(request.param, tmp_path_factory.mktemp("case"))
+    return Case(*request.param, tmp_path_factory.mktemp("case"))
+
+
+@pytest.fixture
+def rotated(case: Case) -> Case:
+    if case.scheme != "rotation":
+        pytest.skip("the permutation scheme has no such term")
+    return case
 
 
 def test_nothing_broken_agrees(case: Case) -> None:
@@ -113,39 +129,109 @@ def test_every_weight_bias_and_norm_of_every_layer(case: Case) -> None:
     assert hidden == []
 
 
-def test_every_permutation_of_every_tensor(
+def test_every_space_of_every_tensor(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One axis of one tensor of one layer is left in plain order, for all of them in turn."""
-    original = Converter._converted
+    """One axis of one tensor of one layer is left as it was, for all of them in turn."""
+    original = Plan._made
     config = Checkpoint(case.checkpoint).config
-    tensors = architecture(config.model_type).layer_tensors(config)
+    tensors = dict(architecture(config.model_type).layer_tensors(config))
+    if case.scheme == "rotation":  # there are no norms then
+        tensors = {name: axes for name, axes in tensors.items() if name not in NORMS.values()}
     sides = [(name, axis) for name, axes in tensors.items() for axis in range(len(axes))]
     unnoticed = []
     for number, (name, axis) in enumerate(sides):
 
-        def converted(
-            self: Converter,
+        def made(
+            self: Plan,
             target: str,
-            source: str,
+            prefix: str,
             axes: Axes,
-            gathers: Mapping[Space, Gather],
+            spaces: Mapping[Space, Any],
             broken: tuple[str, int] = (f"model.layers.1.{name}", axis),
-        ) -> ConvertedTensor:
-            if target == broken[0]:
+        ) -> BundleTensor | None:
+            if prefix + target == broken[0]:
                 kept = [Space.VOCABULARY if i == broken[1] else a for i, a in enumerate(axes)]
-                return original(self, target, source, tuple(kept), gathers)
-            return original(self, target, source, axes, gathers)
+                return original(self, target, prefix, tuple(kept), spaces)
+            return original(self, target, prefix, axes, spaces)
 
-        monkeypatch.setattr(Converter, "_converted", converted)
+        monkeypatch.setattr(Plan, "_made", made)
         if case.error(case.convert(tmp_path / str(number))) < BROKEN:
             unnoticed.append((name, axis))
     assert unnoticed == []
 
 
+def test_every_norm_that_was_folded(
+    rotated: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Plan._made
+    unnoticed = []
+    for number, name in enumerate(
+        [*(f"model.layers.1.{each}" for each in NORMS), "lm_head.weight"]
+    ):
+
+        def made(self: Plan, *arguments: Any, broken: str = name) -> BundleTensor | None:
+            tensor = original(self, *arguments)
+            if isinstance(tensor, RotatedTensor) and tensor.name == broken:
+                assert tensor.norm is not None
+                return replace(tensor, norm=None)
+            return tensor
+
+        monkeypatch.setattr(Plan, "_made", made)
+        if rotated.error(rotated.convert(tmp_path / str(number))) < BROKEN:
+            unnoticed.append(name)
+    assert unnoticed == []
+
+
+def test_angles_of_queries_and_keys_must_agree_and_signs_must_cancel(
+    rotated: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, config = RotatedSpaces.layer, Checkpoint(rotated.checkpoint).config
+
+    def one_angle(maps: dict[Space, LinearMap]) -> None:
+        """Of the first plane of the first key head alone."""
+        angles = np.zeros(config.head_dim // 2)
+        angles[0] = 1.0
+        plain = PlaneRotation(np.zeros(config.head_dim // 2))
+        heads = [(0, PlaneRotation(angles))]
+        heads += [(head, plain) for head in range(1, config.num_key_value_heads)]
+        turned, further = maps[Space.KEY], Heads(heads, config.head_dim)
+        maps[Space.KEY] = Both(turned, further)
+
+    def signs_before_the_activation(maps: dict[Space, LinearMap]) -> None:
+        maps[Space.GATE] = maps[Space.MLP]
+
+    for number, broken in enumerate((one_angle, signs_before_the_activation)):
+
+        def layer(
+            self: RotatedSpaces,
+            index: int,
+            broken: Callable[[dict[Space, LinearMap]], None] = broken,
+        ) -> dict[Space, LinearMap]:
+            maps = original(self, index)
+            broken(maps)
+            return maps
+
+        monkeypatch.setattr(RotatedSpaces, "layer", layer)
+        assert rotated.error(rotated.convert(tmp_path / str(number))) > BROKEN
+
+
+class Both:
+    """Two maps, one after the other."""
+
+    def __init__(self, first: LinearMap, second: LinearMap) -> None:
+        self._maps = (first, second)
+
+    def apply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        first, second = self._maps
+        return second.apply(first.apply(x))
+
+
 def test_quarter_turns_of_queries_and_keys_must_agree(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if case.scheme != "permutation":
+        pytest.skip("the rotation scheme has angles in their place")
     original = PermutationSpaces.layer
 
     def layer(self: PermutationSpaces, index: int) -> dict[Space, Gather]:
@@ -158,11 +244,11 @@ def test_quarter_turns_of_queries_and_keys_must_agree(
     assert case.error(case.convert(tmp_path / "broken")) > BROKEN
 
 
-def test_the_clients_input_permutation(case: Case) -> None:
+def test_the_clients_mask(case: Case) -> None:
     hidden_size = case.embeddings.shape[1]
-    assert case.error(input_permutation=np.arange(hidden_size)) > BROKEN
-    other = MasterKey.from_base_seed(6).residual_permutation(0, hidden_size, 1)
-    assert case.error(input_permutation=other) > BROKEN
+    assert case.error(mask=ClientKey.identity(hidden_size).input_mask()) > BROKEN
+    other = MasterKey.from_base_seed(6).client_key(hidden_size, 1, scheme=case.scheme)
+    assert case.error(mask=other.input_mask()) > BROKEN
 
 
 def test_rope(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
