@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,18 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
         self._files = dict(files)
 
     @classmethod
-    def of_folder(cls, folder: Path) -> StoredTensors:
-        """The tensors of every safetensors file in a folder."""
+    def of_files(cls, paths: Iterable[Path]) -> StoredTensors:
+        """Every tensor of some files."""
         files: dict[str, Path] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in paths:
             with _opened(path) as opened:
                 files |= dict.fromkeys(opened.keys(), path)
         return cls(files)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> StoredTensors:
+        """Every tensor of every safetensors file in a folder."""
+        return cls.of_files(sorted(folder.glob("*.safetensors")))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         with _opened(self._files[name]) as opened:

@@ -70,12 +70,8 @@ def test_a_conversation_in_pieces_gives_the_oracles_logits(model: Model) -> None
     prefixes = [decoder.prefix(), decoder.prefix()]
     decoder.extend(prefixes, [model.rows(tokens[:7]), model.rows(tokens[3:4])])
     found = decoder.extend(prefixes, [model.rows(tokens[7:11]), model.rows(tokens[4:20])])
-    assert_equal_logits(
-        logits(decoder, found[0]), model.oracle.logits(tokens[:11].tolist())[7:]
-    )
-    assert_equal_logits(
-        logits(decoder, found[1]), model.oracle.logits(tokens[3:20].tolist())[1:]
-    )
+    assert_equal_logits(logits(decoder, found[0]), model.oracle.logits(tokens[:11].tolist())[7:])
+    assert_equal_logits(logits(decoder, found[1]), model.oracle.logits(tokens[3:20].tolist())[1:])
     assert [each.length for each in prefixes] == [11, 17]
 
 
