@@ -1,0 +1,225 @@
+"""Every attack of the audit succeeds where it is known to, and fails where it says it does.
+
+Over three seeds each: other prompts, other keys. A wrong model is another checkpoint of the same
+shape: with it, an attack is right about as often as chance is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stip.v1.manifest_pb2 import Head, Scheme
+from stip_keys.audit import code_book, known_plaintext, output, row_norms, sorted_values
+from stip_keys.audit.attack import UNKNOWN, Attack, Findings, View
+from tests.attack.scenes import (
+    CLIENT,
+    NONE,
+    PERMUTATION,
+    ROTATION,
+    SEALED,
+    SEEDS,
+    SERVER,
+    Masked,
+    Model,
+    Said,
+    chats,
+    demo_model,
+    mask_model,
+    prompts_found,
+    random_model,
+    random_prompts,
+    replies_found,
+    rows_found,
+    say,
+    template,
+    view,
+    wrong_model,
+)
+
+# A token in a thousand would be right by chance; a few are by luck.
+CHANCE = 0.05
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("attacks")
+
+
+@pytest.fixture(scope="module")
+def random(folder: Path) -> Model:
+    return random_model(folder / "random")
+
+
+@cache
+def said_to_the_demo(seed: int) -> list[Said]:
+    return say(demo_model(), chats(seed))
+
+
+@cache
+def masked_demo(folder: Path, scheme: Scheme, head: Head, seed: int) -> Masked:
+    return mask_model(demo_model(), folder, scheme, head, seed)
+
+
+def seen_of_the_demo(
+    attack: Attack, folder: Path, scheme: Scheme, head: Head, seed: int, **more: Any
+) -> tuple[View, Sequence[Said]]:
+    said = said_to_the_demo(seed)
+    masked = masked_demo(folder, scheme, head, seed)
+    return view(masked, demo_model(), said, attack.attacker, **more), said
+
+
+def mistaken(seen: View) -> View:
+    """The same, by an attacker who has the wrong model."""
+    return replace(seen, public=wrong_model(demo_model()))
+
+
+# -- sorted values ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION])
+def test_sorted_values_name_every_token(folder: Path, scheme: Scheme, seed: int) -> None:
+    attack = sorted_values.ATTACK
+    assert not attack.fails(scheme, SERVER)
+    seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed)
+    assert rows_found(attack.run(seen), said) == 1
+    assert rows_found(attack.run(mistaken(seen)), said) < CHANCE
+
+
+def test_sorted_values_name_every_token_of_a_random_model(folder: Path, random: Model) -> None:
+    for seed in SEEDS:
+        said = say(random, random_prompts(random.config, seed))
+        masked = mask_model(random, folder / "sorted", seed=seed)
+        seen = view(masked, random, said, sorted_values.ATTACK.attacker)
+        assert rows_found(sorted_values.ATTACK.run(seen), said) == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sorted_values_say_nothing_of_a_rotation(folder: Path, seed: int) -> None:
+    attack = sorted_values.ATTACK
+    assert "mixes" in attack.fails(ROTATION, SERVER)
+    seen, said = seen_of_the_demo(attack, folder, ROTATION, SERVER, seed)
+    assert prompts_found(attack.run(seen), said) < 0.5
+
+
+# -- row norms and inner products -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_inner_products_name_every_token(folder: Path, scheme: Scheme, seed: int) -> None:
+    attack = row_norms.ATTACK
+    assert not attack.fails(scheme, SERVER)
+    seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed)
+    assert rows_found(attack.run(seen), said) > 0.95
+    found = attack.run(mistaken(seen))
+    assert rows_found(found, said) < CHANCE
+    assert "no choice" in found.reason
+
+
+# -- known plaintext ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_the_template_is_known_wherever_it_occurs(folder: Path, scheme: Scheme, seed: int) -> None:
+    attack = known_plaintext.ATTACKS[0]
+    seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed, template=template())
+    found = attack.run(seen)
+    known = set(np.concatenate(template()).tolist())
+    for candidates, each in zip(found.tokens, said, strict=True):
+        expected = [token if token in known else UNKNOWN for token in each.rows]
+        assert candidates[:, 0].tolist() == expected
+    assert "no template" in attack.run(replace(seen, template=None)).reason
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_the_template_and_the_model_name_every_token(
+    folder: Path, scheme: Scheme, seed: int
+) -> None:
+    attack = known_plaintext.ATTACKS[1]
+    seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed, template=template())
+    found = attack.run(seen)
+    assert rows_found(found, said) == 1
+    if scheme == PERMUTATION:
+        p_0 = masked_demo(folder, scheme, SERVER, seed).key["residual/0"]
+        assert found.key["residual/0"].tolist() == p_0.tolist()
+    wrong = attack.run(mistaken(seen))
+    assert not wrong.key
+    template_itself = attack_on_the_template(seen)
+    assert rows_found(wrong, said) <= rows_found(template_itself, said) + CHANCE
+
+
+def attack_on_the_template(seen: View) -> Findings:
+    """What the template gives without any model."""
+    return known_plaintext.ATTACKS[0].run(seen)
+
+
+# -- the head as a code book --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_a_tied_head_in_vocabulary_order_names_every_token(
+    folder: Path, scheme: Scheme, seed: int
+) -> None:
+    attack = code_book.ATTACK
+    seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed)
+    assert seen.public is None
+    assert rows_found(attack.run(seen), said) > 0.95
+
+
+@pytest.mark.parametrize("head", [CLIENT, SEALED])
+def test_another_head_is_no_code_book(folder: Path, head: Head) -> None:
+    attack = code_book.ATTACK
+    seen, _ = seen_of_the_demo(attack, folder, PERMUTATION, head, 0)
+    found = attack.run(seen)
+    assert not found.tokens
+    assert found.reason == attack.fails(PERMUTATION, head) != ""
+
+
+def test_a_sealed_head_gives_pseudonyms_that_are_chance_as_tokens(folder: Path) -> None:
+    for seed in SEEDS:
+        seen, said = seen_of_the_demo(code_book.ATTACK, folder, PERMUTATION, SEALED, seed)
+        as_if_open = code_book.ATTACK.run(replace(seen, head=SERVER))
+        assert rows_found(as_if_open, said) < CHANCE
+
+
+def test_a_head_of_its_own_is_no_code_book(folder: Path) -> None:
+    model = random_model(folder / "untied", tie_word_embeddings=False)
+    for seed in SEEDS:
+        said = say(model, random_prompts(model.config, seed))
+        masked = mask_model(model, folder / "untied-bundles", seed=seed)
+        found = code_book.ATTACK.run(view(masked, model, said, code_book.ATTACK.attacker))
+        assert rows_found(found, said) < CHANCE
+        assert "not tied" in found.reason
+
+
+# -- output -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_logits_in_vocabulary_order_name_every_reply(
+    folder: Path, scheme: Scheme, seed: int
+) -> None:
+    seen, said = seen_of_the_demo(output.ATTACK, folder, scheme, SERVER, seed)
+    assert replies_found(output.ATTACK.run(seen), said) > 0.95
+
+
+@pytest.mark.parametrize("head", [CLIENT, SEALED])
+def test_another_head_does_not_name_the_reply(folder: Path, head: Head) -> None:
+    seen, said = seen_of_the_demo(output.ATTACK, folder, PERMUTATION, head, 0)
+    found = output.ATTACK.run(seen)
+    assert not found.replies
+    assert found.reason == output.ATTACK.fails(PERMUTATION, head) != ""
+    if head == SEALED:
+        assert replies_found(output.ATTACK.run(replace(seen, head=SERVER)), said) < CHANCE
