@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from stip_keys.audit.command import add_command as add_audit
 from stip_keys.checkpoint import Checkpoint
 from stip_keys.convert import Converter, Settings
 from stip_keys.dtypes import WEIGHT_TYPES
@@ -26,6 +27,7 @@ examples:
   stip-keys new -o master.key
   stip-keys convert Qwen2.5-3B-Instruct --key master.key -o stip_model
   stip-keys inspect stip_model
+  stip-keys audit stip_model --checkpoint Qwen2.5-3B-Instruct
 """
 
 
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Make keys and convert Hugging Face checkpoints to permuted bundles.",
+        description="Make keys, convert Hugging Face checkpoints to permuted bundles, attack both.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -96,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("path", type=Path, metavar="PATH")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(run=_inspect)
+
+    add_audit(commands)
     return parser
 
 

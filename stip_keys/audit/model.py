@@ -19,7 +19,7 @@ from stip_keys.architectures import architecture
 from stip_keys.audit.rope import frequencies, rotate
 
 # Layers stay in memory as long as they fit into this together: a small model is read once.
-KEEP_BYTES = 1024**3
+KEEP_BYTES = 512 * 1024**2
 # Alternatives that pass through a layer at once.
 CHUNK = 4096
 
@@ -50,7 +50,7 @@ class Decoder:
         self._bytes_kept = 0
 
     def hidden_states(self, conversations: Sequence[NDArray[Any]]) -> Iterator[list[Rows]]:
-        """The residual stream after layer 0, 1, …, of each conversation: float32 [rows, hidden_size].
+        """The residual stream after layer 0, 1, …: float32 [rows, hidden_size] a conversation.
 
         `conversations` are rows as they enter the first layer.
         """
@@ -75,7 +75,7 @@ class Decoder:
         return found
 
     def prefix(self, layers: int | None = None) -> Prefix:
-        """An empty conversation, to be followed through the first `layers` layers (default: all)."""
+        """An empty conversation, followed through the first `layers` layers (default: all)."""
         depth = self.config.num_hidden_layers if layers is None else layers
         nothing = [self._nothing() for _ in range(depth)]
         return Prefix(depth, 0, [keys for keys, _ in nothing], [values for _, values in nothing])
@@ -247,10 +247,11 @@ class _Layer:
 def rms_norm(rows: Rows, weight: NDArray[Any] | None, eps: float) -> Rows:
     """Rows divided by their root mean square, times a weight where there is one."""
     scale = 1 / np.sqrt(np.mean(rows**2, axis=-1, keepdims=True) + np.float32(eps))
-    return rows * scale if weight is None else rows * scale * weight
+    normalised: Rows = rows * scale
+    return normalised if weight is None else normalised * weight
 
 
 def _softmax(scores: Rows) -> Rows:
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights: Rows = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights

@@ -14,7 +14,7 @@ from stip_keys.architectures import architecture
 from stip_keys.audit.attack import PublicModel, Tokens
 from stip_keys.audit.model import Decoder
 from stip_keys.audit.tensors import StoredTensors
-from stip_keys.bundle import read_manifest
+from stip_keys.bundle import check_files, read_manifest
 from stip_keys.checkpoint import Checkpoint
 from stip_keys.errors import BundleError, KeysError
 from stip_keys.keyfile import read_client_key
@@ -52,16 +52,16 @@ class Subject:
         self._check_embedding()
 
     def masked_rows(self, conversations: Sequence[Tokens]) -> list[NDArray[np.float16]]:
-        """The rows that a client with this bundle sends for some tokens, one array a conversation."""
+        """The rows that a client with this bundle sends, one array a conversation."""
         table = self._embedding()
         cuts = np.cumsum([len(tokens) for tokens in conversations])[:-1]
         rows = mask(self.client_key, table[np.concatenate(conversations)])
         return np.split(rows.astype(np.float16), cuts)
 
     def check_weights(self, tokens: Tokens) -> None:
-        """Run one conversation through bundle and checkpoint. Raises BundleError where they differ.
+        """Run a conversation through bundle and checkpoint. Raises BundleError where they differ.
 
-        Whatever the mask, it keeps the norm of every hidden state, and the logits up to their order.
+        Whatever the mask, it keeps the norms of hidden states, and the logits up to their order.
         """
         (sent,) = self.masked_rows([tokens])
         plain = self.public.decoder.hidden_states([self.public.embedding[tokens]])
@@ -137,7 +137,8 @@ def _read(folder: Path, kind: BundleKind) -> Manifest:
     manifest = read_manifest(folder)
     if manifest.kind != kind:
         raise BundleError(
-            f"{folder} is not a {BundleKind.Name(kind).removeprefix('BUNDLE_KIND_').lower()} bundle",
+            f"{folder} is not a {BundleKind.Name(kind)[len('BUNDLE_KIND_') :].lower()} bundle",
             hint="give the folder that convert wrote",
         )
+    check_files(folder, manifest)
     return manifest

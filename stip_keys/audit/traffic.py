@@ -81,7 +81,7 @@ def hold_dialogues(
     eos_token_ids: Sequence[int],
     progress: Progress = lambda _: None,
 ) -> list[Dialogue]:
-    """Let the checkpoint answer every prompt greedily with up to `reply_tokens` tokens (one or more).
+    """Let the checkpoint answer every prompt greedily, by 1 to `reply_tokens` tokens.
 
     A reply ends with the first of `eos_token_ids`. All prompts are answered at once.
     """
