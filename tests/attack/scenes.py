@@ -262,28 +262,36 @@ def say(model: Model, prompts: Sequence[list[int]], length: int = 8) -> list[Sai
     return said
 
 
-def view(
-    masked: Masked, model: Model, said: Sequence[Said], attacker: Attacker, **more: Any
-) -> View:
-    """What an attacker sees of conversations, computed by the masked weights."""
+def view(masked: Masked, model: Model, said: Sequence[Said]) -> View:
+    """Everything that any attacker sees of conversations, computed by the masked weights."""
     decoder = Decoder(masked.config, masked.tensors)
     sent = [masked.sent(model.public.embedding, each.rows) for each in said]
-    states = [list(of_layer) for of_layer in decoder.hidden_states(sent)]
-    conversations = []
+    states = list(decoder.hidden_states(sent))
+    scores = decoder.scores(sent)
+    conversations, activations = [], []
     for k, each in enumerate(said):
         answers = decoder.normalised(states[-1][k][len(each.prompt) - 1 :])
         if masked.head != CLIENT:
             answers = answers @ masked.tensors["lm_head.weight"].T
         conversations.append(Conversation(sent[k], answers.astype(np.float16), len(each.prompt)))
-    seen = View(masked.scheme, masked.head, conversations)
-    if attacker in (Attacker.WIRE, Attacker.HOST):
-        seen = replace(seen, public=model.public)
-    if attacker in (Attacker.HOST, Attacker.HOST_WITHOUT_MODEL):
-        scores = decoder.scores(sent)
-        activations = [
-            Activations([of_layer[k] for of_layer in states], scores[k]) for k in range(len(said))
-        ]
-        seen = replace(seen, bundle=masked.tensors, config=masked.config, activations=activations)
+        activations.append(Activations([of_layer[k] for of_layer in states], scores[k]))
+    return View(
+        masked.scheme,
+        masked.head,
+        conversations,
+        model.public,
+        masked.tensors,
+        masked.config,
+        activations,
+    )
+
+
+def known_to(attacker: Attacker, seen: View, **more: Any) -> View:
+    """What one attacker sees of it; `more` is what it knows besides."""
+    if attacker not in (Attacker.WIRE, Attacker.HOST):
+        seen = replace(seen, public=None)
+    if attacker not in (Attacker.HOST, Attacker.HOST_WITHOUT_MODEL):
+        seen = replace(seen, bundle=None, config=None, activations=None)
     return replace(seen, **more)
 
 

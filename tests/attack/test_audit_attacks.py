@@ -16,8 +16,19 @@ import numpy as np
 import pytest
 
 from stip.v1.manifest_pb2 import Head, Scheme
-from stip_keys.audit import code_book, known_plaintext, output, row_norms, sorted_values
-from stip_keys.audit.attack import UNKNOWN, Attack, Findings, View
+from stip_keys.audit import (
+    code_book,
+    known_plaintext,
+    output,
+    row_norms,
+    sorted_values,
+    weight_signatures,
+)
+from stip_keys.audit.attack import UNKNOWN, Attack, Findings, PublicModel, View
+from stip_keys.audit.permuted_weights import recover_permutations
+from stip_keys.audit.tensors import StoredTensors
+from stip_keys.bundle import read_manifest
+from stip_keys.keys import MasterKey
 from tests.attack.scenes import (
     CLIENT,
     NONE,
@@ -31,10 +42,12 @@ from tests.attack.scenes import (
     Said,
     chats,
     demo_model,
+    known_to,
     mask_model,
     prompts_found,
     random_model,
     random_prompts,
+    read_model,
     replies_found,
     rows_found,
     say,
@@ -42,6 +55,8 @@ from tests.attack.scenes import (
     view,
     wrong_model,
 )
+from tests.models import MODELS
+from tests.parties import BASE_SEED, convert
 
 # A token in a thousand would be right by chance; a few are by luck.
 CHANCE = 0.05
@@ -70,14 +85,24 @@ def masked_demo(folder: Path, scheme: Scheme, head: Head, seed: int) -> Masked:
 def seen_of_the_demo(
     attack: Attack, folder: Path, scheme: Scheme, head: Head, seed: int, **more: Any
 ) -> tuple[View, Sequence[Said]]:
-    said = said_to_the_demo(seed)
+    seen = everything_seen(folder, scheme, head, seed)
+    return known_to(attack.attacker, seen, **more), said_to_the_demo(seed)
+
+
+@cache
+def everything_seen(folder: Path, scheme: Scheme, head: Head, seed: int) -> View:
     masked = masked_demo(folder, scheme, head, seed)
-    return view(masked, demo_model(), said, attack.attacker, **more), said
+    return view(masked, demo_model(), said_to_the_demo(seed))
+
+
+@cache
+def another_model() -> PublicModel:
+    return wrong_model(demo_model())
 
 
 def mistaken(seen: View) -> View:
     """The same, by an attacker who has the wrong model."""
-    return replace(seen, public=wrong_model(demo_model()))
+    return replace(seen, public=another_model())
 
 
 # -- sorted values ------------------------------------------------------------------------------
@@ -97,7 +122,7 @@ def test_sorted_values_name_every_token_of_a_random_model(folder: Path, random: 
     for seed in SEEDS:
         said = say(random, random_prompts(random.config, seed))
         masked = mask_model(random, folder / "sorted", seed=seed)
-        seen = view(masked, random, said, sorted_values.ATTACK.attacker)
+        seen = view(masked, random, said)
         assert rows_found(sorted_values.ATTACK.run(seen), said) == 1
 
 
@@ -198,7 +223,7 @@ def test_a_head_of_its_own_is_no_code_book(folder: Path) -> None:
     for seed in SEEDS:
         said = say(model, random_prompts(model.config, seed))
         masked = mask_model(model, folder / "untied-bundles", seed=seed)
-        found = code_book.ATTACK.run(view(masked, model, said, code_book.ATTACK.attacker))
+        found = code_book.ATTACK.run(view(masked, model, said))
         assert rows_found(found, said) < CHANCE
         assert "not tied" in found.reason
 
@@ -223,3 +248,62 @@ def test_another_head_does_not_name_the_reply(folder: Path, head: Head) -> None:
     assert found.reason == output.ATTACK.fails(PERMUTATION, head) != ""
     if head == SEALED:
         assert replies_found(output.ATTACK.run(replace(seen, head=SERVER)), said) < CHANCE
+
+
+# -- signatures of weights ------------------------------------------------------------------------
+
+HEADS = (SERVER, CLIENT, SEALED)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_weights_give_the_key_and_all_that_is_said(
+    folder: Path, scheme: Scheme, head: Head, seed: int
+) -> None:
+    attack = weight_signatures.ATTACK
+    assert not attack.fails(scheme, head)
+    seen, said = seen_of_the_demo(attack, folder, scheme, head, seed)
+    found = attack.run(seen)
+    assert rows_found(found, said) == 1
+    assert replies_found(found, said) > 0.95
+    for label, true in masked_demo(folder, scheme, head, seed).key.items():
+        if label == "rotation":
+            np.testing.assert_allclose(found.key[label], true, atol=2e-3)
+        else:
+            assert (found.key[label] == true).mean() > 0.999, label
+    wrong = attack.run(mistaken(seen))
+    assert not wrong.tokens and not wrong.key and wrong.reason
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_weights_give_every_permutation_exactly(tmp_path: Path, name: str, dtype: str) -> None:
+    """Also of a bundle whose numbers were rounded: the attacker rounds the model's likewise."""
+    model = read_model(MODELS[name].write(tmp_path / "checkpoint"))
+    bundles = convert(model.folder, tmp_path / "bundles", "--dtype", dtype)
+    tensors = StoredTensors.of_folder(bundles / "server")
+    key, config = MasterKey.from_base_seed(BASE_SEED), model.config
+    seen = View(PERMUTATION, SERVER, (), model.public, tensors, config)
+    recovered = recover_permutations(seen)
+    assert recovered is not None
+    found = dict(recovered.key)
+    group = config.num_attention_heads // config.num_key_value_heads
+    blocks = read_manifest(bundles / "server").residual_blocks
+    for layer in range(config.num_hidden_layers + 1):
+        expected = key.residual_permutation(layer, config.hidden_size, blocks)
+        assert found.pop(f"residual/{layer}").tolist() == expected.tolist()
+    for label, indices in found.items():
+        kind = label.split("/")[2]
+        if kind == "turns":
+            expected = key.quarter_turns(label, config.head_dim // 2)
+        else:
+            size = {
+                "heads": config.num_key_value_heads,
+                "group": group,
+                "value": config.head_dim,
+                "mlp": config.intermediate_size,
+            }[kind]
+            expected = key.permutation(label, size)
+        assert indices.tolist() == expected.tolist(), label
+    assert len(found) == config.num_hidden_layers * (2 + 3 * config.num_key_value_heads)
