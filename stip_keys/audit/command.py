@@ -100,6 +100,9 @@ def add_command(commands: Any) -> None:
 def _audit(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         check_plot(arguments.plot)
+    for path in (arguments.json, arguments.plot):
+        if path not in (None, TO_STDOUT) and not Path(path).parent.is_dir():
+            raise KeysError(f"cannot write {path}: {Path(path).parent} is not a folder")
     attacks = _chosen(arguments.attacks)
     subject = Subject(arguments.bundles, Checkpoint(arguments.checkpoint))
     master = read_master_key(arguments.key) if arguments.key else None

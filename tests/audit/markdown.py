@@ -12,7 +12,7 @@ Cell = Callable[[Outcome], str]
 
 
 def as_markdown(audits: Mapping[Mode, Audit]) -> str:
-    """What is recovered of prompts and key, and then of replies; a cell is a median of the seeds."""
+    """What is recovered of prompts and key, then of replies: medians of the seeds."""
     return (
         "User tokens recovered / entries of the key recovered, %:\n\n"
         + _table(audits, _prompt_and_key)
