@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from google.protobuf import json_format
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -18,6 +17,7 @@ from stip.v1.manifest_pb2 import BundleKind, Manifest, Scheme
 from stip_client.chat_template import ChatTemplate
 from stip_client.embeddings import EmbeddingTable
 from stip_client.errors import BundleError, HidesNothingWarning
+from stip_keys.derivation import Indices
 from stip_keys.errors import KeyFileError
 from stip_keys.keyfile import read_client_key
 
@@ -49,8 +49,9 @@ class ClientBundle:
                 f"client.key has key_id {key.key_id}, the manifest {self.manifest.key_id}"
             )
         self.embeddings = EmbeddingTable(folder / EMBEDDINGS)
-        self.input_permutation = key.input_permutation()
-        if self.embeddings.hidden_size != len(self.input_permutation):
+        self.key = key
+        self._mask = key.input_mask()
+        if self.embeddings.hidden_size != key.hidden_size:
             raise BundleError("the embedding table and the key differ in hidden_size")
         if self.manifest.scheme == Scheme.SCHEME_NONE:
             warnings.warn(
@@ -60,13 +61,18 @@ class ClientBundle:
             )
 
     @property
+    def input_permutation(self) -> Indices | None:
+        """p_0, int64 [hidden_size]; None where the scheme is not one of permutations."""
+        return None if self.key.scheme == "rotation" else self.key.input_permutation()
+
+    @property
     def eos_token_ids(self) -> frozenset[int]:
         """Tokens that end a reply."""
         return frozenset(self.manifest.eos_token_ids)
 
     def masked_embeddings(self, token_ids: Sequence[int]) -> NDArray[Any]:
-        """The permuted embeddings of some tokens, [len(token_ids), hidden_size]."""
-        return np.take(self.embeddings.rows(token_ids), self.input_permutation, axis=1)
+        """The masked embeddings of some tokens, [len(token_ids), hidden_size]."""
+        return self._mask.apply(self.embeddings.rows(token_ids))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

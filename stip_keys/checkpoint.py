@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from stip.v1.manifest_pb2 import ModelConfig
 from stip_keys.architectures import architecture
 from stip_keys.config import read_model_config
+from stip_keys.derivation import Indices
 from stip_keys.dtypes import BY_SAFETENSORS_NAME, WeightType
 from stip_keys.errors import CheckpointError
 
@@ -42,9 +44,19 @@ class StoredTensor:
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """A copy of rows start..stop of the first axis."""
+        with self._opened() as stored:
+            return np.array(stored[start:stop])
+
+    def take(self, indices: Indices) -> NDArray[Any]:
+        """A copy of some rows of the first axis, in this order; none others are read."""
+        with self._opened() as stored:
+            return np.concatenate([stored[index : index + 1] for index in indices.tolist()])
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
         try:
             with safe_open(self.file, framework="np") as file:
-                return np.array(file.get_slice(self.name)[start:stop])
+                yield file.get_slice(self.name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self.file} has become unreadable: {error}") from error
 
@@ -84,7 +96,7 @@ class Checkpoint:
     def _stored_tensors(self) -> dict[str, StoredTensor]:
         tensors: dict[str, StoredTensor] = {}
         for file in self._shards():
-            for stored in _read_header(file):
+            for stored in read_header(file):
                 if stored.name in tensors:
                     raise CheckpointError(
                         f"tensor {stored.name} is in both {tensors[stored.name].file.name} "
@@ -131,11 +143,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_header(file: Path) -> list[StoredTensor]:
+def read_header(file: Path, *, but: str | None = None) -> list[StoredTensor]:
+    """The tensors of a safetensors file, except those whose names end with `but`.
+
+    Raises CheckpointError.
+    """
     stored = []
     try:
         with safe_open(file, framework="np") as opened:
             for name in sorted(opened.keys()):
+                if but is not None and name.endswith(but):
+                    continue
                 header = opened.get_slice(name)
                 dtype = BY_SAFETENSORS_NAME.get(header.get_dtype())
                 if dtype is None:

@@ -19,7 +19,7 @@ from stip_keys.dtypes import WEIGHT_TYPES
 from stip_keys.errors import KeyFilePermissionWarning, KeysError, NotSecretWarning
 from stip_keys.inspect import inspect
 from stip_keys.keyfile import read_master_key, write_master_key
-from stip_keys.keys import SCHEMES, MasterKey
+from stip_keys.keys import HEADS, SCHEMES, MasterKey
 
 PROGRAM = "stip-keys"
 EPILOG = """\
@@ -78,7 +78,19 @@ def _parser() -> argparse.ArgumentParser:
         "--key", type=Path, metavar="FILE", help="master key (default: a new one, OUT/master.key)"
     )
     _add_base_seed(source)
-    convert.add_argument("--scheme", choices=SCHEMES, default="permutation")
+    convert.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        default="permutation",
+        help="how to mask (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--head",
+        choices=HEADS,
+        default="server",
+        help="where logits are made: on the server in vocabulary order (the default), on the "
+        "client, or on the server in an order that only the client's key opens",
+    )
     convert.add_argument(
         "--blocks",
         type=int,
@@ -131,7 +143,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     else:
         key = new_key = _make_key(arguments.base_seed)
 
-    settings = Settings(arguments.scheme, key, arguments.blocks, arguments.dtype)
+    settings = Settings(arguments.scheme, key, arguments.blocks, arguments.dtype, arguments.head)
     converter = Converter(Checkpoint(arguments.checkpoint), settings)
     with tqdm(
         total=converter.total_bytes,

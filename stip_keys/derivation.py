@@ -1,4 +1,4 @@
-"""Derivation of permutations and quarter-turns from a master key (SPEC.md, "Key derivation").
+"""Derivation of permutations, angles and signs from a master key (SPEC.md, "Key derivation").
 
 Knows nothing about models: a place in a model is only a label here.
 """
@@ -41,6 +41,20 @@ def quarter_turns(key: bytes, n: int) -> Indices:
     return (stream % 4).astype(np.int64)
 
 
+def signs(key: bytes, n: int) -> NDArray[np.bool_]:
+    """Which of n values are negated: those whose byte of SHAKE-256(key) is odd. bool [n]."""
+    stream = np.frombuffer(hashlib.shake_256(key).digest(n), dtype=np.uint8)
+    odd: NDArray[np.bool_] = stream % 2 == 1
+    return odd
+
+
+def angles(key: bytes, n: int) -> NDArray[np.float64]:
+    """n angles in radians: SHAKE-256(key) as n little-endian uint64, times 2π / 2^64.
+    float64 [n]."""
+    words = np.frombuffer(hashlib.shake_256(key).digest(8 * n), dtype="<u8")
+    return words.astype(np.float64) * (2 * np.pi / 2**64)
+
+
 def residual_block_label(layer: int, block: int) -> str:
     """Block `block` of the residual stream's permutation p_layer, layer in 0..num_hidden_layers."""
     return f"residual/{layer}/block/{block}"
@@ -69,3 +83,12 @@ def value_label(layer: int, head: int) -> str:
 def mlp_label(layer: int) -> str:
     """The permutation of intermediate_size."""
     return f"layer/{layer}/mlp"
+
+
+def mlp_signs_label(layer: int) -> str:
+    """The signs of a layer's hidden units, of the rotation scheme."""
+    return f"layer/{layer}/mlp/signs"
+
+
+ROTATION_LABEL = "rotation"  # the residual stream's rotation, of the rotation scheme
+VOCABULARY_LABEL = "vocabulary"  # the order of a sealed vocabulary

@@ -56,7 +56,7 @@ def _describe_key(path: Path) -> Description:
             "scheme": client.scheme,
             "key_id": client.key_id,
             "hidden_size": client.hidden_size,
-            "residual_blocks": max(1, len(client.subkeys)),
+            "residual_blocks": max(1, len(client.input)),
         }
     raise KeyFileError(f"{path} is not a key file: its format is {kind!r}")
 

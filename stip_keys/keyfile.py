@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from stip_keys.derivation import residual_block_label
+from stip_keys.derivation import ROTATION_LABEL, VOCABULARY_LABEL, residual_block_label
 from stip_keys.errors import KeyFileError, KeyFilePermissionWarning, NotSecretWarning
 from stip_keys.keys import ClientKey, MasterKey
 
@@ -36,7 +36,7 @@ def write_master_key(path: Path, key: MasterKey, *, base_seed: int | None = None
 
 
 def write_client_key(path: Path, key: ClientKey) -> None:
-    """Create a client key file, which holds p_0's subkeys and not the master key."""
+    """Create a client key file, which holds the subkeys a client needs and not the master key."""
     content = {
         "format": CLIENT_FORMAT,
         "version": VERSION,
@@ -69,13 +69,9 @@ def read_client_key(path: Path) -> ClientKey:
     content = read_key_file(path)
     _expect_format(path, content, CLIENT_FORMAT)
     try:
-        named = dict(content["subkeys"])
-        subkeys = tuple(
-            bytes.fromhex(named[residual_block_label(0, block)]) for block in range(len(named))
-        )
-        key = ClientKey(content["scheme"], int(content["hidden_size"]), subkeys)
+        key = _client_key(content["scheme"], int(content["hidden_size"]), content["subkeys"])
         recorded = content["key_id"]
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError):
         raise KeyFileError(f"{path}: damaged: a field is missing or malformed") from None
     except KeyFileError as error:
         raise KeyFileError(f"{path}: damaged: {error}") from None
@@ -83,6 +79,32 @@ def read_client_key(path: Path) -> ClientKey:
         raise KeyFileError(
             f"{path}: damaged: key_id is {recorded!r}, but its subkeys make {key.key_id!r}"
         )
+    return key
+
+
+def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> ClientKey:
+    """The key whose labelled subkeys these are; KeyError and ValueError for other labels."""
+    rest = {label: bytes.fromhex(text) for label, text in subkeys.items()}
+    vocabulary = rest.pop(VOCABULARY_LABEL, None)
+    if scheme == "rotation":
+        key = ClientKey(scheme, hidden_size, (rest.pop(ROTATION_LABEL),), vocabulary=vocabulary)
+        if rest:
+            raise ValueError(min(rest))
+        return key
+    layers = {int(label.split("/")[1]) for label in rest} - {0}
+    if len(layers) > 1:
+        raise ValueError(f"blocks of layers {sorted(layers)}")
+    output_layer = layers.pop() if layers else 0
+
+    def blocks(layer: int) -> tuple[bytes, ...]:
+        prefix = f"residual/{layer}/"
+        count = sum(label.startswith(prefix) for label in rest)
+        return tuple(rest[residual_block_label(layer, block)] for block in range(count))
+
+    output = blocks(output_layer) if output_layer else ()
+    key = ClientKey(scheme, hidden_size, blocks(0), output, output_layer, vocabulary)
+    if set(key.labelled_subkeys()) != set(subkeys):
+        raise ValueError("subkeys of other places")
     return key
 
 

@@ -14,9 +14,11 @@ import numpy as np
 from stip_keys import derivation
 from stip_keys.derivation import KEY_BYTES, Indices
 from stip_keys.errors import KeyFileError
-from stip_keys.permutation import block_diagonal
+from stip_keys.permutation import Mask, PermutationMask, block_diagonal
+from stip_keys.rotation import Rotation
 
-SCHEMES = ("permutation", "none")
+SCHEMES = ("permutation", "rotation", "none")
+HEADS = ("server", "client", "sealed")
 
 
 @dataclass(frozen=True)
@@ -63,32 +65,66 @@ class MasterKey:
         labels = [derivation.residual_block_label(layer, block) for block in range(blocks)]
         return block_diagonal([self.permutation(label, size) for label in labels])
 
-    def client_key(self, hidden_size: int, blocks: int) -> ClientKey:
-        """What a client needs of this key: the subkeys of p_0, and no other."""
-        labels = [derivation.residual_block_label(0, block) for block in range(blocks)]
-        return ClientKey("permutation", hidden_size, tuple(self.subkey(each) for each in labels))
+    def client_key(
+        self,
+        hidden_size: int,
+        blocks: int,
+        *,
+        scheme: str = "permutation",
+        head: str = "server",
+        layers: int = 0,
+    ) -> ClientKey:
+        """What a client needs of this key, and nothing else of it.
+
+        That is the subkeys of p_0 or of the rotation; with head "client" and permutations those of
+        p_layers too, `layers` being num_hidden_layers; with head "sealed" the vocabulary's.
+        """
+        vocabulary = self.subkey(derivation.VOCABULARY_LABEL) if head == "sealed" else None
+        if scheme == "rotation":
+            rotation = self.subkey(derivation.ROTATION_LABEL)
+            return ClientKey("rotation", hidden_size, (rotation,), vocabulary=vocabulary)
+
+        def subkeys(layer: int) -> tuple[bytes, ...]:
+            labels = [derivation.residual_block_label(layer, block) for block in range(blocks)]
+            return tuple(map(self.subkey, labels))
+
+        output = subkeys(layers) if head == "client" else ()
+        return ClientKey(
+            "permutation", hidden_size, subkeys(0), output, layers if output else 0, vocabulary
+        )
 
 
 @dataclass(frozen=True)
 class ClientKey:
-    """The subkeys of the client's input permutation p_0, one a block.
+    """The subkeys of a client: how it masks its rows, and how it opens what comes back.
 
-    Scheme "none" has no subkeys: its permutation is the identity and hides nothing.
+    `input`: one a block of p_0, or that of the rotation. `output`: one a block of p_output_layer,
+    in which final hidden states come back where the client holds the head. `vocabulary`: that of a
+    sealed vocabulary's order. Scheme "none" has no subkeys: its mask is the identity and hides
+    nothing.
     """
 
     scheme: str
     hidden_size: int
-    subkeys: tuple[bytes, ...] = field(repr=False)
+    input: tuple[bytes, ...] = field(repr=False)
+    output: tuple[bytes, ...] = field(default=(), repr=False)
+    output_layer: int = 0
+    vocabulary: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise KeyFileError(f"unknown scheme {self.scheme!r} (known: {', '.join(SCHEMES)})")
         if (self.scheme == "none") != (not self.subkeys):
             raise KeyFileError(f"scheme {self.scheme!r} with {len(self.subkeys)} subkeys")
-        if self.hidden_size < 1 or self.hidden_size % max(1, len(self.subkeys)):
-            raise KeyFileError(
-                f"{len(self.subkeys)} blocks do not divide hidden_size {self.hidden_size}"
-            )
+        if self.scheme == "rotation" and (len(self.input) != 1 or self.output):
+            raise KeyFileError("scheme 'rotation' with other subkeys than one of a rotation")
+        if not self.input and self.scheme != "none":
+            raise KeyFileError(f"scheme {self.scheme!r} without the subkeys of the input")
+        for named in (self.input, self.output):
+            if self.hidden_size < 1 or self.hidden_size % max(1, len(named)):
+                raise KeyFileError(
+                    f"{len(named)} blocks do not divide hidden_size {self.hidden_size}"
+                )
         if any(len(subkey) != KEY_BYTES for subkey in self.subkeys):
             raise KeyFileError(f"a subkey does not have {KEY_BYTES} bytes")
 
@@ -96,6 +132,12 @@ class ClientKey:
     def identity(cls, hidden_size: int) -> ClientKey:
         """The key of scheme "none"."""
         return cls("none", hidden_size, ())
+
+    @property
+    def subkeys(self) -> tuple[bytes, ...]:
+        """Every subkey, in the order of the key file."""
+        vocabulary = () if self.vocabulary is None else (self.vocabulary,)
+        return (*self.input, *self.output, *vocabulary)
 
     @property
     def key_id(self) -> str:
@@ -106,15 +148,48 @@ class ClientKey:
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
     def labelled_subkeys(self) -> dict[str, bytes]:
-        """The subkeys under their labels, in block order."""
-        return {
-            derivation.residual_block_label(0, block): subkey
-            for block, subkey in enumerate(self.subkeys)
-        }
+        """The subkeys under their labels: of the input and the output in block order, then that of
+        the vocabulary."""
+        if self.scheme == "rotation":
+            labels = [derivation.ROTATION_LABEL]
+        else:
+            labels = [derivation.residual_block_label(0, block) for block in range(len(self.input))]
+            labels += [
+                derivation.residual_block_label(self.output_layer, block)
+                for block in range(len(self.output))
+            ]
+        if self.vocabulary is not None:
+            labels.append(derivation.VOCABULARY_LABEL)
+        return dict(zip(labels, self.subkeys, strict=True))
+
+    def input_mask(self) -> Mask:
+        """What takes an embedded row to what the client sends."""
+        if self.scheme == "rotation":
+            return Rotation(self.input[0], self.hidden_size)
+        return PermutationMask(self._permutation(self.input))
+
+    def output_mask(self) -> Mask:
+        """The mask of the final hidden states that come back to a client that holds the head."""
+        if self.scheme == "rotation":
+            return self.input_mask()
+        return PermutationMask(self._permutation(self.output))
+
+    def sealed_order(self, vocab_size: int) -> Indices | None:
+        """The order v that logits come in, `sealed[k] = logits[v[k]]`: int64 [vocab_size]; None for
+        vocabulary order."""
+        if self.vocabulary is None:
+            return None
+        return derivation.permutation(self.vocabulary, vocab_size)
 
     def input_permutation(self) -> Indices:
-        """p_0, which takes an embedded row to what the client sends: int64 [hidden_size]."""
-        if self.scheme == "none":
+        """p_0: int64 [hidden_size]. Raises ValueError for a key that rotates."""
+        mask = self.input_mask()
+        if not isinstance(mask, PermutationMask):
+            raise ValueError(f"a key of scheme {self.scheme!r} has no permutation")
+        return mask.p
+
+    def _permutation(self, subkeys: tuple[bytes, ...]) -> Indices:
+        if not subkeys:
             return np.arange(self.hidden_size)
-        size = self.hidden_size // len(self.subkeys)
-        return block_diagonal([derivation.permutation(key, size) for key in self.subkeys])
+        size = self.hidden_size // len(subkeys)
+        return block_diagonal([derivation.permutation(key, size) for key in subkeys])

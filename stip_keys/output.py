@@ -30,6 +30,21 @@ def no_space_is_an_error(output: Path) -> Iterator[None]:
 
 
 @contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder beside `output` that is renamed to it when all has gone well, and removed otherwise.
+
+    Raises BundleError where `output` is there already or cannot be written.
+    """
+    with no_space_is_an_error(output):
+        if output.exists():
+            raise BundleError(f"{output} already exists", hint="choose another folder with -o")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(output) as folder:
+            yield folder
+            folder.rename(output)
+
+
+@contextmanager
 def temporary_folder(output: Path) -> Iterator[Path]:
     """A folder beside `output` that is gone afterwards unless it was renamed."""
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,30 @@ def block_diagonal(blocks: Sequence[Indices]) -> Indices:
     return np.concatenate([block + offset for block, offset in zip(blocks, offsets, strict=True)])
 
 
+class Mask(Protocol):
+    """What takes rows into a secret space, and back."""
+
+    def apply(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Rows [..., n] in the secret space."""
+
+    def undo(self, y: NDArray[Any]) -> NDArray[Any]:
+        """Rows [..., n] of the secret space as they were."""
+
+
+class PermutationMask:
+    """The mask that a permutation is: moves values and keeps their type."""
+
+    def __init__(self, p: Indices) -> None:
+        self.p = p
+        self._inverse = inverse(p)
+
+    def apply(self, x: NDArray[Any]) -> NDArray[Any]:
+        return np.take(x, self.p, axis=-1)
+
+    def undo(self, y: NDArray[Any]) -> NDArray[Any]:
+        return np.take(y, self._inverse, axis=-1)
+
+
 @dataclass(frozen=True)
 class Gather:
     """Takes one axis of a tensor into a space: `out[k] = ±x[indices[k]]`.
@@ -45,6 +70,26 @@ class Gather:
     @property
     def is_identity(self) -> bool:
         return self.indices is None and self.negate is None
+
+    def after(self, first: Gather) -> Gather:
+        """The gather that does what `first` and then this one do."""
+        if first.indices is None or self.indices is None:
+            assert first.negate is None and self.negate is None  # signs come with indices
+            return self if first.indices is None else first
+        negate = np.zeros(len(self.indices), np.bool_)
+        if first.negate is not None:
+            negate ^= first.negate[self.indices]
+        if self.negate is not None:
+            negate ^= self.negate
+        return Gather(first.indices[self.indices], negate if negate.any() else None)
+
+    @property
+    def undone(self) -> Gather:
+        """The gather that takes back what this one does."""
+        if self.indices is None:
+            return self
+        back = inverse(self.indices)
+        return Gather(back, None if self.negate is None else self.negate[back])
 
 
 IDENTITY = Gather()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from google.protobuf import json_format
 
-from stip.v1.manifest_pb2 import BundleFile, BundleKind, Manifest, Scheme
+from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_server.errors import BundleError
 
@@ -38,6 +38,8 @@ class ServerBundle:
             )
         if self.manifest.scheme == Scheme.SCHEME_UNSPECIFIED:
             raise BundleError(f"{folder}: the manifest names no known scheme")
+        if self.manifest.head == Head.HEAD_UNSPECIFIED:
+            self.manifest.head = Head.HEAD_SERVER
         if self.manifest.dtype not in WEIGHT_TYPES:
             raise BundleError(f"{folder}: the manifest names no known dtype")
         for file in self.manifest.files:
@@ -50,6 +52,14 @@ class ServerBundle:
             path = self.folder / file.name
             _check(path, file)
             yield path
+
+
+def answer_width(manifest: Manifest) -> int:
+    """How many numbers answer a row: the logits of a vocabulary, or where the client has the head
+    the row's final hidden state."""
+    model, at_client = manifest.model, manifest.head == Head.HEAD_CLIENT
+    width: int = model.hidden_size if at_client else model.vocab_size
+    return width
 
 
 def _read_manifest(path: Path) -> Manifest:

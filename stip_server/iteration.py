@@ -41,7 +41,7 @@ def warm_up(model: Model) -> float:
             cache.reserve(rows)
             hidden_states = mx.zeros((rows, model.config.hidden_size))
             kept = model(hidden_states, [Segment(cache, 0, rows, rows - 1)])
-            mx.eval(None if kept is None else model.logits(kept))
+            mx.eval(None if kept is None else model.answers(kept))
         except Exception as error:
             raise StartError(f"the device cannot run the model: {error}") from error
         seconds = perf_counter() - began
@@ -95,7 +95,7 @@ def _answers(
     starts = [0, *accumulate(chunk.wanted_rows for chunk in wanting)]
     found: dict[Chunk, list[StepLogits]] = defaultdict(list)
     for first in range(0, starts[-1], model.head_rows):
-        logits = model.logits(kept[first : min(first + model.head_rows, starts[-1])])
+        logits = model.answers(kept[first : min(first + model.head_rows, starts[-1])])
         if progress is not None:
             progress(logits)
         shares = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stip.v1.inference_pb2 import Limits
-from stip.v1.manifest_pb2 import ModelConfig
+from stip.v1.manifest_pb2 import Manifest, ModelConfig
+from stip_server.bundle import answer_width
 from stip_server.errors import StartError
 from stip_server.memory import GROWTH, capacity_for, readable
 
@@ -49,9 +50,16 @@ def check_max_length(settings: LimitSettings, model: ModelConfig) -> None:
 
 
 def limits(
-    settings: LimitSettings, model: ModelConfig, *, kv_bytes: int, kv_bytes_per_token: int
+    settings: LimitSettings,
+    model: ModelConfig,
+    *,
+    kv_bytes: int,
+    kv_bytes_per_token: int,
+    row_bytes: int,
 ) -> Limits:
-    """The limits announced to clients; kv_bytes is what all sessions together may take.
+    """The limits announced to clients.
+
+    kv_bytes is what all sessions together may take, row_bytes the largest answer to a single token.
 
     Raises StartError where not one session fits, or not one row of logits.
     """
@@ -64,10 +72,10 @@ def limits(
             f"there are {readable(kv_bytes)}",
             hint="raise --kv-memory, or lower --max-length",
         )
-    if settings.answer_bytes < row_bytes(model):
+    if settings.answer_bytes < row_bytes:
         raise StartError(
-            f"--answer-memory {readable(settings.answer_bytes)} has no room for a row of logits, "
-            f"which takes {readable(row_bytes(model))}"
+            f"--answer-memory {readable(settings.answer_bytes)} has no room for one answer, "
+            f"which takes {readable(row_bytes)}"
         )
     return Limits(
         max_sessions=settings.max_sessions,
@@ -85,6 +93,6 @@ def limits(
     )
 
 
-def row_bytes(model: ModelConfig) -> int:
-    """Bytes of a row of logits in float32, the largest answer that a single token can have."""
-    return 4 * int(model.vocab_size)
+def row_bytes(manifest: Manifest) -> int:
+    """Bytes of the largest answer that a single token can have: in float32."""
+    return 4 * answer_width(manifest)

@@ -8,7 +8,7 @@ from typing import cast
 
 import mlx.core as mx
 
-from stip.v1.manifest_pb2 import ModelConfig, Scheme
+from stip.v1.manifest_pb2 import Head, Manifest, Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_server.bundle import ServerBundle
 from stip_server.errors import BundleError
@@ -42,7 +42,7 @@ def wire_dtype(name: str) -> DataType:
 def load_model(bundle: ServerBundle, dtype: mx.Dtype, operations: Operations = PLAIN) -> Model:
     """Check every file, then load it, cast to dtype. Raises BundleError naming what is wrong."""
     config = bundle.manifest.model
-    expected = _expected_shapes(config, with_tau=bundle.manifest.scheme != Scheme.SCHEME_NONE)
+    expected = _expected_shapes(bundle.manifest)
     layers: dict[int, TransformerBlock] = {}
     pending: dict[int, dict[str, mx.array]] = {}
     others: dict[str, mx.array] = {}
@@ -70,15 +70,16 @@ def load_model(bundle: ServerBundle, dtype: mx.Dtype, operations: Operations = P
         config,
         dtype,
         [layers[layer] for layer in range(config.num_hidden_layers)],
-        norm=others["model.norm.weight"],
-        lm_head=padded(others["lm_head.weight"]),
+        norm=others.get("model.norm.weight"),
+        lm_head=padded(others["lm_head.weight"]) if "lm_head.weight" in others else None,
         operations=operations,
     )
-    mx.eval(model.norm, model.lm_head)
+    mx.eval([each for each in (model.norm, model.lm_head) if each is not None])
     return model
 
 
-def _expected_shapes(config: ModelConfig, *, with_tau: bool) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    config = manifest.model
     hidden, inner = config.hidden_size, config.intermediate_size
     query = config.num_attention_heads * config.head_dim
     key_value = config.num_key_value_heads * config.head_dim
@@ -91,23 +92,26 @@ def _expected_shapes(config: ModelConfig, *, with_tau: bool) -> dict[str, tuple[
         "mlp.up_proj": (inner, hidden, config.mlp_bias),
         "mlp.down_proj": (hidden, inner, config.mlp_bias),
     }
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
+    # what a rotation has folded into the projections
+    folded = manifest.scheme == Scheme.SCHEME_ROTATION
+    layer: dict[str, tuple[int, ...]] = {}
+    if not folded:
+        layer["input_layernorm.weight"] = layer["post_attention_layernorm.weight"] = (hidden,)
     for name, (rows, columns, has_bias) in projections.items():
         layer[f"{name}.weight"] = (rows, columns)
         if has_bias:
             layer[f"{name}.bias"] = (rows,)
-    if with_tau:
+    if manifest.scheme == Scheme.SCHEME_PERMUTATION:
         layer["tau"] = (hidden,)
     shapes = {
         f"model.layers.{index}.{name}": shape
         for index in range(config.num_hidden_layers)
         for name, shape in layer.items()
     }
-    shapes["model.norm.weight"] = (hidden,)
-    shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    if manifest.head != Head.HEAD_CLIENT:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+        if not folded:
+            shapes["model.norm.weight"] = (hidden,)
     return shapes
 
 

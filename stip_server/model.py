@@ -103,9 +103,10 @@ class MLP:
 class TransformerBlock:
     def __init__(self, config: ModelConfig, weights: Mapping[str, mx.array], layer: int) -> None:
         self.eps = config.rms_norm_eps
-        self.input_layernorm = weights["input_layernorm.weight"]
-        self.post_attention_layernorm = weights["post_attention_layernorm.weight"]
-        # Without tau (scheme none) the residual stream keeps its space.
+        # None where they were folded into the projections (scheme rotation).
+        self.input_layernorm = weights.get("input_layernorm.weight")
+        self.post_attention_layernorm = weights.get("post_attention_layernorm.weight")
+        # Without tau (other schemes than permutation) the residual stream keeps its space.
         self.tau = weights.get("tau")
         self.self_attn = Attention(config, _under("self_attn.", weights), layer)
         self.mlp = MLP(_under("mlp.", weights))
@@ -134,18 +135,24 @@ class TransformerBlock:
             self.mlp.down_proj,
         )
         norms = [self.input_layernorm, self.post_attention_layernorm]
-        return norms + [array for linear in linears for array in linear.arrays]
+        return [norm for norm in norms if norm is not None] + [
+            array for linear in linears for array in linear.arrays
+        ]
 
 
 @dataclass
 class Model:
-    """All layers, the final norm and the head."""
+    """All layers, the final norm and the head.
+
+    `norm` is None where it was folded into the head, and with `lm_head` None where both are the
+    client's.
+    """
 
     config: ModelConfig
     dtype: mx.Dtype
     layers: list[TransformerBlock]
-    norm: mx.array
-    lm_head: mx.array  # [vocab_size, hidden_size], padded
+    norm: mx.array | None
+    lm_head: mx.array | None  # [vocab_size, hidden_size], padded
     operations: Operations = PLAIN
     head_rows: int = 64  # that `logits` should be given at once
 
@@ -190,10 +197,11 @@ class Model:
                 after_layer(h)
         return h
 
-    def logits(self, h: mx.array) -> mx.array:
-        """Final hidden states [rows, hidden_size] to logits [rows, vocab_size]."""
+    def answers(self, h: mx.array) -> mx.array:
+        """Final hidden states [rows, hidden_size] to what answers them: logits [rows, vocab_size],
+        or where the client has the head the normalised states [rows, hidden_size]."""
         x = mx.fast.rms_norm(h, self.norm, self.config.rms_norm_eps)
-        return product(x, self.lm_head)
+        return x if self.lm_head is None else product(x, self.lm_head)
 
     def _rotations(self, positions: NDArray[np.int64]) -> tuple[mx.array, mx.array]:
         cosines, sines = cosines_and_sines(positions, self._frequencies)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stip.v1.inference_pb2 import Limits, OpenSession
+from stip.v1.manifest_pb2 import Head
 from stip_server.admission import Admission
 from stip_server.engine import Engine
 from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
@@ -135,6 +136,14 @@ class Opening:
 
     def _check_bundle(self, request: OpenSession) -> None:
         manifest = self._engine.manifest
+        head = request.head or Head.HEAD_SERVER
+        if head != manifest.head:
+            raise FailedPrecondition(
+                "WRONG_HEAD",
+                f"the client expects logits to be made by {_head_name(head)}, this model has "
+                f"{_head_name(manifest.head)}: its client bundle is another",
+                field="open.head",
+            )
         if request.key_id != manifest.key_id:
             raise FailedPrecondition(
                 "WRONG_KEY",
@@ -149,6 +158,10 @@ class Opening:
                 f"{manifest.bundle_id!r}: the bundles come from different conversions",
                 field="open.bundle_id",
             )
+
+
+def _head_name(head: int) -> str:
+    return Head.Name(Head.ValueType(head)) if head in Head.values() else f"unknown head {head}"
 
 
 def _shown(text: str) -> str:

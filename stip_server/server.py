@@ -143,9 +143,10 @@ class _House:
             engine.manifest.model,
             kv_bytes=engine.kv_bytes_total,
             kv_bytes_per_token=engine.kv_bytes_per_token,
+            row_bytes=row_bytes(engine.manifest),
         )
         self.engine = engine
-        self.answers = AnswerMemory(wanted.answer_bytes, row_bytes(engine.manifest.model))
+        self.answers = AnswerMemory(wanted.answer_bytes, row_bytes(engine.manifest))
         self.sessions = Sessions(
             Quotas(
                 max_sessions=wanted.max_sessions,

@@ -112,6 +112,7 @@ class InferenceService:
         return GetModelInfoResponse(
             model=manifest.model,
             scheme=manifest.scheme,
+            head=manifest.head,
             key_id=manifest.key_id,
             bundle_id=manifest.bundle_id,
             dtype=manifest.dtype,

@@ -251,7 +251,7 @@ class Stream:
             return False
         step = translate.step_request(
             request,
-            self._engine.manifest.model,
+            self._engine.manifest,
             self._limits,
             end=session.end,
             max_length=session.max_length,
@@ -338,6 +338,7 @@ class Stream:
                 pending.message,
                 result.length or 0,
                 result.logits,
+                self._engine.manifest.head,
                 queue=queued,
                 compute=result.computed,
             )

@@ -19,8 +19,9 @@ from stip.v1.inference_pb2 import (
     StepResult,
 )
 from stip.v1.inference_pb2 import Step as StepMessage
-from stip.v1.manifest_pb2 import ModelConfig
+from stip.v1.manifest_pb2 import Head, Manifest
 from stip.v1.tensor_pb2 import DataType, Tensor
+from stip_server.bundle import answer_width
 from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
 from stip_server.steps import Rows, StepLogits
 
@@ -57,7 +58,7 @@ class StepRequest(NamedTuple):
 
 
 def step_request(
-    request: InferRequest, model: ModelConfig, limits: Limits, *, end: int, max_length: int
+    request: InferRequest, manifest: Manifest, limits: Limits, *, end: int, max_length: int
 ) -> StepRequest:
     """The step of a request to a session that will hold `end` tokens, and may hold `max_length`."""
     if request.WhichOneof("request") != "step":
@@ -65,8 +66,8 @@ def step_request(
             "NOT_A_STEP", "after open, a request must be a step or close", field="open"
         )
     message = request.step
-    rows = hidden_states(message.hidden_states, model.hidden_size, limits)
-    form = logits_request(message.logits, len(rows), model.vocab_size, limits)
+    rows = hidden_states(message.hidden_states, manifest.model.hidden_size, limits)
+    form = logits_request(message.logits, len(rows), manifest, limits)
     if message.echo and not limits.echo_allowed:
         raise FailedPrecondition(
             "ECHO_NOT_ALLOWED", "this server does not echo (--allow-echo)", field="step.echo"
@@ -139,9 +140,9 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
 
 
 def logits_request(
-    request: LogitsRequest, num_rows: int, vocab_size: int, limits: Limits
+    request: LogitsRequest, num_rows: int, manifest: Manifest, limits: Limits
 ) -> LogitsForm:
-    """The logits that a step of num_rows rows asks for."""
+    """The logits that a step of num_rows rows asks for, or the final hidden states."""
     if request.rows not in _ROWS:
         raise InvalidArgument(
             "WRONG_LOGITS_ROWS", f"logits.rows is {request.rows}", field="step.logits.rows"
@@ -156,24 +157,31 @@ def logits_request(
             f"logits as {_dtype_name(request.dtype)}; FLOAT16 or FLOAT32 are given",
             field="step.logits.dtype",
         )
-    if request.top_k > vocab_size:
+    width = answer_width(manifest)
+    if request.top_k and manifest.head == Head.HEAD_CLIENT:
+        raise InvalidArgument(
+            "TOP_K_WITHOUT_HEAD",
+            f"top_k is {request.top_k}; the head is the client's, whole rows are given (top_k 0)",
+            field="step.logits.top_k",
+        )
+    if request.top_k > width:
         raise InvalidArgument(
             "TOP_K_TOO_LARGE",
-            f"top_k {request.top_k} is beyond the vocabulary of {vocab_size}",
+            f"top_k {request.top_k} is beyond the vocabulary of {width}",
             field="step.logits.top_k",
         )
     rows = _ROWS[request.rows]
     half = request.dtype != DataType.DATA_TYPE_FLOAT32
     count = {Rows.NONE: 0, Rows.LAST: 1, Rows.ALL: num_rows}[rows]
     itemsize = 2 if half else 4
-    row = itemsize * vocab_size
+    row = itemsize * width
     if request.top_k:  # each with its index, and the row's log-sum-exp
         row = (itemsize + 4) * request.top_k + 4
     size = count * row
     if size > limits.max_logits_bytes:
         raise InvalidArgument(
             "TOO_MANY_LOGITS",
-            f"{count} rows of logits take {size} bytes; "
+            f"{count} rows of answers take {size} bytes; "
             f"at most {limits.max_logits_bytes} are given",
             field="step.logits",
         )
@@ -181,15 +189,25 @@ def logits_request(
 
 
 def step_result(
-    message: StepMessage, length: int, logits: StepLogits | None, *, queue: float, compute: float
+    message: StepMessage,
+    length: int,
+    answers: StepLogits | None,
+    head: Head,
+    *,
+    queue: float,
+    compute: float,
 ) -> StepResult:
     """The answer to a step; queue and compute in seconds."""
     result = StepResult(length=length)
     result.timings.queue_nanos = max(0, round(queue * 1e9))
     result.timings.compute_nanos = round(compute * 1e9)
-    if logits is not None:
+    if answers is not None:
         half = message.logits.dtype != DataType.DATA_TYPE_FLOAT32
-        result.logits.CopyFrom(_logits_message(logits, half=half))
+        logits = _logits_message(answers, half=half)
+        if head == Head.HEAD_CLIENT:
+            result.hidden_states.CopyFrom(logits.values)
+        else:
+            result.logits.CopyFrom(logits)
     if message.echo:
         sent = message.hidden_states
         bits = np.frombuffer(sent.data, dtype=_FLOATS[sent.dtype][0])[:ECHOED_FLOATS]

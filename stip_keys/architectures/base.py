@@ -19,7 +19,8 @@ class Space(Enum):
     KEY = auto()  # key heads under their quarter-turns
     VALUE = auto()  # value heads, each under its own permutation
     ATTENTION = auto()  # query heads, each carrying its value head's permutation
-    MLP = auto()  # the MLP's permutation
+    GATE = auto()  # the MLP's permutation, without signs: what the activation sees
+    MLP = auto()  # the MLP's permutation, with signs where the scheme has any
     VOCABULARY = auto()  # vocabulary order, never permuted
 
 
@@ -33,7 +34,7 @@ DECODER_WEIGHTS: Mapping[str, Axes] = {
     "self_attn.v_proj.weight": (Space.VALUE, Space.RESIDUAL_IN),
     "self_attn.o_proj.weight": (Space.RESIDUAL_OUT, Space.ATTENTION),
     "post_attention_layernorm.weight": (Space.RESIDUAL_OUT,),
-    "mlp.gate_proj.weight": (Space.MLP, Space.RESIDUAL_OUT),
+    "mlp.gate_proj.weight": (Space.GATE, Space.RESIDUAL_OUT),
     "mlp.up_proj.weight": (Space.MLP, Space.RESIDUAL_OUT),
     "mlp.down_proj.weight": (Space.RESIDUAL_OUT, Space.MLP),
 }
@@ -44,9 +45,19 @@ QKV_BIASES: Mapping[str, Axes] = {
 }
 OUTPUT_BIAS: Mapping[str, Axes] = {"self_attn.o_proj.bias": (Space.RESIDUAL_OUT,)}
 MLP_BIASES: Mapping[str, Axes] = {
-    "mlp.gate_proj.bias": (Space.MLP,),
+    "mlp.gate_proj.bias": (Space.GATE,),
     "mlp.up_proj.bias": (Space.MLP,),
     "mlp.down_proj.bias": (Space.RESIDUAL_OUT,),
+}
+
+
+# The norm whose output each projection takes.
+NORMS: Mapping[str, str] = {
+    "self_attn.q_proj.weight": "input_layernorm.weight",
+    "self_attn.k_proj.weight": "input_layernorm.weight",
+    "self_attn.v_proj.weight": "input_layernorm.weight",
+    "mlp.gate_proj.weight": "post_attention_layernorm.weight",
+    "mlp.up_proj.weight": "post_attention_layernorm.weight",
 }
 
 
@@ -76,7 +87,7 @@ def extent(space: Space, config: ModelConfig) -> int:
             return config.num_attention_heads * config.head_dim
         case Space.KEY | Space.VALUE:
             return config.num_key_value_heads * config.head_dim
-        case Space.MLP:
+        case Space.GATE | Space.MLP:
             return config.intermediate_size
         case Space.VOCABULARY:
             return config.vocab_size

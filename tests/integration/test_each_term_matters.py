@@ -76,7 +76,7 @@ class Case:
         cache.reserve(len(PROMPT))
         kept = model(mx.array(rows), [Segment(cache, 0, len(PROMPT), 0)])
         assert kept is not None
-        return relative_error(np.array(model.logits(kept)), self.expected)
+        return relative_error(np.array(model.answers(kept)), self.expected)
 
 
 @pytest.fixture(scope="module", params=list(MODELS))

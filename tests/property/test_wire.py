@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stip.v1.inference_pb2 import Limits, LogitsRequest, LogitsRows, StepResult
 from stip.v1.inference_pb2 import Step as StepMessage
+from stip.v1.manifest_pb2 import Head, Manifest, ModelConfig
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.tensors import WIRE_TYPES, decode, decode_logits, encode
 from stip_server import translate
@@ -38,7 +39,12 @@ def test_hidden_states_survive(shape: tuple[int, int], dtype: str, seed: int) ->
     received = translate.hidden_states(sent, shape[1], LIMITS)
     assert np.array_equal(received.astype(np.float32), values)
     echoed = translate.step_result(
-        StepMessage(hidden_states=sent, echo=True), shape[0], None, queue=0.0, compute=0.0
+        StepMessage(hidden_states=sent, echo=True),
+        shape[0],
+        None,
+        Head.HEAD_SERVER,
+        queue=0.0,
+        compute=0.0,
     ).received
     assert list(echoed) == values.reshape(-1)[:10].tolist()
 
@@ -58,11 +64,12 @@ def test_logits_survive(shape: tuple[int, int], half: bool, top_k: bool, seed: i
     request = LogitsRequest(
         rows=LogitsRows.LOGITS_ROWS_ALL, dtype=wanted, top_k=shape[1] if top_k else 0
     )
-    form = translate.logits_request(request, shape[0], shape[1], LIMITS)
+    manifest = Manifest(model=ModelConfig(vocab_size=shape[1]))
+    form = translate.logits_request(request, shape[0], manifest, LIMITS)
     sent = (logits.values, logits.indices, logits.log_sum_exp)
     assert form.size == sum(len(each) for each in sent), "what is counted is what is sent"
     message = StepMessage(logits=LogitsRequest(dtype=wanted, top_k=shape[1] if top_k else 0))
-    result = translate.step_result(message, 1, logits, queue=0.0, compute=0.0)
+    result = translate.step_result(message, 1, logits, Head.HEAD_SERVER, queue=0.0, compute=0.0)
     found = decode_logits(
         StepResult.FromString(result.SerializeToString()).logits,
         width=shape[1],

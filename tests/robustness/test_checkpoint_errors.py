@@ -145,14 +145,14 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:
         (["--blocks", 0], "0 blocks do not divide"),
         (["--blocks", -3], "-3 blocks do not divide"),
         (["--blocks", 61], "61 blocks do not divide"),
-        (["--blocks", 0, "--scheme", "none"], "0 blocks do not divide"),
+        (["--blocks", 3, "--scheme", "none"], "scheme none has no blocks"),
     ],
 )
-def test_a_block_count_that_does_not_divide_is_refused(
+def test_a_block_count_that_does_not_fit_is_refused(
     options: list[object], says: str, source: Path, tmp_path: Path
 ) -> None:
     done = run_tool("stip_keys", "convert", source, "-o", tmp_path / "out", *options)
-    assert_refused(done, says, hint="divisor")
+    assert_refused(done, says, hint="--blocks")
     assert listing(tmp_path) == []
 
 

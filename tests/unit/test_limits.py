@@ -19,24 +19,27 @@ from stip_server.memory import GROWTH
 
 MODEL = ModelConfig(max_position_embeddings=10_000, vocab_size=1000)
 TOKEN = 1024  # bytes of keys and values
+ROW = 4 * 1000  # bytes of a row of logits
 AMPLE = 100_000 * TOKEN
 
 
 def test_a_session_may_be_as_long_as_the_models_context() -> None:
-    found = limits(LimitSettings(), MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN)
+    found = limits(LimitSettings(), MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN, row_bytes=ROW)
     assert (found.max_length, found.default_length) == (10_000, DEFAULT_LENGTH)
     assert not found.echo_allowed
 
 
 def test_a_session_may_be_no_longer_than_the_memory_holds_with_its_growth() -> None:
     almost = (9 * GROWTH + GROWTH - 1) * TOKEN
-    found = limits(LimitSettings(), MODEL, kv_bytes=almost, kv_bytes_per_token=TOKEN)
+    found = limits(LimitSettings(), MODEL, kv_bytes=almost, kv_bytes_per_token=TOKEN, row_bytes=ROW)
     assert (found.max_length, found.default_length) == (9 * GROWTH, 9 * GROWTH)
 
 
 def test_a_length_that_the_operator_wants_is_taken() -> None:
     wanted = LimitSettings(max_length=300)
-    found = limits(wanted, MODEL, kv_bytes=2 * GROWTH * TOKEN, kv_bytes_per_token=TOKEN)
+    found = limits(
+        wanted, MODEL, kv_bytes=2 * GROWTH * TOKEN, kv_bytes_per_token=TOKEN, row_bytes=ROW
+    )
     assert (found.max_length, found.default_length) == (300, 300)
 
 
@@ -53,7 +56,7 @@ def test_a_server_in_which_not_one_session_fits_does_not_start(
 ) -> None:
     wanted = LimitSettings(max_length=max_length)
     with pytest.raises(StartError) as refused:
-        limits(wanted, MODEL, kv_bytes=memory, kv_bytes_per_token=TOKEN)
+        limits(wanted, MODEL, kv_bytes=memory, kv_bytes_per_token=TOKEN, row_bytes=ROW)
     assert says in str(refused.value)
     assert "--kv-memory" in str(refused.value.hint)
 
@@ -69,7 +72,7 @@ def test_everything_that_holds_for_a_stream_is_announced() -> None:
     wanted = LimitSettings(
         max_sessions=5, max_step_rows=99, session_ttl=1.5, max_open_wait=0.25, allow_echo=True
     )
-    found = limits(wanted, MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN)
+    found = limits(wanted, MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN, row_bytes=ROW)
     assert (found.max_sessions, found.max_step_rows) == (5, 99)
     assert (found.session_ttl_millis, found.max_open_wait_millis) == (1500, 250)
     assert (found.kv_bytes, found.kv_bytes_per_token) == (AMPLE, TOKEN)
@@ -81,11 +84,11 @@ def test_everything_that_holds_for_a_stream_is_announced() -> None:
 
 def test_an_answer_may_be_as_large_as_the_memory_for_answers() -> None:
     wanted = LimitSettings(answer_bytes=8000)
-    found = limits(wanted, MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN)
+    found = limits(wanted, MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN, row_bytes=ROW)
     assert found.max_logits_bytes == 8000
 
 
 def test_a_server_in_which_not_one_row_of_logits_fits_does_not_start() -> None:
     wanted = LimitSettings(answer_bytes=3999)
     with pytest.raises(StartError, match=r"--answer-memory 3.9 KiB .* takes 3.9 KiB"):
-        limits(wanted, MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN)
+        limits(wanted, MODEL, kv_bytes=AMPLE, kv_bytes_per_token=TOKEN, row_bytes=ROW)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from stip.v1.inference_pb2 import ForkPoint, Limits, OpenSession
-from stip.v1.manifest_pb2 import Manifest
+from stip.v1.manifest_pb2 import Head, Manifest
 from stip_server.admission import Admission
 from stip_server.answers import AnswerMemory
 from stip_server.errors import NotFound
@@ -32,7 +32,7 @@ class Stream:
 class Asked:
     """Remembers what an engine is asked for, in order."""
 
-    manifest: Manifest = field(default_factory=Manifest)
+    manifest: Manifest = field(default_factory=lambda: Manifest(head=Head.HEAD_SERVER))
     forks: list[tuple[bytes, bytes, int]] = field(default_factory=list)
     released: list[bytes] = field(default_factory=list)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Limits, OpenSession
-from stip.v1.manifest_pb2 import Manifest
+from stip.v1.manifest_pb2 import Head, Manifest
 from stip_server.admission import Admission
 from stip_server.answers import AnswerMemory
 from stip_server.opening import Opening
@@ -38,7 +38,9 @@ def test_a_session_of_which_the_client_may_know_can_be_resumed() -> None:
             release=lambda _: None,
             ended=lambda _: None,
         )
-        engine: Any = SimpleNamespace(manifest=Manifest(), cancel=lambda _: None)
+        engine: Any = SimpleNamespace(
+            manifest=Manifest(head=Head.HEAD_SERVER), cancel=lambda _: None
+        )
         limits = Limits(max_length=100, default_length=100, max_steps_in_flight=1)
         opening = Opening(engine, sessions, Admission(sessions), limits)
         nobody: Any = None

@@ -1,0 +1,139 @@
+"""Gives the bundles of one conversion new keys, without the checkpoint they were made of.
+
+What one key has moved another moves on: no number is rounded, and the bundles are those that
+converting the checkpoint afresh with the new key would make.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, Scheme
+from stip_keys.bundle import bundle_id, check_files, describe_file, read_manifest, write_manifest
+from stip_keys.checkpoint import read_header
+from stip_keys.convert import Conversion
+from stip_keys.errors import BundleError
+from stip_keys.keyfile import write_client_key, write_master_key
+from stip_keys.keys import ClientKey, MasterKey
+from stip_keys.output import new_folder
+from stip_keys.plan import TAU, Plan
+from stip_keys.spaces import PermutationSpaces, RekeyedSpaces
+from stip_keys.writing import SILENT, Progress, write_file
+
+CLIENT_KEY = "client.key"
+_HEADS = {Head.HEAD_SERVER: "server", Head.HEAD_CLIENT: "client", Head.HEAD_SEALED: "sealed"}
+
+
+class KeyRotation:
+    """New keys for the bundles in one folder, every file of which is checked first.
+
+    Raises BundleError where a file is missing or altered, where the folder does not hold both
+    bundles of one conversion, where the old key has not made them, and for a scheme that rounds.
+    """
+
+    def __init__(self, folder: Path, old: MasterKey, new: MasterKey) -> None:
+        self._folder = folder
+        self._server = read_manifest(folder / "server")
+        self._client = read_manifest(folder / "client")
+        self._check_kinds()
+        head = _HEADS[self._server.head or Head.HEAD_SERVER]
+        config, blocks = self._server.model, max(1, self._server.residual_blocks)
+
+        def client_key(key: MasterKey) -> ClientKey:
+            return key.client_key(
+                config.hidden_size, blocks, head=head, layers=config.num_hidden_layers
+            )
+
+        if client_key(old).key_id != self._server.key_id:
+            raise BundleError(
+                f"{folder} was not made with the old master key: its key_id is "
+                f"{self._server.key_id}",
+                hint="--key takes the key that convert or the last rotate used",
+            )
+        for each in (self._server, self._client):
+            check_files(folder / _folder_of(each), each)
+        self._client_key = client_key(new)
+        sealed = head == "sealed"
+        spaces = RekeyedSpaces(
+            PermutationSpaces(old, config, blocks, sealed=sealed),
+            PermutationSpaces(new, config, blocks, sealed=sealed),
+        )
+        sources = {
+            tensor.name: tensor
+            for file in self._server.files
+            for tensor in read_header(folder / "server" / file.name, but=f".{TAU}")
+        }
+        self._plan = Plan(config, sources, spaces, head=head)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of weights that are moved."""
+        return sum(each.size for file in self._plan.server_files() for each in file.tensors)
+
+    def write(
+        self,
+        output: Path,
+        *,
+        progress: Progress = SILENT,
+        master_key: MasterKey | None = None,
+        base_seed: int | None = None,
+    ) -> Conversion:
+        """Write output/server and output/client, and output/master.key where `master_key` is given;
+        all of it or nothing. Raises BundleError."""
+        with new_folder(output) as folder:
+            if master_key is not None:
+                write_master_key(folder / "master.key", master_key, base_seed=base_seed)
+            return self._write_bundles(folder, progress)
+
+    def _check_kinds(self) -> None:
+        for name, manifest, kind in (
+            ("server", self._server, BundleKind.BUNDLE_KIND_SERVER),
+            ("client", self._client, BundleKind.BUNDLE_KIND_CLIENT),
+        ):
+            if manifest.kind != kind:
+                raise BundleError(f"{self._folder / name} is not a {name} bundle")
+        if self._server.bundle_id != self._client.bundle_id:
+            raise BundleError(f"{self._folder}: the bundles come from different conversions")
+        if self._server.scheme == Scheme.SCHEME_ROTATION:
+            raise BundleError(
+                f"{self._folder}: scheme rotation rounds its weights: turned again they would be "
+                "rounded twice",
+                hint="convert the checkpoint afresh with the new key",
+            )
+        if self._server.scheme != Scheme.SCHEME_PERMUTATION:
+            raise BundleError(f"{self._folder}: scheme none has no keys to change")
+
+    def _write_bundles(self, folder: Path, progress: Progress) -> Conversion:
+        server, client = folder / "server", folder / "client"
+        server.mkdir()
+        client.mkdir(mode=0o700)
+        files = [write_file(server, file, progress) for file in self._plan.server_files()]
+        made = []
+        for path, old, its_files in (
+            (server, self._server, files),
+            (client, self._client, list(self._write_client_files(client))),
+        ):
+            manifest = Manifest()
+            manifest.CopyFrom(old)
+            manifest.bundle_id = bundle_id(files)
+            manifest.key_id = self._client_key.key_id
+            del manifest.files[:]
+            manifest.files.extend(its_files)
+            write_manifest(path, manifest)
+            made.append(manifest)
+        return Conversion(*made)
+
+    def _write_client_files(self, client: Path) -> Iterator[BundleFile]:
+        for file in self._client.files:
+            if file.name == CLIENT_KEY:
+                write_client_key(client / CLIENT_KEY, self._client_key)
+                yield describe_file(client / CLIENT_KEY)
+            else:
+                shutil.copyfile(self._folder / "client" / file.name, client / file.name)
+                yield file
+
+
+def _folder_of(manifest: Manifest) -> str:
+    return "server" if manifest.kind == BundleKind.BUNDLE_KIND_SERVER else "client"
