@@ -55,7 +55,7 @@ class Subject:
         """The rows that a client with this bundle sends, one array a conversation."""
         table = self._embedding()
         cuts = np.cumsum([len(tokens) for tokens in conversations])[:-1]
-        rows = mask(self.client_key, table[np.concatenate(conversations)])
+        rows = self.client_key.input_mask().apply(table[np.concatenate(conversations)])
         return np.split(rows.astype(np.float16), cuts)
 
     def check_weights(self, tokens: Tokens) -> None:
@@ -106,11 +106,6 @@ class Subject:
             f"{self.folder} was not made of {self.checkpoint.folder}: {what}",
             hint="--checkpoint takes the checkpoint that the bundles were converted from",
         )
-
-
-def mask(key: ClientKey, rows: NDArray[Any]) -> NDArray[Any]:
-    """Embedding rows as a client with this key sends them."""
-    return rows[..., key.input_permutation()]
 
 
 def public_model(checkpoint: Checkpoint) -> PublicModel:
