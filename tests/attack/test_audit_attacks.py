@@ -12,19 +12,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit import (
     code_book,
+    hidden_states,
     known_plaintext,
     output,
     row_norms,
     sorted_values,
     weight_signatures,
 )
-from stip_keys.audit.attack import UNKNOWN, Attack, Findings, PublicModel, View
+from stip_keys.audit.attack import UNKNOWN, Attack, Findings, Language, PublicModel, View
 from stip_keys.audit.permuted_weights import recover_permutations
 from stip_keys.audit.tensors import StoredTensors
 from stip_keys.bundle import read_manifest
@@ -43,6 +45,7 @@ from tests.attack.scenes import (
     chats,
     demo_model,
     known_to,
+    language,
     mask_model,
     prompts_found,
     random_model,
@@ -86,13 +89,20 @@ def seen_of_the_demo(
     attack: Attack, folder: Path, scheme: Scheme, head: Head, seed: int, **more: Any
 ) -> tuple[View, Sequence[Said]]:
     seen = everything_seen(folder, scheme, head, seed)
-    return known_to(attack.attacker, seen, **more), said_to_the_demo(seed)
+    return known_to(attack.attacker, seen, language=demo_language(), **more), said_to_the_demo(seed)
 
 
 @cache
 def everything_seen(folder: Path, scheme: Scheme, head: Head, seed: int) -> View:
     masked = masked_demo(folder, scheme, head, seed)
     return view(masked, demo_model(), said_to_the_demo(seed))
+
+
+@cache
+def demo_language() -> Language:
+    """What is known of such conversations: others."""
+    said = say(demo_model(), chats(len(SEEDS), count=12))
+    return language([each.prompt + each.reply for each in said], demo_model().config.vocab_size)
 
 
 @cache
@@ -307,3 +317,74 @@ def test_weights_give_every_permutation_exactly(tmp_path: Path, name: str, dtype
             expected = key.permutation(label, size)
         assert indices.tolist() == expected.tolist(), label
     assert len(found) == config.num_hidden_layers * (2 + 3 * config.num_key_value_heads)
+
+
+# -- hidden states --------------------------------------------------------------------------------
+
+FIRST, MIDDLE, LAST, ANSWERS = hidden_states.ATTACKS
+
+
+def in_bfloat16(seen: View) -> View:
+    """The same, of a server that rounds its states to bfloat16."""
+    assert seen.activations is not None
+    rounded = [
+        replace(
+            each,
+            hidden_states=[
+                state.astype(ml_dtypes.bfloat16).astype(np.float32) for state in each.hidden_states
+            ],
+        )
+        for each in seen.activations
+    ]
+    return replace(seen, activations=rounded)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("attack", [FIRST, MIDDLE, LAST], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_states_after_any_layer_name_every_token(
+    folder: Path, scheme: Scheme, attack: Attack, seed: int
+) -> None:
+    assert not attack.fails(scheme, SERVER)
+    seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed)
+    found = attack.run(in_bfloat16(seen))
+    assert rows_found(found, said) > 0.95
+    assert replies_found(found, said) > 0.95
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [PERMUTATION, ROTATION])
+def test_states_are_like_no_other_models(folder: Path, scheme: Scheme, seed: int) -> None:
+    seen, said = seen_of_the_demo(FIRST, folder, scheme, SERVER, seed)
+    found = FIRST.run(mistaken(seen))
+    assert rows_found(found, said) < CHANCE
+    assert replies_found(found, said) < CHANCE
+    assert "no token" in found.reason
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_final_states_as_answers_name_every_token(folder: Path, scheme: Scheme, seed: int) -> None:
+    seen, said = seen_of_the_demo(ANSWERS, folder, scheme, CLIENT, seed)
+    assert not ANSWERS.fails(scheme, CLIENT)
+    found = ANSWERS.run(seen)
+    assert rows_found(found, said) > 0.95
+    assert replies_found(found, said) > 0.95
+    assert rows_found(ANSWERS.run(mistaken(seen)), said) < CHANCE
+
+
+def test_logits_are_no_hidden_states(folder: Path) -> None:
+    seen, _ = seen_of_the_demo(ANSWERS, folder, PERMUTATION, SERVER, 0)
+    found = ANSWERS.run(seen)
+    assert not found.tokens
+    assert found.reason == ANSWERS.fails(PERMUTATION, SERVER) != ""
+
+
+def test_random_models_states_name_every_token(folder: Path, random: Model) -> None:
+    """Also where the model's own expectations help nothing, and all of the vocabulary is tried."""
+    for seed in SEEDS:
+        said = say(random, random_prompts(random.config, seed, count=2, length=12))
+        masked = mask_model(random, folder / "states", seed=seed)
+        seen = in_bfloat16(view(masked, random, said))
+        for attack in (FIRST, LAST):
+            assert rows_found(attack.run(seen), said) > 0.95
