@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def add_command(commands: Any) -> None:
     audit.add_argument(
         "--attacks",
         metavar="A,B",
-        help="only these, named as in the table with - for spaces (default: all)",
+        help="only these, their words joined by hyphens, as sorted-values (default: all)",
     )
     audit.add_argument(
         "--json",
@@ -152,12 +153,17 @@ def _chosen(names: str | None) -> list[Attack]:
     attacks = discover()
     if names is None:
         return attacks
-    known = {each.name.replace(" ", "-"): None for each in attacks}
+    known = {option_name(each): None for each in attacks}
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:
         if name not in known:
             raise KeysError(f"no attack is named {name!r}", hint=f"known: {', '.join(known)}")
-    return [each for each in attacks if each.name.replace(" ", "-") in wanted]
+    return [each for each in attacks if option_name(each) in wanted]
+
+
+def option_name(attack: Attack) -> str:
+    """What --attacks calls an attack: its words, joined by hyphens."""
+    return "-".join(re.findall(r"[a-z0-9]+", attack.name.lower()))
 
 
 def _dialogues(subject: Subject, arguments: argparse.Namespace) -> list[Dialogue]:

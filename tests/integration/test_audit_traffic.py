@@ -1,4 +1,4 @@
-"""The traffic of the audit is what a client and a server exchange; a view holds what its party has."""
+"""The audit's traffic is what a client and a server exchange; a view holds what a party has."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_rows_are_those_that_the_client_sends(bundles: Path, traffic: Traffic) -
 def test_answers_are_the_servers(bundles: Path, traffic: Traffic) -> None:
     with server_process(bundles / "server") as server:
         for each, dialogue in zip(traffic.conversations, traffic.dialogues, strict=True):
-            with Client(server.address, bundle=bundles / "client") as client:
-                with client.session() as session:
-                    logits = session.forward(dialogue.sent.tolist())
+            client = Client(server.address, bundle=bundles / "client")
+            with client, client.session() as session:
+                logits = session.forward(dialogue.sent.tolist())
             expected = logits[each.prompt_rows - 1 :]
             assert each.answers.dtype == np.float16
             # the server computes in float16, as the bundle is stored

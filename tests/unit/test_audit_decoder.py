@@ -17,7 +17,7 @@ from tests.models import MODELS
 from tests.oracle import Oracle, assert_equal_logits
 from tests.parties import convert
 
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
 
 
 class Model:
@@ -53,15 +53,25 @@ def test_logits_are_the_oracles(model: Model) -> None:
     assert_equal_logits(logits(model.decoder, shorter), expected[:5])
 
 
-def test_a_bundle_of_permuted_weights_gives_the_oracles_logits(
-    model: Model, tmp_path: Path
+@pytest.mark.parametrize("head", ["server", "client", "sealed"])
+@pytest.mark.parametrize("scheme", ["permutation", "rotation"])
+def test_a_bundle_of_any_mode_gives_the_oracles_logits(
+    model: Model, tmp_path: Path, scheme: str, head: str
 ) -> None:
-    bundles = convert(model.folder, tmp_path / "bundles")
-    p_0 = read_client_key(bundles / "client" / "client.key").input_permutation()
+    how = ("--scheme", scheme, "--head", head, "--base-seed", 3, "--dtype", "float32")
+    bundles = convert(model.folder, tmp_path / "bundles", *how)
+    key = read_client_key(bundles / "client" / "client.key")
     server = bundles / "server"
     decoder = Decoder(read_manifest(server).model, StoredTensors.of_folder(server))
-    *_, (states,) = decoder.hidden_states([model.rows(model.tokens)[:, p_0]])
-    assert_equal_logits(logits(decoder, states), model.oracle.logits(model.tokens.tolist()))
+    *_, (states,) = decoder.hidden_states([key.input_mask().apply(model.rows(model.tokens))])
+    if head == "client":
+        final = key.output_mask().undo(decoder.normalised(states)) * model.tensors[NORM]
+        found = final @ model.decoder.head().T
+    else:
+        found = logits(decoder, states)
+    if head == "sealed":
+        found = found[:, np.argsort(key.sealed_order(model.config.vocab_size))]
+    assert_equal_logits(found, model.oracle.logits(model.tokens.tolist()))
 
 
 def test_a_conversation_in_pieces_gives_the_oracles_logits(model: Model) -> None:
