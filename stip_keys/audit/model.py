@@ -74,6 +74,17 @@ class Decoder:
             found.append(scores.reshape(-1, len(rows), len(rows)))
         return found
 
+    def queries_and_keys(
+        self, rows: NDArray[Any], positions: NDArray[np.int64]
+    ) -> tuple[Rows, Rows]:
+        """The first layer's for rows at positions [rows], turned by these.
+
+        Queries are float32 [rows, num_attention_heads, head_dim] and keys [rows,
+        num_key_value_heads, head_dim]; their products over the root of head_dim are the scores.
+        """
+        queries, keys, _ = self._layer(0).project(np.asarray(rows, np.float32), positions)
+        return queries, keys
+
     def prefix(self, layers: int | None = None) -> Prefix:
         """An empty conversation, followed through the first `layers` layers (default: all)."""
         depth = self.config.num_hidden_layers if layers is None else layers

@@ -18,6 +18,7 @@ import pytest
 
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit import (
+    attention_scores,
     code_book,
     hidden_states,
     known_plaintext,
@@ -388,3 +389,53 @@ def test_random_models_states_name_every_token(folder: Path, random: Model) -> N
         seen = in_bfloat16(view(masked, random, said))
         for attack in (FIRST, LAST):
             assert rows_found(attack.run(seen), said) > 0.95
+
+
+# -- attention scores -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+def test_attention_scores_name_every_token(folder: Path, scheme: Scheme, seed: int) -> None:
+    attack = attention_scores.ATTACK
+    assert not attack.fails(scheme, CLIENT)
+    seen, said = seen_of_the_demo(attack, folder, scheme, CLIENT, seed)
+    assert seen.activations is not None
+    rounded = [
+        replace(each, scores=each.scores.astype(ml_dtypes.bfloat16).astype(np.float32))
+        for each in seen.activations
+    ]
+    found = attack.run(replace(seen, activations=rounded))
+    assert rows_found(found, said) > 0.95
+    assert found.key
+    for label, indices in found.key.items():
+        if scheme == PERMUTATION:
+            true = MasterKey.from_base_seed(seed).permutation(label, len(indices))
+        else:
+            drawn = masked_demo(folder, scheme, CLIENT, seed).key
+            true = drawn.get(label, np.arange(len(indices)))
+        assert indices.tolist() == true.tolist()
+    assert rows_found(attack.run(mistaken(seen)), said) < CHANCE
+
+
+def test_scores_with_other_tokens_decide_where_self_scores_do_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One head gives a token one number, and rounding takes most of what it tells."""
+    model = random_model(
+        folder / "one-head", num_attention_heads=1, num_key_value_heads=1, model_type="llama"
+    )
+    attack = attention_scores.ATTACK
+    for seed in SEEDS:
+        said = say(model, random_prompts(model.config, seed))
+        seen = view(mask_model(model, folder / "one-head-masked", seed=seed), model, said)
+        assert seen.activations is not None
+        coarse = [
+            replace(each, scores=each.scores.astype(ml_dtypes.bfloat16).astype(np.float32))
+            for each in seen.activations
+        ]
+        seen = replace(seen, activations=coarse)
+        assert rows_found(attack.run(seen), said) > 0.95
+        with monkeypatch.context() as patch:
+            patch.setattr(attention_scores, "SWEEPS", 0)
+            assert rows_found(attack.run(seen), said) < 0.9
