@@ -193,7 +193,7 @@ class _Layer:
 
     def branch(self, rows: Rows, position: int, keys: Rows, values: Rows) -> Rows:
         """Rows that each stand alone at `position`, after the keys and values before it."""
-        queries, own_keys, own_values = self.project(rows, np.full(len(rows), position))
+        queries, own_keys, own_values = self.project(rows, np.array([position]))
         grouped = queries.reshape(len(rows), -1, self._group, self._config.head_dim)
         own = np.einsum("cgqd,cgd->gqc", grouped, own_keys)
         own /= np.float32(np.sqrt(self._config.head_dim))
@@ -205,7 +205,10 @@ class _Layer:
     def project(
         self, rows: Rows, positions: NDArray[np.int64]
     ) -> tuple[Rows, NDArray[np.float32], NDArray[np.float32]]:
-        """Queries, keys and values [rows, heads, head_dim], turned by the rows' positions."""
+        """Queries, keys and values [rows, heads, head_dim], turned by their positions.
+
+        `positions`: one a row, or one for all.
+        """
         head_dim = self._config.head_dim
         x = self._norm(rows, "input_layernorm")
         queries, keys, values = (

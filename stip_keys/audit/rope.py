@@ -27,7 +27,7 @@ def frequencies(rope: RopeParameters, head_dim: int) -> NDArray[np.float64]:
 def rotate(
     heads: NDArray[np.float32], positions: NDArray[np.int64], frequencies: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Heads [rows, heads, head_dim] turned by their rows' positions [rows]."""
+    """Heads [rows, heads, head_dim] turned by positions: one a row, or one for all."""
     angles = positions[:, None, None] * frequencies
     cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     first, second = np.split(heads, 2, axis=-1)
