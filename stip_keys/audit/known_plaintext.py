@@ -23,7 +23,7 @@ def run(view: View) -> Findings:
     if view.template is None:
         return Findings(reason="prompts have no template")
     distinct = DistinctRows(view.conversations)
-    return Findings(distinct.spread(_known(view, distinct)[:, None]))
+    return Findings(distinct.spread(template_tokens(view, distinct)[:, None]))
 
 
 def run_with_model(view: View) -> Findings:
@@ -33,7 +33,7 @@ def run_with_model(view: View) -> Findings:
     assert view.public is not None
     embedding = view.public.embedding
     distinct = DistinctRows(view.conversations)
-    tokens = _known(view, distinct)
+    tokens = template_tokens(view, distinct)
     rows = np.nonzero(tokens != UNKNOWN)[0]
     if view.scheme == Scheme.SCHEME_ROTATION:
         products = Products(distinct.rows)
@@ -48,11 +48,12 @@ def run_with_model(view: View) -> Findings:
     return Findings(distinct.spread(nearest(plain, embedding)[0]), key={"residual/0": p_0})
 
 
-def _known(view: View, distinct: DistinctRows) -> Indices:
+def template_tokens(view: View, distinct: DistinctRows) -> Indices:
     """The template's token of every distinct row, UNKNOWN elsewhere: int64 [distinct]."""
-    assert view.template is not None
-    before, after = view.template
     tokens = np.full(len(distinct.rows), UNKNOWN)
+    if view.template is None:
+        return tokens
+    before, after = view.template
     for conversation, where in zip(view.conversations, distinct.where, strict=True):
         prompt = where[: conversation.prompt_rows]
         tokens[prompt[: len(before)]] = before

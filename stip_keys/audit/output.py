@@ -1,6 +1,7 @@
 """The reply as it is answered: in vocabulary order, the largest logit is the next token.
 
-Needs nothing but the numbering of tokens, which a tokenizer's file tells.
+It is also the token of the next row sent, and so of every row equal to that. Needs nothing but the
+numbering of tokens, which a tokenizer's file tells.
 """
 
 from __future__ import annotations
@@ -8,14 +9,21 @@ from __future__ import annotations
 import numpy as np
 
 from stip.v1.manifest_pb2 import Head, Scheme
-from stip_keys.audit.attack import WIDTH, Attack, Attacker, Findings, Tokens, View
+from stip_keys.audit.attack import UNKNOWN, WIDTH, Attack, Attacker, Findings, Tokens, View
+from stip_keys.audit.distinct import DistinctRows
 
 
 def run(view: View) -> Findings:
-    """The tokens of the largest logits of every answer."""
+    """The tokens of the largest logits of every answer, and of rows equal to those that follow."""
     if reason := _fails(view.scheme, view.head):
         return Findings(reason=reason)
-    return Findings(replies=[largest(each.answers) for each in view.conversations])
+    replies = [largest(each.answers) for each in view.conversations]
+    distinct = DistinctRows(view.conversations)
+    tokens = np.full((len(distinct.rows), WIDTH), UNKNOWN)
+    for where, chosen in zip(distinct.where, replies, strict=True):
+        following = where[len(where) - len(chosen) + 1 :]
+        tokens[following, : chosen.shape[1]] = chosen[:-1]
+    return Findings(distinct.spread(tokens), replies)
 
 
 def largest(logits: np.ndarray) -> Tokens:

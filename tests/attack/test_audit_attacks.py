@@ -23,7 +23,9 @@ from stip_keys.audit import (
     hidden_states,
     known_plaintext,
     output,
+    repeated_rows,
     row_norms,
+    sealed_vocabulary,
     sorted_values,
     weight_signatures,
 )
@@ -32,6 +34,7 @@ from stip_keys.audit.permuted_weights import recover_permutations
 from stip_keys.audit.tensors import StoredTensors
 from stip_keys.bundle import read_manifest
 from stip_keys.keys import MasterKey
+from tests.attack.languages import frequencies_differ, pairs_matter, sealed_conversations
 from tests.attack.scenes import (
     CLIENT,
     NONE,
@@ -248,7 +251,15 @@ def test_logits_in_vocabulary_order_name_every_reply(
     folder: Path, scheme: Scheme, seed: int
 ) -> None:
     seen, said = seen_of_the_demo(output.ATTACK, folder, scheme, SERVER, seed)
-    assert replies_found(output.ATTACK.run(seen), said) > 0.95
+    found = output.ATTACK.run(seen)
+    assert replies_found(found, said) > 0.95
+    replied = {token for each in said for token in each.reply}
+    for candidates, each in zip(found.tokens, said, strict=True):
+        sent = np.array(each.rows)
+        told = candidates[:, 0] != UNKNOWN
+        assert told[len(each.prompt) :].all()
+        assert (candidates[told, 0] == sent[told]).all()
+        assert set(sent[: len(each.prompt)][~told[: len(each.prompt)]]).isdisjoint(replied)
 
 
 @pytest.mark.parametrize("head", [CLIENT, SEALED])
@@ -371,7 +382,8 @@ def test_final_states_as_answers_name_every_token(folder: Path, scheme: Scheme, 
     found = ANSWERS.run(seen)
     assert rows_found(found, said) > 0.95
     assert replies_found(found, said) > 0.95
-    assert rows_found(ANSWERS.run(mistaken(seen)), said) < CHANCE
+    if scheme != NONE:  # where it would be the same again
+        assert rows_found(ANSWERS.run(mistaken(seen)), said) < CHANCE
 
 
 def test_logits_are_no_hidden_states(folder: Path) -> None:
@@ -439,3 +451,48 @@ def test_scores_with_other_tokens_decide_where_self_scores_do_not(
         with monkeypatch.context() as patch:
             patch.setattr(attention_scores, "SWEEPS", 0)
             assert rows_found(attack.run(seen), said) < 0.9
+
+
+# -- languages ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_frequencies_name_tokens_where_they_differ_much(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    seen, said = sealed_conversations(frequencies_differ(10, 0.6), rng, count=10, length=1000)
+    assert rows_found(repeated_rows.run(seen), said) > 0.95
+    assert "language" in repeated_rows.run(replace(seen, language=None)).reason
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_frequencies_alone_name_few_tokens_of_a_chat(folder: Path, seed: int) -> None:
+    seen, said = seen_of_the_demo(repeated_rows.ATTACK, folder, PERMUTATION, SERVER, seed)
+    found = repeated_rows.run(seen)
+    assert 0.1 < rows_found(found, said) < 0.5
+    assert rows_found(found, said, width=10) > rows_found(found, said)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pairs_of_tokens_unseal_a_vocabulary(seed: int) -> None:
+    attack = sealed_vocabulary.ATTACK
+    rng = np.random.default_rng(seed)
+    seen, said = sealed_conversations(pairs_matter(rng, 100, 5), rng, count=4, length=200)
+    found = attack.run(seen)
+    assert rows_found(found, said) > 0.95
+    assert replies_found(found, said) > 0.95
+    assert rows_found(repeated_rows.run(seen), said) < 0.5  # frequencies alone do not
+    another, _ = sealed_conversations(pairs_matter(rng, 100, 5), rng, count=1, length=4)
+    assert rows_found(attack.run(replace(seen, language=another.language)), said) < 0.2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("head", [CLIENT, SEALED])
+def test_pairs_add_to_what_the_template_tells_of_a_short_chat(
+    folder: Path, head: Head, seed: int
+) -> None:
+    """A hundred tokens are too few for more: the reply stays all but sealed."""
+    attack = sealed_vocabulary.ATTACK
+    seen, said = seen_of_the_demo(attack, folder, PERMUTATION, head, seed, template=template())
+    found = attack.run(seen)
+    assert rows_found(found, said) >= rows_found(attack_on_the_template(seen), said) > 0.3
+    assert bool(found.replies) == (head == SEALED)
