@@ -13,6 +13,7 @@ from stip.v1.manifest_pb2 import Scheme
 from stip_keys.audit.attack import UNKNOWN, Attack, Attacker, Findings, View
 from stip_keys.audit.distinct import DistinctRows
 from stip_keys.audit.inner_products import Products, decode
+from stip_keys.audit.masks import permutation_between
 from stip_keys.audit.nearest import nearest
 from stip_keys.derivation import Indices
 from stip_keys.permutation import inverse
@@ -38,7 +39,7 @@ def run_with_model(view: View) -> Findings:
     if view.scheme == Scheme.SCHEME_ROTATION:
         products = Products(distinct.rows)
         return Findings(distinct.spread(decode(products, embedding, rows, tokens[rows])))
-    p_0 = _permutation(distinct.rows[rows], embedding[tokens[rows]])
+    p_0 = permutation_between(embedding[tokens[rows]], distinct.rows[rows])
     if p_0 is None:
         return Findings(
             distinct.spread(tokens[:, None]),
@@ -59,21 +60,6 @@ def template_tokens(view: View, distinct: DistinctRows) -> Indices:
         tokens[prompt[: len(before)]] = before
         tokens[prompt[len(prompt) - len(after) :]] = after
     return tokens
-
-
-def _permutation(sent: np.ndarray, plain: np.ndarray) -> Indices | None:
-    """The p with `sent == plain[:, p]`, None where there is none.
-
-    Columns that are equal in all rows are told apart by nothing, and paired in their order.
-    """
-    # + 0.0 makes one zero of the two, which compare equal and have other bytes
-    ours, theirs = (np.ascontiguousarray(each.T) + np.float16(0) for each in (sent, plain))
-    source, target = (np.lexsort(each.T) for each in (theirs, ours))
-    if not np.array_equal(theirs[source], ours[target]):
-        return None
-    p = np.empty(len(source), np.int64)
-    p[target] = source
-    return p
 
 
 ATTACKS = (

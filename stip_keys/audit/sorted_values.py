@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import Attack, Attacker, Findings, View
 from stip_keys.audit.distinct import DistinctRows
+from stip_keys.audit.masks import permutation_between
 from stip_keys.audit.nearest import nearest
 
 
 def run(view: View) -> Findings:
-    """The tokens whose embeddings have the values most like each row's."""
+    """The tokens whose embeddings have the values most like each row's, and the permutation."""
     assert view.public is not None
     distinct = DistinctRows(view.conversations)
     tokens, _ = nearest(sorted_values(distinct.rows), view.public.embedding, sorted_values)
-    return Findings(distinct.spread(tokens))
+    p_0 = permutation_between(view.public.embedding[tokens[:, 0]], distinct.rows)
+    return Findings(distinct.spread(tokens), key={} if p_0 is None else {"residual/0": p_0})
 
 
 def sorted_values(rows: NDArray[Any]) -> NDArray[np.float32]:

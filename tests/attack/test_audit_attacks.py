@@ -29,7 +29,7 @@ from stip_keys.audit import (
     sorted_values,
     weight_signatures,
 )
-from stip_keys.audit.attack import UNKNOWN, Attack, Findings, Language, PublicModel, View
+from stip_keys.audit.attack import UNKNOWN, Attack, Attacker, Findings, Language, PublicModel, View
 from stip_keys.audit.permuted_weights import recover_permutations
 from stip_keys.audit.tensors import StoredTensors
 from stip_keys.bundle import read_manifest
@@ -128,8 +128,13 @@ def test_sorted_values_name_every_token(folder: Path, scheme: Scheme, seed: int)
     attack = sorted_values.ATTACK
     assert not attack.fails(scheme, SERVER)
     seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed)
-    assert rows_found(attack.run(seen), said) == 1
-    assert rows_found(attack.run(mistaken(seen)), said) < CHANCE
+    found = attack.run(seen)
+    assert rows_found(found, said) == 1
+    p_0 = masked_demo(folder, scheme, SERVER, seed).key["residual/0"]
+    assert found.key["residual/0"].tolist() == p_0.tolist()
+    wrong = attack.run(mistaken(seen))
+    assert rows_found(wrong, said) < CHANCE
+    assert not wrong.key
 
 
 def test_sorted_values_name_every_token_of_a_random_model(folder: Path, random: Model) -> None:
@@ -161,6 +166,17 @@ def test_inner_products_name_every_token(folder: Path, scheme: Scheme, seed: int
     found = attack.run(mistaken(seen))
     assert rows_found(found, said) < CHANCE
     assert "no choice" in found.reason
+
+
+def test_as_many_rows_as_it_has_columns_determine_a_rotation(folder: Path, random: Model) -> None:
+    for seed in SEEDS:
+        masked = mask_model(random, folder, ROTATION, seed=seed)
+        for count, is_enough in ((3, False), (12, True)):
+            said = say(random, random_prompts(random.config, seed, count))
+            found = row_norms.ATTACK.run(known_to(Attacker.WIRE, view(masked, random, said)))
+            assert rows_found(found, said) > 0.95
+            assert ("rotation" in found.key) == is_enough
+        np.testing.assert_allclose(found.key["rotation"], masked.key["rotation"], atol=2e-3)
 
 
 # -- known plaintext ------------------------------------------------------------------------------
