@@ -52,7 +52,10 @@ def recover_permutations(view: View) -> Permutations | None:
         key |= found
     vocabulary = None
     if "lm_head.weight" in bundle:
-        vocabulary = _rows(bundle["lm_head.weight"], public.decoder.head(), dtype, residual[layers])
+        # one after the other: each is as large as the rest of what is in memory
+        served = row_signatures(bundle["lm_head.weight"], dtype, residual[layers])
+        plain = row_signatures(public.decoder.head(), dtype, np.arange(len(residual[layers])))
+        vocabulary = pairing(served, plain)
         if vocabulary is None:
             return None
         if not np.array_equal(vocabulary, np.arange(len(vocabulary))):
@@ -93,14 +96,6 @@ def _columns(tensors: Tensors, layer: int, dtype: np.dtype[Any]) -> Hashes:
     return joined([column_signatures(each, dtype) for each in (norm, *projections)])
 
 
-def _rows(
-    ours: NDArray[np.float32], theirs: NDArray[np.float32], dtype: np.dtype[Any], columns: Indices
-) -> Indices | None:
-    """Which row of `theirs` each row of `ours` is, whose columns are gathered by `columns`."""
-    plain = np.arange(theirs.shape[1])
-    return pairing(row_signatures(ours, dtype, columns), row_signatures(theirs, dtype, plain))
-
-
 def _layer(
     bundle: Tensors,
     public: PublicModel,
@@ -116,7 +111,8 @@ def _layer(
 
     def rows(name: str, columns: Indices) -> Indices | None:
         ours, theirs = bundle[f"{prefix}{name}.weight"], public.tensors[f"{prefix}{name}.weight"]
-        return _rows(ours, theirs, dtype, columns)
+        plain = np.arange(theirs.shape[1])
+        return pairing(row_signatures(ours, dtype, columns), row_signatures(theirs, dtype, plain))
 
     queries = rows("self_attn.q_proj", before)
     keys = rows("self_attn.k_proj", before)

@@ -59,7 +59,7 @@ def recover_rotation(view: View) -> Rotated | None:
         key |= _heads(bundle, public, layer)
     vocabulary = None
     if "lm_head.weight" in bundle:
-        vocabulary = _vocabulary(bundle["lm_head.weight"], public, rotation)
+        vocabulary = _vocabulary(bundle, public, rotation)
         if not np.array_equal(vocabulary, np.arange(len(vocabulary))):
             key["vocabulary"] = vocabulary
     return Rotated(rotation, vocabulary, key)
@@ -155,16 +155,16 @@ def _heads(bundle: Tensors, public: PublicModel, layer: int) -> dict[str, Indice
     return key
 
 
-def _vocabulary(served: Float32, public: PublicModel, rotation: Float32) -> Indices:
+def _vocabulary(bundle: Tensors, public: PublicModel, rotation: Float32) -> Indices:
     """Which token each row of the served head is: nearest among those of about its norm."""
     norm = public.tensors["model.norm.weight"]
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((len(rotation), DIMENSIONS)).astype(np.float32)
     directions /= np.float32(np.sqrt(len(rotation)))
-    lengths, found = _projected(served, rotation.T @ directions)
+    lengths, found = _projected(bundle["lm_head.weight"], rotation.T @ directions)
     known_lengths, known = _projected(public.decoder.head(), directions, norm)
     order, known_order = np.argsort(lengths), np.argsort(known_lengths)
-    vocabulary = np.empty(len(served), np.int64)
+    vocabulary = np.empty(len(found), np.int64)
     for start in range(0, len(order), BLOCK):
         block = order[start : start + BLOCK]
         low, high = lengths[block[0]], lengths[block[-1]]

@@ -17,6 +17,8 @@ from stip_keys.audit.nearest import pieces
 from stip_keys.derivation import Indices
 
 Hashes = NDArray[np.uint64]
+# How many times a piece of a matrix stands in memory while it is hashed.
+TEMPORARIES = 16
 
 
 def stored_type(values: NDArray[np.float32]) -> np.dtype[Any]:
@@ -34,7 +36,7 @@ def stored_type(values: NDArray[np.float32]) -> np.dtype[Any]:
 def column_signatures(matrix: NDArray[np.float32], dtype: np.dtype[Any]) -> Hashes:
     """Of the columns of a matrix once it is rounded to `dtype`: uint64 [columns]."""
     total = np.zeros(matrix.shape[1], np.uint64)
-    for piece in pieces(*matrix.shape):
+    for piece in pieces(len(matrix), matrix.shape[1] * TEMPORARIES):
         total += _hashes(matrix[piece], dtype).sum(axis=0, dtype=np.uint64)
     return total
 
@@ -48,7 +50,7 @@ def row_signatures(
     """
     total = np.empty(len(matrix), np.uint64)
     factors = None if columns is None else _mix(columns.astype(np.uint64)) | np.uint64(1)
-    for piece in pieces(*matrix.shape):
+    for piece in pieces(len(matrix), matrix.shape[1] * TEMPORARIES):
         hashes = _hashes(matrix[piece], dtype)
         if factors is not None:
             hashes *= factors
