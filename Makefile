@@ -18,7 +18,7 @@ DEV_STAMP := $(VENV)/.dev-$(MLX)
 RELEASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto
 
-.PHONY: help demo test faults lint format generate bench soak train-demo clean
+.PHONY: help demo test faults lint format generate bench audit soak train-demo clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -59,6 +59,9 @@ generate: $(DEV_STAMP) ## regenerate the stubs from the .proto files
 bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (about 20 minutes)
 	$(BIN)/python -m tests.benchmark
 
+audit: $(DEV_STAMP) ## attack the demo model in every mode; writes audit-results/ (about 2 minutes)
+	BLIS_NUM_THREADS=1 $(BIN)/python -m tests.audit
+
 # Sixteen clients keep two cores busy; memory that leaks a little shows only after minutes.
 MINUTES ?= 10
 soak: $(DEV_STAMP) ## let clients come and go for MINUTES=10 at one server; writes soak-results.json
@@ -69,7 +72,7 @@ train-demo: $(DEV_STAMP) ## train the demo model afresh into build/demo_model (h
 	$(BIN)/python tests/demo_model/train.py --out build/demo_model
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build bench-results soak-results.json *.egg-info
+	rm -rf $(VENV) build bench-results audit-results soak-results.json *.egg-info
 
 # Debian's python3 has no ensurepip unless python3-venv is installed; virtualenv needs only pip.
 $(VENV)/pyvenv.cfg:

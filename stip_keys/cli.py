@@ -9,16 +9,17 @@ import warnings
 from collections.abc import Sequence
 
 from stip_keys import __version__
-from stip_keys.commands import convert, inspect, new, rotate
+from stip_keys.commands import audit, convert, inspect, new, rotate
 from stip_keys.commands.telling import PROGRAM, say
 from stip_keys.errors import KeyFilePermissionWarning, KeysError, NotSecretWarning
 
-COMMANDS = (new, convert, rotate, inspect)
+COMMANDS = (new, convert, rotate, inspect, audit)
 EPILOG = """\
 examples:
   stip-keys new -o master.key
   stip-keys convert Qwen2.5-3B-Instruct --key master.key -o stip_model
   stip-keys inspect stip_model
+  stip-keys audit stip_model --checkpoint Qwen2.5-3B-Instruct
   stip-keys rotate stip_model --key master.key -o next_model
   stip-keys new --signing --passphrase -o signing.key
   stip-keys convert Qwen2.5-3B-Instruct --key master.key --sign signing.key -o signed_model
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Make keys and convert Hugging Face checkpoints to masked bundles.",
+        description="Make keys, convert Hugging Face checkpoints to masked bundles, attack them.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -3,3 +3,6 @@
 attack.py says what an attack is and what it is given; every other module that defines ATTACK is one
 attack, found by its presence in this folder.
 """
+
+# Choices of prompts, prompts of each, and tokens of a reply at most, unless one says otherwise.
+SEEDS, CONVERSATIONS, REPLY_TOKENS = 3, 8, 24

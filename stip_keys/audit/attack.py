@@ -1,4 +1,4 @@
-"""What an attack is: who runs it, what that party sees and knows, and what it claims to have found.
+"""What an attack is: who runs it, what that party sees and knows, and what it claims to find.
 
 An attack is given a View and nothing else, so what it does not know it cannot use: where an
 attacker lacks something, the field is None.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,13 +102,15 @@ class Findings:
 
     `tokens`: for every conversation the candidates of each row sent, best first: int64
     [rows, ≤ WIDTH], UNKNOWN where there is no candidate. `replies`: the same for the token that
-    each answer chooses. `key`: permutations it recovered, by SPEC.md's labels, whole ones where
-    they are made of blocks ("residual/0"). `reason` says why it found nothing, where it cannot.
+    each answer chooses. `key`: permutations and quarter-turns that it recovered, by SPEC.md's
+    labels, whole ones where they are made of blocks ("residual/0"), int64; under "rotation" the
+    matrix that rows are multiplied by from the right, float32 [hidden_size, hidden_size]. `reason`
+    says why it found nothing, where it cannot.
     """
 
     tokens: Sequence[Tokens] = ()
     replies: Sequence[Tokens] = ()
-    key: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    key: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     reason: str = ""
 
 

@@ -1,0 +1,37 @@
+"""Distinct rows of the traffic: equal tokens are sent as equal rows, each decoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stip_keys.audit.attack import Conversation, Tokens
+
+
+class DistinctRows:
+    """The different rows among all that were sent.
+
+    `rows` float16 [distinct, hidden_size], in the order of their first occurrence; `where` tells
+    for each conversation which of them every row sent is: int64 [rows sent]; `counts` is int64
+    [distinct].
+    """
+
+    def __init__(self, conversations: Sequence[Conversation]) -> None:
+        places: dict[bytes, int] = {}
+        found: list[NDArray[np.float16]] = []
+        self.where: list[NDArray[np.int64]] = []
+        for conversation in conversations:
+            indices = np.empty(len(conversation.sent), np.int64)
+            for position, row in enumerate(conversation.sent):
+                indices[position] = places.setdefault(row.tobytes(), len(found))
+                if indices[position] == len(found):
+                    found.append(row)
+            self.where.append(indices)
+        self.rows = np.array(found)
+        self.counts = np.bincount(np.concatenate(self.where), minlength=len(found))
+
+    def spread(self, candidates: Tokens) -> list[Tokens]:
+        """Candidates of the distinct rows [distinct, n] for every row sent, by conversation."""
+        return [candidates[indices] for indices in self.where]

@@ -1,0 +1,76 @@
+"""In which order tokens are tried as the next of a conversation: the likeliest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stip_keys.audit.attack import Language, PublicModel, Tokens
+from stip_keys.audit.model import KEEP_BYTES
+
+# Tokens proposed first, and then, by either order; after these comes the rest of the vocabulary.
+FIRST, THEN, PIECE = 48, 384, 8192
+
+
+class Proposals:
+    """Orders of tokens, for some conversations that are decoded side by side.
+
+    The likeliest are the public model's own next tokens, where the whole of it stays in memory, the
+    most frequent ones in such text, and those that have occurred in these conversations.
+    """
+
+    def __init__(self, public: PublicModel, language: Language | None, conversations: int) -> None:
+        self._public = public
+        self._seen = np.empty(0, np.int64)
+        self._prefixes = None
+        if _weights(public) * 4 <= KEEP_BYTES:
+            self._prefixes = [public.decoder.prefix() for _ in range(conversations)]
+        self._frequent = np.arange(len(public.embedding))
+        if language is not None:
+            self._frequent = np.argsort(-language.unigrams, kind="stable")
+        self._next: list[NDArray[np.float32] | None] = [None] * conversations
+
+    def extend(self, which: Sequence[int], tokens: Sequence[Tokens]) -> None:
+        """Conversation which[k] goes on with tokens[k], which are none or more."""
+        self._seen = np.union1d(self._seen, np.concatenate(tokens)) if tokens else self._seen
+        if self._prefixes is None:
+            return
+        pairs = [(k, each) for k, each in zip(which, tokens, strict=True) if len(each)]
+        if not pairs:
+            return
+        decoder = self._public.decoder
+        rows = [self._public.embedding[each].astype(np.float32) for _, each in pairs]
+        states = decoder.extend([self._prefixes[k] for k, _ in pairs], rows)
+        last = decoder.normalised(np.stack([each[-1] for each in states]))
+        for (k, _), logits in zip(pairs, last @ decoder.head().T, strict=True):
+            self._next[k] = logits
+
+    def likeliest(self, conversation: int, width: int) -> Tokens:
+        """The public model's next tokens: int64 [width], or none where it is not run."""
+        logits = self._next[conversation]
+        return np.empty(0, np.int64) if logits is None else np.argsort(-logits)[:width]
+
+    def batches(self, conversation: int) -> Iterator[Tokens]:
+        """Every token of the vocabulary once, by batches, the likeliest first."""
+        logits = self._next[conversation]
+        order = self._frequent if logits is None else np.argsort(-logits)
+        tried = np.zeros(len(order), np.bool_)
+        for width in (FIRST, THEN):
+            batch = np.union1d(order[:width], self._frequent[:width])
+            batch = np.union1d(batch, self._seen)
+            new = batch[~tried[batch]]
+            tried[new] = True
+            yield new
+        rest = order[~tried[order]]
+        for start in range(0, len(rest), PIECE):
+            yield rest[start : start + PIECE]
+
+
+def _weights(public: PublicModel) -> int:
+    """About how many numbers the layers hold."""
+    config = public.config
+    heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
+    layer = config.hidden_size * (heads * config.head_dim + 3 * config.intermediate_size)
+    return int(layer * config.num_hidden_layers)

@@ -1,0 +1,45 @@
+"""The audits of several modes as Markdown tables: a row an attack, a column a mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from stip_keys.audit.report import Audit, key_of, percent, share_of
+from stip_keys.audit.run import Outcome
+from tests.audit.modes import Mode
+
+Cell = Callable[[Outcome], str]
+
+
+def as_markdown(audits: Mapping[Mode, Audit]) -> str:
+    """What is recovered of prompts and key, then of replies: medians of the seeds."""
+    return (
+        "User tokens recovered / entries of the key recovered, %:\n\n"
+        + _table(audits, _prompt_and_key)
+        + "\nReply tokens recovered, %:\n\n"
+        + _table(audits, lambda outcome: percent(share_of(outcome, "reply")))
+    )
+
+
+def reasons(audits: Mapping[Mode, Audit]) -> str:
+    """Why attacks fail, as a Markdown list: each reason once, with the modes that it holds in."""
+    modes: dict[str, list[str]] = {}
+    for mode, audit in audits.items():
+        for outcome in audit.outcomes:
+            if outcome.reason:
+                line = f"{outcome.attack.name} ({outcome.attack.attacker.value}): {outcome.reason}"
+                modes.setdefault(line, []).append(mode.name)
+    return "".join(f"- {line} ({'; '.join(names)})\n" for line, names in sorted(modes.items()))
+
+
+def _prompt_and_key(outcome: Outcome) -> str:
+    return f"{percent(share_of(outcome, 'user'))} / {percent(key_of(outcome))}"
+
+
+def _table(audits: Mapping[Mode, Audit], cell: Cell) -> str:
+    headings = ["attack", "attacker", *(mode.name for mode in audits)]
+    lines = [headings, ["---"] * len(headings)]
+    for row in zip(*(audit.outcomes for audit in audits.values()), strict=True):
+        attack = row[0].attack
+        lines.append([attack.name, attack.attacker.value, *map(cell, row)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
