@@ -22,8 +22,9 @@ from stip_keys.derivation import Indices
 Tensors = Mapping[str, NDArray[Any]]
 Float32 = NDArray[np.float32]
 
-# The cosine between a row of gate, rotated, and the bundle's row: bfloat16 leaves more than this.
-SAME = 0.99
+# The cosine between a row of gate, rotated, and the bundle's row, once units are matched by norms
+# alone, and in the end: rounding to bfloat16 leaves more than this.
+LIKELY, SAME = 0.7, 0.99
 # Of the MLP's rows, so many must fit for the rotation to be believed.
 BELIEVED = 0.9
 # Dimensions in which rows of the head are compared, and how far rounding may move a norm.
@@ -109,13 +110,11 @@ def _solve(bundle: Tensors, public: PublicModel) -> Float32 | None:
     candidates = _hidden_units(bundle, public, 0)
     units = candidates[:, 0]
     fits = np.ones(len(units), np.bool_)
-    for _ in range(2):
+    for least in (LIKELY, SAME):
         left, _, right = np.linalg.svd(plain[units[fits]].T @ served[fits])
         rotation: Float32 = left @ right
         units, cosines = _choose(candidates, plain @ rotation, served)
-        fits = cosines > SAME
-        if fits.mean() < BELIEVED / 2:
-            return None
+        fits = cosines > least
     return rotation if fits.mean() > BELIEVED else None
 
 

@@ -135,7 +135,10 @@ def test_attention_scores_name_every_token(folder: Path, scheme: Scheme, seed: i
             drawn = masked_demo(folder, scheme, CLIENT, seed).key
             true = drawn.get(label, np.arange(len(indices)))
         assert indices.tolist() == true.tolist()
-    assert rows_found(attack.run(mistaken(seen)), said) < CHANCE
+    wrong = attack.run(mistaken(seen))
+    assert rows_found(wrong, said) < CHANCE
+    assert not wrong.key
+    assert "no token" in wrong.reason
 
 
 def test_scores_with_other_tokens_decide_where_self_scores_do_not(

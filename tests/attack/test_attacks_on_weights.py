@@ -7,6 +7,7 @@ right about as often as chance is.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,16 @@ def test_weights_give_every_permutation_exactly(tmp_path: Path, name: str, dtype
             expected = key.permutation(label, size)
         assert indices.tolist() == expected.tolist(), label
     assert len(found) == config.num_hidden_layers * (2 + 3 * config.num_key_value_heads)
+
+
+def test_a_rotation_of_other_weights_is_not_believed(folder: Path) -> None:
+    """Of a model that has three in ten rows of gate from another: it is not this one."""
+    seen, _ = seen_of_the_demo(weight_signatures.ATTACK, folder, ROTATION, SERVER, 0)
+    assert seen.public is not None
+    name = "model.layers.0.mlp.gate_proj.weight"
+    changed = dict(seen.public.tensors)
+    changed[name] = changed[name].copy()
+    changed[name][::10] = changed[name][1::10][: len(changed[name][::10])]
+    changed[name][3::5] = changed[name][4::5][: len(changed[name][3::5])]
+    found = weight_signatures.run(replace(seen, public=replace(seen.public, tensors=changed)))
+    assert "no rotation" in found.reason

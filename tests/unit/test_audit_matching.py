@@ -12,6 +12,12 @@ from safetensors.numpy import save_file
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit import nearest as nearest_module
 from stip_keys.audit.attack import View
+from stip_keys.audit.inner_products import (
+    Products,
+    consistent_anchors,
+    decode,
+    squared_norms,
+)
 from stip_keys.audit.masks import permutation_between, rotation_between
 from stip_keys.audit.nearest import nearest
 from stip_keys.audit.permuted_weights import recover_permutations
@@ -45,9 +51,11 @@ def test_nearest_are_those_of_all_distances(
 
 def test_nearest_keeps_small_distances_apart_far_from_the_origin() -> None:
     """Products alone lose them: a million and two are the same in float32 once squared."""
-    table = np.array([[1e4, 0.0], [1e4, 0.004], [1e4, 0.001]], np.float32)
-    found, _ = nearest(np.array([[1e4, 0.0015], [1e4, 0.0041]], np.float32), table)
-    assert found.tolist() == [[2, 0, 1], [1, 2, 0]]
+    table = np.array([[1e4, 0.0], [1e4, 0.004], [1e4, 0.001], [-1e4, 0.0]], np.float32)
+    queries = np.array([[1e4, 0.0015], [1e4, 0.0041], [-1e4, 0.0]], np.float32)
+    found, _ = nearest(queries, table)
+    assert found[:2].tolist() == [[2, 0, 1, 3], [1, 2, 0, 3]]
+    assert found[2, 0] == 3
 
 
 def test_equal_rows_come_in_the_tables_order() -> None:
@@ -77,13 +85,17 @@ def test_the_type_of_weights_is_seen_from_their_values(rng: np.random.Generator)
 def test_a_layer_that_tells_coordinates_apart_serves_for_one_that_does_not(
     tmp_path: Path,
 ) -> None:
-    """Two coordinates that the first layer reads alike are told apart by the second."""
+    """Coordinates that the first layer reads alike are told apart by the second."""
     folder = RandomCheckpoint().write(tmp_path / "checkpoint")
     model = read_model(folder)
     tensors = dict(model.public.tensors)
     for name, tensor in tensors.items():
-        if name.startswith("model.layers.0.") and "o_proj" not in name and "down" not in name:
-            tensor[..., 7] = tensor[..., 3] if tensor.shape[-1] == 60 else tensor[..., 7]
+        if name.endswith("input_layernorm.weight") or "q_proj.w" in name or "k_proj.w" in name:
+            alike = name.startswith("model.layers.0.")
+        else:
+            alike = name == "model.layers.0.self_attn.v_proj.weight"
+        if alike:
+            tensor[..., 7:12] = tensor[..., 3:4]
     save_file(tensors, folder / "model.safetensors")
     model = read_model(folder)
     bundles = convert(folder, tmp_path / "bundles", "--blocks", 1)
@@ -114,3 +126,22 @@ def test_a_rotation_is_found_from_as_many_independent_rows(rng: np.random.Genera
     assert rotation_between(plain[:7], sent[:7]) is None
     repeated = np.repeat(plain[:4], 3, axis=0)
     assert rotation_between(repeated, np.repeat(sent[:4], 3, axis=0)) is None
+
+
+def test_a_norm_and_a_few_products_name_rows(rng: np.random.Generator) -> None:
+    embedding = (rng.standard_normal((3000, 24)) * 4).astype(np.float16)
+    rotation = np.linalg.qr(rng.standard_normal((24, 24)))[0]
+    tokens = rng.choice(3000, 120, replace=False)
+    products = Products((embedding[tokens] @ rotation).astype(np.float16))
+    known = np.arange(3)
+    assert decode(products, embedding, known, tokens[known])[:, 0].tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+def test_rows_of_another_table_agree_with_no_choice(rng: np.random.Generator, rows: int) -> None:
+    embedding, another = (rng.standard_normal((800, 48)).astype(np.float16) for _ in range(2))
+    products = Products(another[:rows])
+    assert consistent_anchors(products, embedding, squared_norms(embedding)) is None
+    products = Products(embedding[:rows])
+    chosen, tokens = consistent_anchors(products, embedding, squared_norms(embedding))
+    assert tokens.tolist() == chosen.tolist()
