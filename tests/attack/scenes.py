@@ -122,7 +122,9 @@ def mask_model(
         tensors, mask = rotate_model(model.public, rng, key)
     else:
         how = ("--scheme", "none") if scheme == NONE else ("--base-seed", seed)
-        bundles = convert(model.folder, folder / f"{scheme}-{head}-{seed}", *how)
+        bundles = folder / "-".join(["bundles", *map(str, how)])
+        if not bundles.exists():
+            convert(model.folder, bundles, *how)
         stored = StoredTensors.of_folder(bundles / "server")
         tensors = {name: stored[name] for name in stored}
         p_0 = read_client_key(bundles / "client" / "client.key").input_permutation()

@@ -8,6 +8,7 @@ right about as often as chance is.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import ml_dtypes
@@ -63,8 +64,9 @@ def in_bfloat16(seen: View) -> View:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("attack", [FIRST, MIDDLE, LAST], ids=["first", "middle", "last"])
-@pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
+@pytest.mark.parametrize(
+    ("attack", "scheme"), [(FIRST, NONE), *product((FIRST, MIDDLE, LAST), (PERMUTATION, ROTATION))]
+)
 def test_states_after_any_layer_name_every_token(
     folder: Path, scheme: Scheme, attack: Attack, seed: int
 ) -> None:
@@ -93,7 +95,7 @@ def test_final_states_as_answers_name_every_token(folder: Path, scheme: Scheme, 
     found = ANSWERS.run(seen)
     assert rows_found(found, said) > 0.95
     assert replies_found(found, said) > 0.95
-    if scheme != NONE:  # where it would be the same again
+    if seed == 0 and scheme != NONE:  # it tries all of the vocabulary, which takes long
         assert rows_found(ANSWERS.run(mistaken(seen)), said) < CHANCE
 
 
@@ -107,7 +109,7 @@ def test_logits_are_no_hidden_states(folder: Path) -> None:
 def test_random_models_states_name_every_token(folder: Path, random: Model) -> None:
     """Also where the model's own expectations help nothing, and all of the vocabulary is tried."""
     for seed in SEEDS:
-        said = say(random, random_prompts(random.config, seed, count=2, length=12))
+        said = say(random, random_prompts(random.config, seed, count=1, length=8))
         masked = mask_model(random, folder / "states", seed=seed)
         seen = in_bfloat16(view(masked, random, said))
         for attack in (FIRST, LAST):
