@@ -27,10 +27,10 @@ demo: $(RUN_STAMP) ## run all three parties on this machine with the demo model
 
 # Most tests wait rather than compute. Those that claim seconds wait all the time, and come by
 # themselves when nothing that computes runs beside them.
-# BLIS's threads wait by spinning, and would take the cores from each other.
+# BLIS's and OpenBLAS's threads wait by spinning, and would take the cores from each other.
 WORKERS ?= 3
 test: $(DEV_STAMP) ## run the tests, WORKERS=3 at a time
-	BLIS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not quiet" -n $(WORKERS) --dist worksteal
+	BLIS_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not quiet" -n $(WORKERS) --dist worksteal
 	$(BIN)/python -m pytest -m quiet -n 2 --dist loadfile
 
 TIMES ?= 10
@@ -59,8 +59,9 @@ generate: $(DEV_STAMP) ## regenerate the stubs from the .proto files
 bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (about 20 minutes)
 	$(BIN)/python -m tests.benchmark
 
+# Its products are small: OpenBLAS's threads, too, would spend more time waiting than computing.
 audit: $(DEV_STAMP) ## attack the demo model in every mode; writes audit-results/ (about 2 minutes)
-	BLIS_NUM_THREADS=1 $(BIN)/python -m tests.audit
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.audit
 
 # Sixteen clients keep two cores busy; memory that leaks a little shows only after minutes.
 MINUTES ?= 10

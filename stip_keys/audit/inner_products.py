@@ -109,21 +109,8 @@ def consistent_anchors(
 def decode(
     products: Products, embedding: NDArray[np.float16], rows: NDArray[np.int64], tokens: Tokens
 ) -> Tokens:
-    """Candidates of every row [rows, WIDTH], by the inner products with `rows` of known `tokens`.
-
-    What is certain then serves as known in a second pass.
-    """
-    candidates, certain = _compare(products, embedding, rows, tokens)
-    more = np.union1d(np.nonzero(certain)[0], rows)
-    if len(more) > len(rows):
-        candidates[rows, 0] = tokens
-        candidates, _ = _compare(products, embedding, more, candidates[more, 0])
-    return candidates
-
-
-def _compare(
-    products: Products, embedding: NDArray[np.float16], rows: NDArray[np.int64], tokens: Tokens
-) -> tuple[Tokens, NDArray[np.bool_]]:
+    """Candidates of every row [rows, WIDTH], by its norm and its products with `rows` of known
+    `tokens`: one of these is enough for most, and a few for all."""
     rows, tokens = rows[:REFERENCES], tokens[:REFERENCES]
     known = embedding[tokens].astype(np.float32)
     scales = np.sqrt(
@@ -138,8 +125,4 @@ def _compare(
 
     squares = products.values.diagonal()
     wanted = (np.column_stack([products.values[:, rows], squares]) / scales).astype(np.float32)
-    candidates, distances = nearest(wanted, embedding, features)
-    certain = distances[:, 0] < 9 * len(scales)
-    if distances.shape[1] > 1:
-        certain &= distances[:, 1] > 4 * distances[:, 0] + 9
-    return candidates, certain
+    return nearest(wanted, embedding, features)[0]

@@ -15,10 +15,8 @@ def permutation_between(plain: Float16, sent: Float16) -> Indices | None:
 
     Columns that are equal in all rows are told apart by nothing, and paired in their order.
     """
-    # + 0 makes one zero of the two, which compare equal and have other bits
-    theirs, ours = (np.ascontiguousarray(each.T) + np.float16(0) for each in (plain, sent))
-    source, target = (np.lexsort(each.T) for each in (theirs, ours))
-    if not np.array_equal(theirs[source], ours[target]):
+    source, target = np.lexsort(plain), np.lexsort(sent)
+    if not np.array_equal(plain[:, source], sent[:, target]):
         return None
     p = np.empty(len(source), np.int64)
     p[target] = source
@@ -32,7 +30,7 @@ def rotation_between(plain: Float16, sent: Float16) -> NDArray[np.float32] | Non
     """
     size = plain.shape[1]
     if len(plain) < size:
-        return None
+        return None  # before a decomposition that takes long to say the same
     left, values, right = np.linalg.svd(plain.astype(np.float32).T @ sent.astype(np.float32))
     if values[-1] < 1e-6 * values[0]:
         return None

@@ -38,10 +38,9 @@ def draw(audit: Audit, path: Path) -> None:
     axes = figure.subplots()
     for k, kind in enumerate(KINDS):
         spreads = [share_of(outcome, kind) or Spread(0, 0, 0) for outcome in outcomes]
-        medians = [100 * each.median for each in spreads]
         axes.barh(
             [position + (k - 1) * BAR for position in range(len(outcomes))],
-            medians,
+            [100 * each.median for each in spreads],
             height=BAR,
             color=COLORS[kind],
             label=f"{kind} tokens",
@@ -51,13 +50,17 @@ def draw(audit: Audit, path: Path) -> None:
             ),
             error_kw={"elinewidth": 1, "capsize": 2},
         )
-        for position, median in enumerate(medians):
+        for position, spread in enumerate(spreads):
             axes.text(
-                median + 2, position + (k - 1) * BAR, f"{median:.0f}", va="center", fontsize=7
+                100 * spread.high + 2,
+                position + (k - 1) * BAR,
+                f"{100 * spread.median:.0f}",
+                va="center",
+                fontsize=7,
             )
     names = [f"{each.attack.name}\n{each.attack.attacker.value}" for each in outcomes]
     axes.set_yticks(range(len(outcomes)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(outcomes) - 0.5, -0.5)  # the first on top
     axes.set_xlim(0, 110)
     axes.set_xticks(range(0, 101, 20))
     axes.grid(axis="x", alpha=0.3)

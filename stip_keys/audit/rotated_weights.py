@@ -22,13 +22,15 @@ from stip_keys.derivation import Indices
 Tensors = Mapping[str, NDArray[Any]]
 Float32 = NDArray[np.float32]
 
-# The cosine between a row of gate, rotated, and the bundle's row: bfloat16 leaves more than this.
-SAME = 0.99
+# The cosine between a row of gate, rotated, and the bundle's row, once units are matched by norms
+# alone, and in the end: rounding to bfloat16 leaves more than this.
+LIKELY, SAME = 0.7, 0.99
 # Of the MLP's rows, so many must fit for the rotation to be believed.
 BELIEVED = 0.9
-# Dimensions in which rows of the head are compared, and how far rounding may move a norm.
+# Dimensions in which rows of the head are compared, and how far rounding may move a norm: this
+# over the root of hidden_size.
 DIMENSIONS = 64
-NORM_TOLERANCE = 2e-3
+NORM_TOLERANCE = 0.02
 BLOCK = 2048
 
 
@@ -109,13 +111,11 @@ def _solve(bundle: Tensors, public: PublicModel) -> Float32 | None:
     candidates = _hidden_units(bundle, public, 0)
     units = candidates[:, 0]
     fits = np.ones(len(units), np.bool_)
-    for _ in range(2):
+    for least in (LIKELY, SAME):
         left, _, right = np.linalg.svd(plain[units[fits]].T @ served[fits])
         rotation: Float32 = left @ right
         units, cosines = _choose(candidates, plain @ rotation, served)
-        fits = cosines > SAME
-        if fits.mean() < BELIEVED / 2:
-            return None
+        fits = cosines > least
     return rotation if fits.mean() > BELIEVED else None
 
 
@@ -165,11 +165,12 @@ def _vocabulary(bundle: Tensors, public: PublicModel, rotation: Float32) -> Indi
     known_lengths, known = _projected(public.decoder.head(), directions, norm)
     order, known_order = np.argsort(lengths), np.argsort(known_lengths)
     vocabulary = np.empty(len(found), np.int64)
+    tolerance = NORM_TOLERANCE / np.sqrt(len(rotation))
     for start in range(0, len(order), BLOCK):
         block = order[start : start + BLOCK]
         low, high = lengths[block[0]], lengths[block[-1]]
         first, last = np.searchsorted(
-            known_lengths[known_order], [low * (1 - NORM_TOLERANCE), high * (1 + NORM_TOLERANCE)]
+            known_lengths[known_order], [low * (1 - tolerance), high * (1 + tolerance)]
         )
         # at least as many as are asked for, where rounding has moved all of a block away
         near = known_order[max(0, min(first, last - 1)) : last + 1]

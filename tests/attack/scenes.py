@@ -1,7 +1,6 @@
 """What attackers see, made here from checkpoints: masked traffic, bundles and activations.
 
-The permuted bundles are what `stip-keys convert` writes. Rotations are this module's own, by dense
-matrices, so that an attack on them is also a check of how a rotation is described.
+The permuted bundles are what `stip-keys convert` writes; rotations are those of rotations.py.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from stip_keys.audit.model import Decoder
 from stip_keys.audit.tensors import StoredTensors
 from stip_keys.checkpoint import Checkpoint
 from stip_keys.keyfile import read_client_key
+from tests.attack.rotations import rotate_model
 from tests.checkpoints import RandomCheckpoint
 from tests.parties import convert
 
@@ -119,10 +119,12 @@ def mask_model(
     rng = np.random.default_rng(seed)
     key: dict[str, NDArray[Any]] = {}
     if scheme == ROTATION:
-        tensors, mask = _rotate(model, rng, key)
+        tensors, mask = rotate_model(model.public, rng, key)
     else:
         how = ("--scheme", "none") if scheme == NONE else ("--base-seed", seed)
-        bundles = convert(model.folder, folder / f"{scheme}-{head}-{seed}", *how)
+        bundles = folder / "-".join(["bundles", *map(str, how)])
+        if not bundles.exists():
+            convert(model.folder, bundles, *how)
         stored = StoredTensors.of_folder(bundles / "server")
         tensors = {name: stored[name] for name in stored}
         p_0 = read_client_key(bundles / "client" / "client.key").input_permutation()
@@ -135,74 +137,6 @@ def mask_model(
         key["vocabulary"] = rng.permutation(model.config.vocab_size)
         tensors["lm_head.weight"] = tensors["lm_head.weight"][key["vocabulary"]]
     return Masked(tensors, model.config, scheme, head, mask, key)
-
-
-def _orthogonal(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    q, r = np.linalg.qr(rng.standard_normal((n, n)))
-    return q * np.sign(np.diag(r))
-
-
-def _rotate(
-    model: Model, rng: np.random.Generator, key: dict[str, NDArray[Any]]
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
-    """The rotated weights, rounded to float16, and the rotation."""
-    config, plain = model.config, model.public.tensors
-    d = config.head_dim
-    group = config.num_attention_heads // config.num_key_value_heads
-    q = _orthogonal(rng, config.hidden_size)
-    key["rotation"] = q
-    out: dict[str, NDArray[Any]] = {}
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}."
-        read = {n.removeprefix(prefix): t for n, t in plain.items() if n.startswith(prefix)}
-        heads = rng.permutation(config.num_key_value_heads)
-        members = [rng.permutation(group) for _ in heads]
-        key[f"layer/{layer}/heads"] = heads
-        turn, value, order_q = [], [], []
-        for slot, kv in enumerate(heads):
-            key[f"layer/{layer}/group/{kv}"] = members[slot]
-            angle = rng.uniform(0, 2 * np.pi, d // 2)
-            c, s = np.diag(np.cos(angle)), np.diag(np.sin(angle))
-            turn.append(np.block([[c, -s], [s, c]]))
-            value.append(_orthogonal(rng, d))
-            order_q += [kv * group + member for member in members[slot]]
-
-        def by_head(
-            order: Sequence[int] | NDArray[np.int64], maps: Sequence[NDArray[Any]], rows: Any
-        ) -> NDArray[Any]:
-            split = rows.reshape(-1, d, *rows.shape[1:])
-            turned = [
-                np.tensordot(maps[slot * len(maps) // len(order)], split[head], 1)
-                for slot, head in enumerate(order)
-            ]
-            return np.concatenate(turned)
-
-        m = rng.permutation(config.intermediate_size)
-        signs = rng.choice([-1.0, 1.0], config.intermediate_size)
-        key[f"layer/{layer}/mlp"] = m
-        before, after = read["input_layernorm.weight"], read["post_attention_layernorm.weight"]
-        rows = {
-            "self_attn.q_proj": lambda x: by_head(order_q, turn, x),  # noqa: B023
-            "self_attn.k_proj": lambda x: by_head(heads, turn, x),  # noqa: B023
-            "self_attn.v_proj": lambda x: by_head(heads, value, x),  # noqa: B023
-            "mlp.gate_proj": lambda x: x[m],  # noqa: B023
-            "mlp.up_proj": lambda x: (x[m].T * signs).T,  # noqa: B023
-        }
-        for name, change in rows.items():
-            norm = before if name.startswith("self") else after
-            out[f"{prefix}{name}.weight"] = change(read[f"{name}.weight"] * norm) @ q
-            if f"{name}.bias" in read:
-                out[f"{prefix}{name}.bias"] = change(read[f"{name}.bias"])
-        o_columns = by_head(order_q, value, read["self_attn.o_proj.weight"].T)
-        out[f"{prefix}self_attn.o_proj.weight"] = q.T @ o_columns.T
-        out[f"{prefix}mlp.down_proj.weight"] = q.T @ (read["mlp.down_proj.weight"][:, m] * signs)
-        for name in ("self_attn.o_proj.bias", "mlp.down_proj.bias"):
-            if name in read:
-                out[prefix + name] = read[name] @ q
-    head = model.public.decoder.head()
-    out["lm_head.weight"] = (head * plain["model.norm.weight"]) @ q
-    rounded = {name: t.astype(np.float16).astype(np.float32) for name, t in out.items()}
-    return rounded, q.astype(np.float32)
 
 
 # -- what is said ---------------------------------------------------------------------------
@@ -221,10 +155,11 @@ def template() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return before, after
 
 
-def chats(seed: int, count: int = 4) -> list[list[int]]:
-    """Prompts for the demo model in its template; other ones for another seed."""
-    chosen = np.random.default_rng(seed).permutation(len(QUESTIONS))[:count]
-    return [_tokenizer().encode(QUESTIONS[k].join(TEMPLATE)).ids for k in chosen]
+def chats(seed: int, count: int = 4) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts for the demo model in its template, and all others: each seed chooses `count`."""
+    order = np.random.default_rng(seed).permutation(len(QUESTIONS))
+    prompts = [_tokenizer().encode(QUESTIONS[k].join(TEMPLATE)).ids for k in order]
+    return prompts[:count], prompts[count:]
 
 
 def random_prompts(config: ModelConfig, seed: int, count: int = 4, length: int = 20) -> list[Any]:

@@ -93,6 +93,11 @@ def test_each_seed_brings_other_prompts_and_the_control_comes_once(subject: Subj
     sent = {tuple(c.sent.tobytes() for c in view.conversations) for view in views}
     assert len(sent) == 3
     assert all(len(view.conversations) == 5 for view in views)
+    everything = sum(len(each.prompt.tokens) + len(each.reply) for each in dialogues)
+    for view in views:  # what is attacked is no part of what is known of the language
+        assert view.language is not None
+        attacked = sum(len(each.sent) + 1 for each in view.conversations)
+        assert view.language.unigrams.sum() == everything - attacked
     models = [view.public for view in views if view.public is not None]
     assert len({id(model) for model in models}) == 2
     assert sum(model is subject.public for model in models) == 6

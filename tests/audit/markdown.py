@@ -13,7 +13,10 @@ Cell = Callable[[Outcome], str]
 
 def as_markdown(audits: Mapping[Mode, Audit]) -> str:
     """What is recovered of prompts and key, then of replies: medians of the seeds."""
+    settings = next(iter(audits.values()))
     return (
+        f"Medians [and ranges] of {settings.seeds} seeds of {settings.conversations} conversations "
+        f"each, with replies of up to {settings.reply_tokens} tokens.\n\n"
         "User tokens recovered / entries of the key recovered, %:\n\n"
         + _table(audits, _prompt_and_key)
         + "\nReply tokens recovered, %:\n\n"
