@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tests.benchmark import batch, client_work, far, gap, gateway, machine, memory, opening, speed
+from tests.benchmark import (
+    batch,
+    client_work,
+    far,
+    gap,
+    gateway,
+    heads,
+    machine,
+    memory,
+    opening,
+    speed,
+)
 from tests.benchmark.figures import Figure, Skipped
 from tests.benchmark.report import Report, line
 from tests.benchmark.workspace import Workspace
@@ -28,6 +39,8 @@ SCENARIOS = {
     "restless": far.restless,
     "downlink": far.downlink,
     "client-work": client_work.client_work,
+    "client-head": heads.client_head,
+    "sealed": heads.sealed,
     "import": client_work.import_client,
     "convert": memory.convert,
     "client-memory": memory.client_memory,

@@ -19,7 +19,7 @@ class Workspace:
     def __init__(self, out: Path) -> None:
         self._cache = out / "cache"
         self._out = out
-        self._bundles: dict[Path, Path] = {}
+        self._bundles: dict[tuple[Path, tuple[str, ...]], Path] = {}
 
     def __enter__(self) -> Workspace:
         self._temporary = tempfile.TemporaryDirectory(prefix="run-", dir=self._out)
@@ -40,12 +40,12 @@ class Workspace:
         # renamed when complete
         return model.write(self._folder / f"{name}-checkpoint").rename(folder)
 
-    def bundles(self, checkpoint: Path) -> Path:
+    def bundles(self, checkpoint: Path, *arguments: str) -> Path:
         """A conversion of a checkpoint, made once a run: it holds server/ and client/."""
-        if checkpoint not in self._bundles:
-            output = self._folder / f"{checkpoint.name}-bundles"
-            self._bundles[checkpoint] = convert(checkpoint, output)
-        return self._bundles[checkpoint]
+        if (checkpoint, arguments) not in self._bundles:
+            output = self._folder / "-".join([checkpoint.name, *arguments, "bundles"])
+            self._bundles[checkpoint, arguments] = convert(checkpoint, output, *arguments)
+        return self._bundles[checkpoint, arguments]
 
     @cached_property
     def big_conversion(self) -> BigConversion:
