@@ -108,8 +108,8 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except (json_format.ParseError, UnicodeDecodeError) as error:
-        hint = KNOWN if "enum" in str(error) else None
-        raise BundleError(f"{path} is not a manifest: {error}", hint=hint) from error
+        known = f" ({KNOWN})" if "enum" in str(error) else ""
+        raise BundleError(f"{path} is not a manifest: {error}{known}") from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: format_version {manifest.format_version} is not supported "
@@ -119,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
     known = manifest.scheme in Scheme.values() and manifest.head in Head.values()
     if not known or manifest.scheme == Scheme.SCHEME_UNSPECIFIED:
         raise BundleError(
-            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known", hint=KNOWN
+            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known ({KNOWN})"
         )
     return manifest
 
