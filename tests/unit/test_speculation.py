@@ -28,7 +28,8 @@ VOCAB = 512
 def bundle(tmp_path: Path) -> ClientBundle:
     """What a generation takes of a bundle: no tokenizer, and no token that ends a reply."""
     model = SimpleNamespace(vocab_size=VOCAB)
-    parts = {"manifest": SimpleNamespace(model=model), "eos_token_ids": (), "folder": tmp_path}
+    manifest = SimpleNamespace(model=model)
+    parts = {"manifest": manifest, "head": None, "eos_token_ids": (), "folder": tmp_path}
     return cast(ClientBundle, SimpleNamespace(**parts))
 
 
