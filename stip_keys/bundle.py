@@ -116,8 +116,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"(known: {FORMAT_VERSION})"
         )
     manifest.head = manifest.head or Head.HEAD_SERVER
-    known = manifest.scheme in Scheme.values() and manifest.head in Head.values()
-    if not known or manifest.scheme == Scheme.SCHEME_UNSPECIFIED:
+    schemes = set(Scheme.values()) - {Scheme.SCHEME_UNSPECIFIED}
+    if manifest.scheme not in schemes or manifest.head not in Head.values():
         raise BundleError(
             f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known ({KNOWN})"
         )

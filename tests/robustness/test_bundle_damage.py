@@ -191,6 +191,10 @@ HEAD_DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "a header that is none": (lambda path: path.write_bytes(b"\4" + bytes(7) + b"true"), "weights"),
     "a header that is all": (lambda path: path.write_bytes(b"\xff" * 80), "a header of"),
+    "an axis that is any": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b"[151,60]", b"[151,-1]")),
+        "data_offsets",
+    ),
     "data that is missing": (lambda path: truncate(path, 0.9), "data_offsets"),
 }
 

@@ -127,6 +127,7 @@ def test_the_key_center_tells_what_is_used_instead(
     if scheme == "rotation":
         assert (loaded.input.name, loaded.input.first, alone.blocks) == ("rotation", (), [])
         assert "3 rounds of permutation, signs and Hadamard matrices" in pane
+        assert '</h3><ul class="stip-permutations"></ul>' not in pane
         assert "perm_in" not in pane + key_pane.counters(loaded, None)
         shown = {each.name: each for each in loaded.layer}
         assert "angles" in shown["L0 qk, head 0"].of and set(shown["L0 mlp signs"].first) == {-1, 1}
