@@ -147,8 +147,8 @@ def _read_manifest(path: Path, signer: PublicKey | None) -> Manifest:
     except KeysError as error:
         raise BundleError(str(error), hint=error.hint) from error
     except (json_format.ParseError, UnicodeDecodeError) as error:
-        hint = KNOWN if "enum" in str(error) else None
-        raise BundleError(f"{path} is not a manifest: {error}", hint=hint) from error
+        known = f" ({KNOWN})" if "enum" in str(error) else ""
+        raise BundleError(f"{path} is not a manifest: {error}{known}") from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: format_version {manifest.format_version} is not supported "
@@ -157,7 +157,7 @@ def _read_manifest(path: Path, signer: PublicKey | None) -> Manifest:
     manifest.head = manifest.head or Head.HEAD_SERVER
     if manifest.scheme not in SCHEMES or manifest.head not in HEADS:
         raise BundleError(
-            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known", hint=KNOWN
+            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known ({KNOWN})"
         )
     return manifest
 

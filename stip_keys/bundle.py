@@ -112,18 +112,18 @@ def read_manifest(folder: Path, verify_key: PublicKey | None = None) -> Manifest
     try:
         manifest = json_format.Parse(content, Manifest())
     except (json_format.ParseError, UnicodeDecodeError) as error:
-        hint = KNOWN if "enum" in str(error) else None
-        raise BundleError(f"{path} is not a manifest: {error}", hint=hint) from error
+        known = f" ({KNOWN})" if "enum" in str(error) else ""
+        raise BundleError(f"{path} is not a manifest: {error}{known}") from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: format_version {manifest.format_version} is not supported "
             f"(known: {FORMAT_VERSION})"
         )
     manifest.head = manifest.head or Head.HEAD_SERVER
-    known = manifest.scheme in Scheme.values() and manifest.head in Head.values()
-    if not known or manifest.scheme == Scheme.SCHEME_UNSPECIFIED:
+    schemes = set(Scheme.values()) - {Scheme.SCHEME_UNSPECIFIED}
+    if manifest.scheme not in schemes or manifest.head not in Head.values():
         raise BundleError(
-            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known", hint=KNOWN
+            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known ({KNOWN})"
         )
     return manifest
 

@@ -46,8 +46,7 @@ class ServerBundle:
         if self.manifest.scheme not in SCHEMES or self.manifest.head not in Head.values():
             raise BundleError(
                 f"{folder}: the manifest's scheme {self.manifest.scheme} with head "
-                f"{self.manifest.head} is not known",
-                hint=KNOWN,
+                f"{self.manifest.head} is not known ({KNOWN})"
             )
         if self.manifest.dtype not in WEIGHT_TYPES:
             raise BundleError(f"{folder}: the manifest names no known dtype")
@@ -83,8 +82,8 @@ def _read_manifest(path: Path, verify_key: PublicKey | None) -> Manifest:
             hint="--model takes the server folder that stip-keys convert wrote",
         ) from error
     except (json_format.ParseError, UnicodeDecodeError) as error:
-        hint = KNOWN if "enum" in str(error) else None
-        raise BundleError(f"{path} is not a manifest: {error}", hint=hint) from error
+        known = f" ({KNOWN})" if "enum" in str(error) else ""
+        raise BundleError(f"{path} is not a manifest: {error}{known}") from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: format_version {manifest.format_version} is not supported "

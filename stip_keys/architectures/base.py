@@ -21,7 +21,7 @@ class Space(Enum):
     ATTENTION = auto()  # query heads, each carrying its value head's permutation
     GATE = auto()  # the MLP's permutation, without signs: what the activation sees
     MLP = auto()  # the MLP's permutation, with signs where the scheme has any
-    VOCABULARY = auto()  # vocabulary order, never permuted
+    VOCABULARY = auto()  # vocabulary order, or the order of a sealed vocabulary
 
 
 Axes = tuple[Space, ...]

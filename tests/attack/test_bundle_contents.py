@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -95,6 +96,48 @@ def test_the_search_finds_rows_where_nothing_is_permuted(tmp_path: Path) -> None
     bundles = make_model(tmp_path, model, "--scheme", "none")
     head = server_files(bundles)["non_layer_part_00.safetensors"]
     assert all(row in head for row in embedding_rows(model))
+
+
+@pytest.mark.parametrize("scheme", ["permutation", "rotation"])
+@pytest.mark.parametrize("name", MODELS)
+def test_with_the_head_at_the_client_the_server_has_nothing_of_the_vocabularys_size(
+    name: str, scheme: str, tmp_path: Path
+) -> None:
+    model = MODELS[name]
+    options = ("--scheme", scheme, "--base-seed", BASE_SEED)
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for head in ("server", "client"):
+        bundles = make_model(tmp_path / head, model, *options, "--head", head)
+        shapes[head] = {
+            key: mx.load(str(path))[key].shape
+            for path in (bundles / "server").glob("*.safetensors")
+            for key in mx.load(str(path))
+        }
+    assert any(model.vocab_size in shape for shape in shapes["server"].values())
+    assert not any(model.vocab_size in shape for shape in shapes["client"].values())
+    assert set(shapes["server"]) - set(shapes["client"]) == (
+        {"lm_head.weight"} | ({"model.norm.weight"} if scheme == "permutation" else set())
+    )
+
+
+@pytest.mark.parametrize("head", ["client", "sealed"])
+@pytest.mark.parametrize("scheme", ["permutation", "rotation"])
+def test_no_server_file_holds_a_row_of_the_head_in_vocabulary_order(
+    scheme: str, head: str, tmp_path: Path
+) -> None:
+    """Sealed, the head of one key is that of another in another order."""
+    model, heads = MODELS["qwen2-tied-odd-heads"], {}
+    for name in ("server", head):
+        options = ("--scheme", scheme, "--base-seed", BASE_SEED, "--head", name)
+        bundles = make_model(tmp_path / name, model, *options)
+        part = bundles / "server" / "non_layer_part_00.safetensors"
+        heads[name] = np.array(mx.load(str(part))["lm_head.weight"]) if part.exists() else None
+    assert (heads[head] is None) == (head == "client")
+    if heads[head] is not None:
+        same = (heads[head] == heads["server"]).all(axis=1)
+        assert same.sum() < 10  # of 151 tokens; a permutation leaves one in its place on average
+        rows = [sorted(map(bytes, each)) for each in heads.values()]
+        assert rows[0] == rows[1]
 
 
 def test_every_layer_reads_another_space(converted: tuple[RandomCheckpoint, Path]) -> None:

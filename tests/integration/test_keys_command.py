@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import stat
 import struct
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from tests.checkpoints import RandomCheckpoint
 from tests.parties import convert, run_tool
 from tests.robustness.command_line import assert_refused
+from tests.robustness.damage import edit_json
 
 
 @pytest.fixture
@@ -96,6 +98,42 @@ def test_inspect_describes_keys_and_bundles_without_secrets(tiny_bundles: Path) 
         assert done.returncode == 0, done.stderr
         assert "key_id" in done.stdout or "fingerprint" in done.stdout
         assert not any(secret in done.stdout for secret in secrets)
+
+
+def test_inspect_shows_the_head_and_what_the_clients_key_opens(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    for scheme, head, subkeys in (
+        ("permutation", "server", [6, 0, 0]),
+        ("permutation", "client", [6, 6, 0]),
+        ("rotation", "sealed", [1, 0, 1]),
+    ):
+        output = tmp_path / f"{scheme}-{head}"
+        options = ("--scheme", scheme, "--head", head, "--base-seed", 1)
+        made = run_tool("stip_keys", "convert", checkpoint, "-o", output, *options)
+        assert made.returncode == 0, made.stderr
+        described = json.loads(run_tool("stip_keys", "inspect", output, "--json").stdout)
+        assert [(each["scheme"], each["head"]) for each in described] == [(scheme, head)] * 2
+        key = run_tool("stip_keys", "inspect", output / "client" / "client.key", "--json")
+        assert list(json.loads(key.stdout)[0]["subkeys"].values()) == subkeys
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "known"),
+    [
+        ("scheme", "SCHEME_LATTICE", "permutation, rotation"),
+        ("scheme", 9, "permutation, rotation"),
+        ("head", "HEAD_NOWHERE", "client, sealed"),
+        ("head", 9, "client, sealed"),
+    ],
+)
+def test_inspect_refuses_what_it_does_not_know(
+    field: str, value: object, known: str, tmp_path: Path, tiny_bundles: Path
+) -> None:
+    bundle = shutil.copytree(tiny_bundles / "server", tmp_path / "server")
+    edit_json(bundle / "manifest.json", **{field: value})
+    done = run_tool("stip_keys", "inspect", bundle)
+    assert done.returncode == 1 and str(value) in done.stderr and known in done.stderr
 
 
 def test_inspect_finds_an_altered_file(tmp_path: Path, checkpoint: Path) -> None:

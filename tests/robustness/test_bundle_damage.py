@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -9,13 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from stip_client import Client, WrongKeyError
-from tests.parties import Server, convert, run_tool
+from stip_client import BundleError, Client, WrongKeyError
+from stip_client.bundle import ClientBundle
+from tests.models import MODELS
+from tests.parties import Server, convert, make_model, run_tool
 from tests.robustness.command_line import assert_refused
 from tests.robustness.conftest import write_talking_checkpoint
-from tests.robustness.damage import edit_json, flip_bit, truncate
+from tests.robustness.damage import Tensors, edit_json, edit_tensors, flip_bit, truncate
 
 Damage = Callable[[Path], object]
 LAYER, HEAD = "layer_01.safetensors", "non_layer_part_00.safetensors"
@@ -69,6 +74,12 @@ SERVER_DAMAGE: dict[str, tuple[Damage, list[str]]] = {
     "no heads": (in_model(num_attention_heads=0), ["shape", "manifest"]),
     "another rope": (in_model(rope_type='"yarn"'), ["rope_type", "'yarn'"]),
     "no scheme": (in_manifest(scheme=None), ["scheme"]),
+    "later scheme": (in_manifest(scheme="SCHEME_LATTICE"), ["SCHEME_LATTICE", "rotation"]),
+    "scheme of a later number": (in_manifest(scheme=9), ["scheme 9", "rotation"]),
+    "later head": (in_manifest(head="HEAD_NOWHERE"), ["HEAD_NOWHERE", "sealed"]),
+    "head of a later number": (in_manifest(head=9), ["head 9", "sealed"]),
+    "head at the client": (in_manifest(head="HEAD_CLIENT"), ["model.norm.weight", "unknown"]),
+    "another scheme": (in_manifest(scheme="SCHEME_ROTATION"), ["tau", "unknown"]),
     "no dtype": (in_manifest(dtype=None), ["dtype"]),
 }
 
@@ -126,6 +137,17 @@ CLIENT_DAMAGE: dict[str, tuple[Damage, list[str]]] = {
     "newer format": (in_manifest(format_version=2), ["format_version 2"]),
     "key of another bundle": (in_manifest(key_id="0" * 32), ["client.key", "key_id"]),
     "no files": (in_manifest(files=[]), ["client.key"]),
+    "later scheme": (in_manifest(scheme="SCHEME_LATTICE"), ["SCHEME_LATTICE", "rotation"]),
+    "scheme of a later number": (in_manifest(scheme=9), ["scheme 9", "rotation"]),
+    "no scheme": (in_manifest(scheme=None), ["scheme 0", "rotation"]),
+    "later head": (in_manifest(head="HEAD_NOWHERE"), ["HEAD_NOWHERE", "sealed"]),
+    "head of a later number": (in_manifest(head=9), ["head 9", "sealed"]),
+    "scheme of another key": (
+        in_manifest(scheme="SCHEME_ROTATION"),
+        ["client.key", "permutation", "rotation"],
+    ),
+    "key that opens nothing": (in_manifest(head="HEAD_SEALED"), ["client.key", "sealed"]),
+    "no head": (in_manifest(head="HEAD_CLIENT"), ["does not list head.safetensors"]),
 }
 
 
@@ -139,6 +161,70 @@ def test_a_client_does_not_start_with_a_bad_bundle(
     done = generate(strict_server.address, bundle)
     assert_refused(done, *says)
     assert done.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def own_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A client bundle of scheme rotation with the head in it."""
+    folder, model = tmp_path_factory.mktemp("head"), MODELS["qwen2-untied-bfloat16-shards"]
+    options = ("--scheme", "rotation", "--head", "client", "--base-seed", 1)
+    return make_model(folder, model, *options) / "client"
+
+
+def transpose(tensors: Tensors) -> None:
+    tensors["lm_head.weight"] = np.ascontiguousarray(tensors["lm_head.weight"].T)
+
+
+OWN_HEAD = "head.safetensors"
+HEAD_DAMAGE: dict[str, tuple[Damage, str]] = {
+    "altered": (flip_bit, "altered"),
+    "another shape": (
+        lambda path: edit_tensors(path, transpose),
+        r"lm_head.weight is \[60, 151\], not \[151, 60\]",
+    ),
+    "no norm": (
+        lambda path: edit_tensors(path, lambda t: t.pop("model.norm.weight")),
+        "model.norm.weight is none",
+    ),
+    "a type that no weight has": (
+        lambda path: edit_tensors(path, lambda t: t.update(more=np.zeros(2, np.int32))),
+        "not a safetensors file of weights",
+    ),
+    "a header that is none": (lambda path: path.write_bytes(b"\4" + bytes(7) + b"true"), "weights"),
+    "a header that is all": (lambda path: path.write_bytes(b"\xff" * 80), "a header of"),
+    "an axis that is any": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b"[151,60]", b"[151,-1]")),
+        "data_offsets",
+    ),
+    "data that is missing": (lambda path: truncate(path, 0.9), "data_offsets"),
+}
+
+
+@pytest.mark.parametrize("name", HEAD_DAMAGE)
+def test_a_client_does_not_start_with_a_bad_head(name: str, own_head: Path, tmp_path: Path) -> None:
+    damage, says = HEAD_DAMAGE[name]
+    bundle = shutil.copytree(own_head, tmp_path / "client")
+    ClientBundle(bundle)
+    damage(bundle / OWN_HEAD)
+    if name != "altered":  # as if it had been converted so
+        manifest = json.loads((bundle / MANIFEST).read_bytes())
+        content = (bundle / OWN_HEAD).read_bytes()
+        for file in manifest["files"]:
+            if file["name"] == OWN_HEAD:
+                file |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (bundle / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=says):
+        ClientBundle(bundle)
+
+
+def test_a_rotation_is_told_from_a_head_at_the_client_by_the_manifest_alone(
+    own_head: Path, tmp_path: Path
+) -> None:
+    """Their keys are the same: what is not needed is not read."""
+    bundle = shutil.copytree(own_head, tmp_path / "client")
+    edit_json(bundle / MANIFEST, head="HEAD_SERVER")
+    assert ClientBundle(own_head).head is not None
+    assert ClientBundle(bundle).head is None
 
 
 def test_the_bundles_are_not_to_be_mixed_up(model: Path, strict_server: Server) -> None:

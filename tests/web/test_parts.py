@@ -13,13 +13,19 @@ import pytest
 from stip_client.connection_options import Access
 from stip_client.errors import ClientError, RequestError, WrongKeyError
 from stip_client.profile import StepProfile
+from stip_client.web import key_pane
 from stip_client.web.chart import CUT, MOST, PARTS, chart
 from stip_client.web.loading import Loaded, Loader
 from stip_client.web.markup import escape
-from stip_client.web.permutations import layer_permutations, residual_permutations
+from stip_client.web.permutations import (
+    WrongMasterKeyError,
+    layer_permutations,
+    residual_permutations,
+)
 from stip_client.web.reply import Reply, Run
 from stip_client.web.sentences import error_text
 from stip_keys.keyfile import read_client_key, read_master_key
+from stip_keys.keys import MasterKey
 from stip_keys.permutation import inverse
 from tests.parties import Server, convert
 from tests.web.conftest import DEMO_MODEL
@@ -111,6 +117,39 @@ def test_the_shown_permutations_are_those_of_the_labels(loaded: Loaded, master_k
     assert len(loaded.residuals) == manifest.model.num_hidden_layers
     p = master.residual_permutation(1, manifest.model.hidden_size, manifest.residual_blocks)
     assert loaded.residuals[0].first == tuple(p[:8])
+
+
+@pytest.mark.parametrize("head", ["server", "client", "sealed"])
+@pytest.mark.parametrize("scheme", ["permutation", "rotation"])
+def test_the_key_center_tells_what_is_used_instead(
+    scheme: str, head: str, master_key: Path, tmp_path: Path
+) -> None:
+    options = ("--scheme", scheme, "--head", head, "--key", master_key)
+    bundles, master = convert(DEMO_MODEL, tmp_path / "out", *options), read_master_key(master_key)
+    alone = Loader("localhost:1", ACCESS, None).load(str(bundles))
+    loaded = Loader("localhost:1", ACCESS, master).load(str(bundles))
+    pane = key_pane.permutations(loaded)
+    answers = {each.name: each.first for each in loaded.answers}
+    if scheme == "rotation":
+        assert (loaded.input.name, loaded.input.first, alone.blocks) == ("rotation", (), [])
+        assert "3 rounds of permutation, signs and Hadamard matrices" in pane
+        assert '</h3><ul class="stip-permutations"></ul>' not in pane
+        assert "perm_in" not in pane + key_pane.counters(loaded, None)
+        shown = {each.name: each for each in loaded.layer}
+        assert "angles" in shown["L0 qk, head 0"].of and set(shown["L0 mlp signs"].first) == {-1, 1}
+        assert loaded.residuals == []
+    else:
+        assert "perm_in(0)" in pane and "rotation" not in pane
+    if head == "sealed":
+        assert answers == {"vocabulary": tuple(master.permutation("vocabulary", 1536)[:8])}
+    elif head == "client" and scheme == "permutation":
+        config = loaded.client.bundle.manifest.model
+        p = master.residual_permutation(config.num_hidden_layers, config.hidden_size, 6)
+        assert answers == {"perm_out": tuple(p[:8])}
+    else:
+        assert answers == {}
+    with pytest.raises(WrongMasterKeyError):
+        Loader("localhost:1", ACCESS, MasterKey.from_base_seed(1)).load(str(bundles))
 
 
 def test_what_is_shown_holds_no_subkey(loaded: Loaded, bundles: Path, master_key: Path) -> None:
