@@ -24,6 +24,23 @@ def as_markdown(audits: Mapping[Mode, Audit]) -> str:
     )
 
 
+def medians(text: str, mode: Mode) -> dict[tuple[int, str, str], list[float]]:
+    """The medians in one mode's column, by table, attack and attacker; NaN where there is none."""
+    found: dict[tuple[int, str, str], list[float]] = {}
+    tables, column = 0, 0
+    for line in text.splitlines():
+        if not line.startswith("| "):
+            continue
+        cells = line.strip("| ").split(" | ")
+        if cells[0] == "attack":
+            tables, column = tables + 1, cells.index(mode.name)
+        elif not cells[0].startswith("---"):
+            figures = [part.split(" [")[0].strip("<>") for part in cells[column].split(" / ")]
+            numbers = [float("nan") if each == "-" else float(each) for each in figures]
+            found[tables, cells[0], cells[1]] = numbers
+    return found
+
+
 def reasons(audits: Mapping[Mode, Audit]) -> str:
     """Why attacks fail, as a Markdown list: each reason once, with the modes that it holds in."""
     modes: dict[str, list[str]] = {}

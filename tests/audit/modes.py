@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stip_keys.audit import SEEDS
 from stip_keys.audit.attack import Attack
-from stip_keys.audit.command import SEEDS, describe
+from stip_keys.audit.command import describe
 from stip_keys.audit.prompts import make_prompts
 from stip_keys.audit.report import Audit
 from stip_keys.audit.run import discover, run_attacks
