@@ -5,4 +5,4 @@ attack, found by its presence in this folder.
 """
 
 # Choices of prompts, prompts of each, and tokens of a reply at most, unless one says otherwise.
-SEEDS, CONVERSATIONS, REPLY_TOKENS = 3, 8, 24
+SEEDS, CONVERSATIONS, REPLY_TOKENS = 3, 4, 16

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stip_keys.audit import SEEDS
+from stip_keys.audit import CONVERSATIONS, REPLY_TOKENS, SEEDS
 from stip_keys.audit.attack import Attack
 from stip_keys.audit.command import describe
 from stip_keys.audit.prompts import make_prompts
@@ -20,8 +20,6 @@ from stip_keys.checkpoint import Checkpoint
 from stip_keys.keys import MasterKey
 from tests.parties import BASE_SEED, convert
 
-# Fewer than the command's: seven modes in two minutes, on two cores.
-CONVERSATIONS, REPLY_TOKENS = 4, 16
 DEMO_MODEL = Path(__file__).parents[2] / "stip_client" / "demo_model"
 
 
