@@ -170,6 +170,11 @@ def _check_key_kind(key: ClientKey, manifest: Manifest) -> None:
     # other keys of a client that has the head are like those of one that has not
     if made != head and not (head == "client" and made == "server" and scheme != "permutation"):
         raise BundleError(f"client.key opens the answers of head {made}, the manifest's is {head}")
+    if key.output and key.output_layer != manifest.model.num_hidden_layers:
+        raise BundleError(
+            f"client.key opens the states after layer {key.output_layer}, the model has "
+            f"{manifest.model.num_hidden_layers} layers"
+        )
 
 
 def _check_files(folder: Path, manifest: Manifest, *, signed: bool) -> None:
@@ -183,6 +188,8 @@ def _check_files(folder: Path, manifest: Manifest, *, signed: bool) -> None:
         except KeysError as error:
             raise BundleError(str(error), hint=error.hint) from error
     for expected in manifest.files:
+        if Path(expected.name).name != expected.name:
+            raise BundleError(f"{folder}: {expected.name!r} is not the name of a file in it")
         path = folder / expected.name
         try:
             size = path.stat().st_size

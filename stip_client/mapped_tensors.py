@@ -37,7 +37,14 @@ def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
         return {name: _tensor(data, entry) for name, entry in header.items()}
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        OverflowError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise BundleError(f"{path} is not a safetensors file of weights: {error}") from error
 
 

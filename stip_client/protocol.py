@@ -26,6 +26,7 @@ from stip.v1.inference_pb2 import (
     Step,
     StepResult,
 )
+from stip.v1.manifest_pb2 import Head
 from stip_client.bundle import ClientBundle
 from stip_client.errors import ContextOverflowError, RequestError, ServerError
 from stip_client.profile import StepProfile
@@ -358,7 +359,10 @@ class Forward:
                 if each.HasField("hidden_states")
             ]
             self._check_rows(rows, states)
-            return LogitsArrays(bundle.head.logits(np.concatenate(states)))
+            own = bundle.head.logits(np.concatenate(states))
+            if not np.isfinite(own).all():
+                raise ServerError("the server sent hidden states that make no finite logits")
+            return LogitsArrays(own)
         width = self._wanted.top_k or model.vocab_size
         parts = [
             decode_logits(each.logits, width, model.vocab_size)
@@ -382,3 +386,10 @@ def _joined(parts: Sequence[LogitsArrays]) -> LogitsArrays:
     if not indices:
         return LogitsArrays(values)
     return LogitsArrays(values, np.concatenate(indices), np.concatenate(sums))
+
+
+def head_name(head: int) -> str:
+    """Where a server says that logits are made, in a word."""
+    if head not in Head.values():
+        return f"unknown ({head})"
+    return Head.Name(Head.ValueType(head or Head.HEAD_SERVER)).removeprefix("HEAD_").lower()

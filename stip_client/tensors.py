@@ -76,7 +76,8 @@ def decode_logits(logits: Logits, width: int, vocab_size: int) -> LogitsArrays:
         return LogitsArrays(values)
     indices, log_sum_exp = decode(logits.indices), decode(logits.log_sum_exp)
     if (
-        indices.shape != values.shape
+        indices.dtype != DTYPES[DataType.DATA_TYPE_INT32]
+        or indices.shape != values.shape
         or log_sum_exp.shape != values.shape[:1]
         or not np.isfinite(log_sum_exp).all()
         or indices.min(initial=0) < 0

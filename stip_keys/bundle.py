@@ -119,6 +119,9 @@ def read_manifest(folder: Path, verify_key: PublicKey | None = None) -> Manifest
             f"{path}: format_version {manifest.format_version} is not supported "
             f"(known: {FORMAT_VERSION})"
         )
+    for file in manifest.files:
+        if Path(file.name).name != file.name:
+            raise BundleError(f"{path}: {file.name!r} is not the name of a file beside it")
     manifest.head = manifest.head or Head.HEAD_SERVER
     schemes = set(Scheme.values()) - {Scheme.SCHEME_UNSPECIFIED}
     if manifest.scheme not in schemes or manifest.head not in Head.values():

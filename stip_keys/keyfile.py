@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +30,7 @@ MASTER_FORMAT = "stip-master-key"
 CLIENT_FORMAT = "stip-client-key"
 VERSION = 1
 MAX_BYTES = 16 * 1024 * 1024
+SUBKEY = re.compile("[0-9a-f]{64}")
 
 
 def write_master_key(
@@ -154,6 +156,8 @@ def warn_unless_secret(path: Path, *, is_secret: bool) -> None:
 
 def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> ClientKey:
     """The key whose labelled subkeys these are; KeyError and ValueError for other labels."""
+    if not all(SUBKEY.fullmatch(text) for text in subkeys.values()):
+        raise ValueError("a subkey is not 64 hexadecimal digits")
     rest = {label: bytes.fromhex(text) for label, text in subkeys.items()}
     vocabulary = rest.pop(VOCABULARY_LABEL, None)
     if scheme == "rotation":
@@ -162,7 +166,7 @@ def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> Clien
             raise ValueError(min(rest))
         return key
     layers = {int(label.split("/")[1]) for label in rest} - {0}
-    if len(layers) > 1:
+    if len(layers) > 1 or min(layers, default=1) < 0:
         raise ValueError(f"blocks of layers {sorted(layers)}")
     output_layer = layers.pop() if layers else 0
 
@@ -173,7 +177,7 @@ def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> Clien
 
     output = blocks(output_layer) if output_layer else ()
     key = ClientKey(scheme, hidden_size, blocks(0), output, output_layer, vocabulary)
-    if set(key.labelled_subkeys()) != set(subkeys):
+    if set(key.labelled_subkeys()) != set(subkeys) or (output and len(output) != len(key.input)):
         raise ValueError("subkeys of other places")
     return key
 

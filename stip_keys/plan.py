@@ -96,8 +96,12 @@ class Plan:
         """The type of the bundles' weights: the embedding table's."""
         return self._dtype(self._sources[self._architecture.embedding])
 
-    def check(self) -> None:
-        """Compare the sources with what the model type has."""
+    def check(self, *, converted: bool = False) -> None:
+        """Compare the sources with what the model type has.
+
+        `converted`: the sources are a server bundle's, which holds no embedding table, and head
+        and final norm only where they are the server's.
+        """
         found, names = self._sources, self._architecture
         expected: dict[str, Axes] = {}
         for layer in range(self._config.num_hidden_layers):
@@ -108,14 +112,20 @@ class Plan:
         expected[names.embedding] = self._head_axes
         if not self._config.tie_word_embeddings or names.head in found:
             expected[names.head] = self._head_axes
+        if converted:
+            del expected[names.embedding]
+            expected[names.head] = self._head_axes
+            if self._head == "client":
+                del expected[names.final_norm], expected[names.head]
+        source, told = ("bundle", "its manifest") if converted else ("checkpoint", "config.json")
         for name, axes in expected.items():
             if name not in found:
-                raise CheckpointError(f"tensor {name} is missing from the checkpoint")
+                raise CheckpointError(f"tensor {name} is missing from the {source}")
             shape = tuple(extent(axis, self._config) for axis in axes)
             if found[name].shape != shape:
                 raise CheckpointError(
                     f"tensor {name} has shape {list(found[name].shape)}, "
-                    f"config.json implies {list(shape)}"
+                    f"{told} implies {list(shape)}"
                 )
         for name in found:
             if name not in expected and not name.endswith(names.ignored):

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, Scheme
+from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, ModelConfig, Scheme
 from stip_keys.bundle import bundle_id, check_files, describe_file, read_manifest, write_manifest
 from stip_keys.checkpoint import read_header
 from stip_keys.convert import Conversion
@@ -19,7 +19,7 @@ from stip_keys.keyfile import write_client_key, write_master_key
 from stip_keys.keys import ClientKey, MasterKey
 from stip_keys.output import new_folder
 from stip_keys.plan import TAU, Plan
-from stip_keys.signature import SIGNATURE
+from stip_keys.signature import SIGNATURE, check_signed_manifest
 from stip_keys.signing import SigningKey, sign_bundles
 from stip_keys.spaces import PermutationSpaces, RekeyedSpaces
 from stip_keys.writing import SILENT, Progress, write_file
@@ -56,6 +56,7 @@ class KeyRotation:
             )
         for each in (self._server, self._client):
             check_files(folder / _folder_of(each), each)
+            check_signed_manifest(folder / _folder_of(each))
         self._client_key = client_key(new)
         sealed = head == "sealed"
         spaces = RekeyedSpaces(
@@ -68,6 +69,7 @@ class KeyRotation:
             for tensor in read_header(folder / "server" / file.name, but=f".{TAU}")
         }
         self._plan = Plan(config, sources, spaces, head=head)
+        self._plan.check(converted=True)
 
     @property
     def is_signed(self) -> bool:
@@ -107,6 +109,10 @@ class KeyRotation:
                 raise BundleError(f"{self._folder / name} is not a {name} bundle")
         if self._server.bundle_id != self._client.bundle_id:
             raise BundleError(f"{self._folder}: the bundles come from different conversions")
+        server, client = self._server, self._client
+        if bundle_id(server.files) != server.bundle_id or server.model != client.model:
+            raise BundleError(f"{self._folder}: a manifest is altered: it contradicts the other")
+        check_dimensions(self._folder, server.model)
         if self._server.scheme == Scheme.SCHEME_ROTATION:
             raise BundleError(
                 f"{self._folder}: scheme rotation rounds its weights: turned again they would be "
@@ -144,6 +150,21 @@ class KeyRotation:
             else:
                 shutil.copyfile(self._folder / "client" / file.name, client / file.name)
                 yield file
+
+
+def check_dimensions(folder: Path, model: ModelConfig) -> None:
+    """Raise BundleError where a manifest's dimensions are none of a decoder."""
+    sizes = (
+        model.hidden_size,
+        model.intermediate_size,
+        model.num_hidden_layers,
+        model.num_attention_heads,
+        model.num_key_value_heads,
+        model.head_dim,
+        model.vocab_size,
+    )
+    if not all(sizes) or model.num_attention_heads % model.num_key_value_heads:
+        raise BundleError(f"{folder}: the manifest's dimensions are none of a model")
 
 
 def _folder_of(manifest: Manifest) -> str:

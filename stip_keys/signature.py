@@ -104,6 +104,14 @@ def check_own_signature(folder: Path, manifest: bytes, signature: Signature) -> 
         raise BundleError(f"{folder / MANIFEST} is altered: its signature does not match") from None
 
 
+def check_signed_manifest(folder: Path) -> None:
+    """Check a bundle's manifest.json against the signature beside it, whoever made that, if there
+    is one. Raises BundleError."""
+    signature = read_signature(folder)
+    if signature is not None:
+        check_own_signature(folder, (folder / MANIFEST).read_bytes(), signature)
+
+
 def check_nothing_else(folder: Path, listed: Iterable[str]) -> None:
     """Check that a signed bundle holds no file that its manifest does not list.
 

@@ -14,9 +14,10 @@ from statistics import median
 from typing import Any
 
 from stip.v1.inference_pb2 import GetModelInfoResponse
-from stip.v1.manifest_pb2 import Head, Scheme
+from stip.v1.manifest_pb2 import Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_client.commands.measurement import Measurement, percentile, rates, shown_bytes
+from stip_client.protocol import head_name
 
 Round = Sequence[Measurement]  # replies that were generated at once
 
@@ -123,7 +124,7 @@ def report(
             "dtype": DataType.Name(info.dtype).removeprefix("DATA_TYPE_").lower(),
             "compute_dtype": DataType.Name(info.compute_dtype).removeprefix("DATA_TYPE_").lower(),
             "scheme": Scheme.Name(info.scheme).removeprefix("SCHEME_").lower(),
-            "head": Head.Name(info.head or Head.HEAD_SERVER).removeprefix("HEAD_").lower(),
+            "head": head_name(info.head),
         },
         "options": options,
         "figures": [asdict(each) for each in found],

@@ -6,6 +6,7 @@ from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_client.errors import ClientError
+from stip_client.protocol import head_name
 from stip_client.web.loading import Loaded
 from stip_client.web.markup import escape, facts, floats, pane_head, sentence, signed, size
 from stip_client.web.reply import REMEMBERED, Reply
@@ -47,7 +48,7 @@ def state(
     if info.scheme == Scheme.SCHEME_NONE:
         scheme += " (hides nothing)"
     if info.head > Head.HEAD_SERVER:
-        scheme += f", head {Head.Name(info.head).removeprefix('HEAD_').lower()}"
+        scheme += f", head {head_name(info.head)}"
     compute = DataType.Name(info.compute_dtype).removeprefix("DATA_TYPE_").lower()
     share = load.kv_bytes_reserved / limits.kv_bytes if limits.kv_bytes else 0.0
     meter = f'<span class="stip-meter"><i style="width:{100 * share:.1f}%"></i></span>'

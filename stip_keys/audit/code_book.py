@@ -54,7 +54,7 @@ def fails(_: Scheme, head: Head) -> str:
     if head == Head.HEAD_CLIENT:
         return "the server holds no head"
     if head == Head.HEAD_SEALED:
-        return "the head's rows stand in a secret order: matching them gives pseudonyms"
+        return "the head's rows stand in a secret order: a row gets its exact pseudonym"
     return ""
 
 

@@ -57,6 +57,8 @@ def template_tokens(view: View, distinct: DistinctRows) -> Indices:
     before, after = view.template
     for conversation, where in zip(view.conversations, distinct.where, strict=True):
         prompt = where[: conversation.prompt_rows]
+        if len(prompt) < len(before) + len(after):
+            continue  # sent without the template
         tokens[prompt[: len(before)]] = before
         tokens[prompt[len(prompt) - len(after) :]] = after
     return tokens

@@ -65,7 +65,7 @@ def _pseudonyms(view: View, distinct: DistinctRows) -> tuple[list[Indices], int]
 
 ATTACK = Attack(
     "sealed vocabulary by bigrams",
-    Attacker.HOST_WITHOUT_MODEL,
+    Attacker.OBSERVER,
     "automatic cryptanalysis of a substitution by its pairs (Jakobsen, 1995)",
     run,
 )

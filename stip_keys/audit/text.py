@@ -87,7 +87,10 @@ def _around(folder: Path) -> tuple[str, str] | None:
     config = read_json(config_file) if config_file.exists() else {}
     source: Any = config.get("chat_template")
     if template_file.exists():
-        source = template_file.read_text("utf-8")
+        try:
+            source = template_file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"cannot read {template_file}: {error}") from error
     if isinstance(source, list):  # several named templates
         source = {each["name"]: each["template"] for each in source}.get("default")
     if not source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 
 from stip_keys.checkpoint import Checkpoint
 from stip_keys.convert import Converter, Settings
-from stip_keys.errors import BundleError
+from stip_keys.errors import BundleError, KeysError
 from stip_keys.keys import HEADS, MasterKey
 from stip_keys.rotate import KeyRotation
+from stip_keys.signing import SigningKey, sign_bundles
 from tests.checkpoints import RandomCheckpoint
 from tests.models import MODELS
 
@@ -99,4 +102,50 @@ def test_bundles_of_two_conversions_are_refused(bundles: Path, tmp_path: Path) -
     (folder / "server").symlink_to(bundles / "permutation" / "server")
     (folder / "client").symlink_to(bundles / "rotation" / "client")
     with pytest.raises(BundleError, match="different conversions"):
+        KeyRotation(folder, OLD, NEW)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "says"),
+    [
+        ("server", "num_hidden_layers", 2, "contradicts the other"),
+        ("both", "num_hidden_layers", 2, "unknown"),
+        ("both", "num_hidden_layers", 4, "is missing from the bundle"),
+        ("both", "intermediate_size", 96, "its manifest implies"),
+        ("both", "vocab_size", 150, "its manifest implies"),
+        ("both", "num_key_value_heads", 0, "none of a model"),
+    ],
+)
+def test_an_altered_manifest_is_not_moved_on(
+    part: str, field: str, value: int, says: str, bundles: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "altered"
+    shutil.copytree(bundles / "permutation", folder)
+    for name in ("server", "client") if part == "both" else (part,):
+        path = folder / name / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["model"][field] = value
+        path.write_text(json.dumps(manifest))
+    with pytest.raises(KeysError, match=says):
+        KeyRotation(folder, OLD, NEW)
+
+
+def test_a_signature_that_does_not_match_is_not_moved_on(bundles: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "signed"
+    shutil.copytree(bundles / "permutation", folder)
+    sign_bundles(folder, SigningKey(bytes(32)))
+    assert KeyRotation(folder, OLD, NEW).is_signed
+    for name in ("server", "client"):
+        path = folder / name / "manifest.json"
+        path.write_text(path.read_text().replace("1e-05", "0.5"))
+    with pytest.raises(BundleError, match="signature"):
+        KeyRotation(folder, OLD, NEW)
+
+
+def test_a_file_elsewhere_is_not_taken(bundles: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(bundles / "permutation", folder)
+    path = folder / "client" / "manifest.json"
+    path.write_text(path.read_text().replace('"embeddings.safetensors"', '"../x.safetensors"'))
+    with pytest.raises(BundleError, match="is not the name of a file"):
         KeyRotation(folder, OLD, NEW)
