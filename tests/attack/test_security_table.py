@@ -1,4 +1,8 @@
-"""The tables in SECURITY.md are what the audit measures, and README quotes them."""
+"""The demo model in every mode: no attack fails without a reason, and the tables in SECURITY.md are
+what the audit measures. README quotes them.
+
+One test a mode: an audit takes a dozen seconds, and serves all that is said of it.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,34 @@ from pathlib import Path
 
 import pytest
 
+from stip_keys.audit.attack import Attacker
+from stip_keys.audit.report import Audit, share_of
+from stip_keys.audit.run import Outcome
+from stip_keys.audit.text import KINDS
 from tests.audit.markdown import as_markdown, medians
 from tests.audit.modes import MODES, Mode, audit_modes
 
 ROOT = Path(__file__).parents[2]
 # Percentage points: another machine rounds otherwise, and a reply may differ by a word.
 TOLERANCE = 5.0
-
-
-def measured_tables() -> str:
-    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    return text.partition("<!-- make audit -->")[2].partition("<!-- end of make audit -->")[0]
+SUCCESS = 0.95
+# of the demo model's 1,536 tokens one in a hundred would be fifteen times chance
+CHANCE = 0.01
+KNOWING = (Attacker.WIRE, Attacker.HOST)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
-def test_the_table_in_security_is_what_the_audit_measures(mode: Mode, tmp_path: Path) -> None:
-    told = medians(measured_tables(), mode)
-    found = medians(as_markdown(audit_modes(tmp_path, [mode])), mode)
+def test_the_audit_finds_what_security_says(mode: Mode, tmp_path: Path) -> None:
+    audits = audit_modes(tmp_path, [mode])
+    told, found = (medians(text, mode) for text in (measured_tables(), as_markdown(audits)))
     assert told.keys() == found.keys()
     for row, values in found.items():
         assert told[row] == pytest.approx(values, abs=TOLERANCE, nan_ok=True), row
+    assert_attacks_succeed_or_tell_why_not(audits[mode])
+    assert_what_is_said_to_fail_does_fail(audits[mode])
+    assert_a_wrong_model_finds_no_more_than_chance(audits[mode])
+    if mode.scheme == "none":
+        assert_everything_is_read(audits[mode])
 
 
 def test_readme_quotes_rows_of_that_table() -> None:
@@ -35,3 +47,51 @@ def test_readme_quotes_rows_of_that_table() -> None:
     assert len(rows) > 5
     written = measured_tables().splitlines()
     assert all(row in written for row in rows)
+
+
+def measured_tables() -> str:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    return text.partition("<!-- make audit -->")[2].partition("<!-- end of make audit -->")[0]
+
+
+def share(outcome: Outcome, kind: str) -> float:
+    spread = share_of(outcome, kind)
+    assert spread is not None
+    return spread.median
+
+
+def assert_attacks_succeed_or_tell_why_not(audited: Audit) -> None:
+    """Whoever knows the model reads everything, others something."""
+    for outcome in audited.outcomes:
+        attack = outcome.attack
+        if outcome.reason:
+            continue
+        if attack.attacker in KNOWING:
+            assert share(outcome, "user") >= SUCCESS, attack.name
+        assert max(share(outcome, kind) for kind in KINDS) > 0, attack.name
+
+
+def assert_what_is_said_to_fail_does_fail(audited: Audit) -> None:
+    for outcome in audited.outcomes:
+        if outcome.attack.fails(audited.scheme, audited.head):
+            assert share(outcome, "user") < SUCCESS, outcome.attack.name
+            assert share(outcome, "reply") < SUCCESS, outcome.attack.name
+
+
+def assert_a_wrong_model_finds_no_more_than_chance(audited: Audit) -> None:
+    controlled = [each for each in audited.outcomes if each.wrong_model is not None]
+    assert controlled
+    for outcome in controlled:
+        assert outcome.wrong_model is not None
+        assert (outcome.wrong_model.top_1["user"].value or 0) <= CHANCE, outcome.attack.name
+
+
+def assert_everything_is_read(audited: Audit) -> None:
+    knowing = [
+        each
+        for each in audited.outcomes
+        if each.attack.attacker in KNOWING and not each.attack.fails(audited.scheme, audited.head)
+    ]
+    assert knowing
+    for outcome in knowing:
+        assert share(outcome, "user") >= SUCCESS, outcome.attack.name

@@ -24,6 +24,9 @@ from tests.parties import Server, convert, run_tool, server_process
 from tests.robustness.command_line import assert_no_traceback, assert_refused
 from tests.robustness.watched import Watched, eventually, watched_server
 
+# signals that come while a loaded machine does something else are another test
+pytestmark = pytest.mark.quiet
+
 DEMO_MODEL = Path(stip_client.__file__).parent / "demo_model"
 # Choosing almost at random, the model hardly ever ends its reply.
 RAMBLING = ("--temperature", 100, "--seed", 5, "--max-new-tokens", 900)

@@ -206,6 +206,7 @@ def test_every_token_has_its_step_and_its_floats(server: Server, bundles: Path) 
         assert [np.float16(each.received[k]) for k in range(10) if p[k] < 10] == inside
 
 
+@pytest.mark.quiet
 def test_a_reply_that_is_stopped_twice_leaves_no_session(server: Server, bundles: Path) -> None:
     """As by the button and by closing the tab: the second must not end the closing."""
 
