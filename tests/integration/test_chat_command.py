@@ -24,9 +24,6 @@ from tests.parties import Server, convert, run_tool, server_process
 from tests.robustness.command_line import assert_no_traceback, assert_refused
 from tests.robustness.watched import Watched, eventually, watched_server
 
-# signals that come while a loaded machine does something else are another test
-pytestmark = pytest.mark.quiet
-
 DEMO_MODEL = Path(stip_client.__file__).parent / "demo_model"
 # Choosing almost at random, the model hardly ever ends its reply.
 RAMBLING = ("--temperature", 100, "--seed", 5, "--max-new-tokens", 900)
@@ -144,6 +141,7 @@ def test_ctrl_c_clears_what_is_typed_and_leaves_where_nothing_is(
         sleep(1)  # at first, it would be taken for one that came too late
         user.type("never mind")
         user.until("never mind")
+        user.settle()
         user.type(CTRL_C)
         user.until("\n> ")
         assert "Paris" in user.ask("What is the capital of France?")
@@ -250,6 +248,7 @@ def test_sigterm_closes_the_session(server: Watched, bundles: Path, tmp_path: Pa
         user.until("> ")
         user.ask("Hello!")
         eventually(lambda: server.load().sessions == 1)
+        user.settle()
         user.process.terminate()
         assert user.leaves() == 143
         assert_no_traceback(user.everything)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 PATIENCE = 60.0
 CTRL_C, CTRL_D = "\x03", "\x04"
@@ -44,6 +44,14 @@ class Typist:
         self.type(line + "\n")
         self.until(re.escape(line) + r"\r\n")
         return self.until(r"(?:^|\n)> ").removesuffix("> ")
+
+    def settle(self) -> None:
+        """Let the program come to wait for the next key.
+
+        A signal that CPython's readline gets between a key and that wait stays unseen until another
+        key: a person is slower, this is not.
+        """
+        sleep(1)
 
     def leaves(self) -> int:
         """The exit status, when the command has ended."""
