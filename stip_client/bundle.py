@@ -42,6 +42,12 @@ DIGEST_MAX_BYTES = 64 * 1024 * 1024
 READ_BYTES = 4 * 1024 * 1024
 
 
+def head_name(head: int) -> str:
+    """Where a server says that logits are made, in a word; of a newer server perhaps unknown."""
+    known = {int(each): name for each, name in HEADS.items()}
+    return known.get(head or Head.HEAD_SERVER, f"unknown ({head})")
+
+
 class ClientBundle:
     """Opens a bundle's folder. Raises BundleError for whatever is missing, damaged or altered.
 

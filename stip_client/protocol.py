@@ -26,7 +26,6 @@ from stip.v1.inference_pb2 import (
     Step,
     StepResult,
 )
-from stip.v1.manifest_pb2 import Head
 from stip_client.bundle import ClientBundle
 from stip_client.errors import ContextOverflowError, RequestError, ServerError
 from stip_client.profile import StepProfile
@@ -386,10 +385,3 @@ def _joined(parts: Sequence[LogitsArrays]) -> LogitsArrays:
     if not indices:
         return LogitsArrays(values)
     return LogitsArrays(values, np.concatenate(indices), np.concatenate(sums))
-
-
-def head_name(head: int) -> str:
-    """Where a server says that logits are made, in a word."""
-    if head not in Head.values():
-        return f"unknown ({head})"
-    return Head.Name(Head.ValueType(head or Head.HEAD_SERVER)).removeprefix("HEAD_").lower()

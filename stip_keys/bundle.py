@@ -23,6 +23,15 @@ READ_BYTES = 4 * 1024 * 1024
 KNOWN = "known schemes: none, permutation, rotation; known heads: server, client, sealed"
 
 
+# What the command line and client keys call what manifests hold.
+SCHEMES = {
+    "none": Scheme.SCHEME_NONE,
+    "permutation": Scheme.SCHEME_PERMUTATION,
+    "rotation": Scheme.SCHEME_ROTATION,
+}
+HEADS = {"server": Head.HEAD_SERVER, "client": Head.HEAD_CLIENT, "sealed": Head.HEAD_SEALED}
+
+
 # name, safetensors dtype, shape, bytes
 TensorHeader = tuple[str, str, tuple[int, ...], int]
 
@@ -98,6 +107,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json: protobuf-JSON with the .proto file's field names."""
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=2)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def scheme_name(scheme: Scheme) -> str:
+    """What a known scheme is called."""
+    return next(name for name, each in SCHEMES.items() if each == scheme)
+
+
+def head_name(head: Head) -> str:
+    """What a known head is called."""
+    return next(name for name, each in HEADS.items() if each == (head or Head.HEAD_SERVER))
 
 
 def read_manifest(folder: Path, verify_key: PublicKey | None = None) -> Manifest:

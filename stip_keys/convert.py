@@ -7,16 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, Scheme
-from stip_keys.bundle import FORMAT_VERSION, bundle_id, describe_file, write_manifest
+from stip.v1.manifest_pb2 import BundleFile, BundleKind, Manifest
+from stip_keys.bundle import (
+    FORMAT_VERSION,
+    HEADS,
+    SCHEMES,
+    bundle_id,
+    describe_file,
+    write_manifest,
+)
 from stip_keys.checkpoint import Checkpoint
 from stip_keys.errors import KeysError
-from stip_keys.keyfile import write_client_key, write_master_key
+from stip_keys.keyfile import write_client_key
 from stip_keys.keys import ClientKey, MasterKey
-from stip_keys.output import new_folder
+from stip_keys.making import BundleMaker, Bundles
 from stip_keys.plan import Plan
 from stip_keys.rotated_spaces import RotatedSpaces
-from stip_keys.signing import SigningKey, sign_bundles
 from stip_keys.spaces import (
     PermutationSpaces,
     PlainSpaces,
@@ -24,7 +30,7 @@ from stip_keys.spaces import (
     check_blocks,
     default_blocks,
 )
-from stip_keys.writing import SILENT, Progress, write_file
+from stip_keys.writing import Progress, write_file
 
 # What a client needs beside its key and the table, where the checkpoint has it.
 TOKENIZER_FILES = (
@@ -35,12 +41,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-_SCHEMES = {
-    "none": Scheme.SCHEME_NONE,
-    "permutation": Scheme.SCHEME_PERMUTATION,
-    "rotation": Scheme.SCHEME_ROTATION,
-}
-_HEADS = {"server": Head.HEAD_SERVER, "client": Head.HEAD_CLIENT, "sealed": Head.HEAD_SEALED}
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,7 @@ class Settings:
     head: str = "server"
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """What a conversion made."""
-
-    server: Manifest
-    client: Manifest
-
-
-class Converter:
+class Converter(BundleMaker):
     """One conversion, checked as far as headers allow before anything is written.
 
     Raises CheckpointError naming an unknown, missing or misshapen tensor, KeysError for a block
@@ -85,30 +77,6 @@ class Converter:
         files = [*self._plan.server_files(), *self._plan.client_files()]
         return sum(tensor.size for file in files for tensor in file.tensors)
 
-    def write(
-        self,
-        output: Path,
-        *,
-        progress: Progress = SILENT,
-        master_key: MasterKey | None = None,
-        base_seed: int | None = None,
-        signing_key: SigningKey | None = None,
-    ) -> Conversion:
-        """Write output/server and output/client, and output/master.key where `master_key` is given.
-
-        With a `signing_key` both bundles are signed.
-
-        Everything is written into a temporary folder beside `output`, which is renamed when it is
-        complete and removed when anything fails. Raises BundleError.
-        """
-        with new_folder(output) as folder:
-            if master_key is not None:
-                write_master_key(folder / "master.key", master_key, base_seed=base_seed)
-            conversion = self._write_bundles(folder, progress)
-            if signing_key is not None:
-                sign_bundles(folder, signing_key)
-            return conversion
-
     def _keyed(self) -> tuple[int, Spaces | RotatedSpaces, ClientKey]:
         """The blocks of the residual stream, the spaces, and what the client gets of the key."""
         config, settings = self._config, self._settings
@@ -130,7 +98,7 @@ class Converter:
         client = key.client_key(config.hidden_size, blocks, head=settings.head, layers=layers)
         return blocks, PermutationSpaces(key, config, blocks, sealed=sealed), client
 
-    def _write_bundles(self, folder: Path, progress: Progress) -> Conversion:
+    def _write_bundles(self, folder: Path, progress: Progress) -> Bundles:
         server, client = folder / "server", folder / "client"
         server.mkdir()
         client.mkdir(mode=0o700)
@@ -141,8 +109,8 @@ class Converter:
             bundle_id=bundle_id(files),
             model=self._config,
             dtype=self._plan.dtype.wire,
-            scheme=_SCHEMES[self._settings.scheme],
-            head=_HEADS[self._settings.head],
+            scheme=SCHEMES[self._settings.scheme],
+            head=HEADS[self._settings.head],
             key_id=self.client_key.key_id,
             residual_blocks=self._blocks,
             files=files,
@@ -156,7 +124,7 @@ class Converter:
         del client_manifest.files[:]
         client_manifest.files.extend(self._write_client_files(client, progress))
         write_manifest(client, client_manifest)
-        return Conversion(manifest, client_manifest)
+        return Bundles(manifest, client_manifest)
 
     def _write_client_files(self, client: Path, progress: Progress) -> Iterator[BundleFile]:
         for file in self._plan.client_files():

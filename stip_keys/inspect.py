@@ -7,9 +7,9 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from stip.v1.manifest_pb2 import BundleKind, Head, Manifest, Scheme
+from stip.v1.manifest_pb2 import BundleKind, Manifest
 from stip.v1.tensor_pb2 import DataType
-from stip_keys.bundle import check_files, read_manifest
+from stip_keys.bundle import check_files, head_name, read_manifest, scheme_name
 from stip_keys.errors import BundleError, KeyFileError, PassphraseError
 from stip_keys.keyfile import (
     CLIENT_FORMAT,
@@ -137,8 +137,8 @@ def _describe_bundle(folder: Path, verify_key: PublicKey | None) -> Description:
     return {
         "path": str(folder),
         "kind": f"{kind} bundle",
-        "scheme": _short(Scheme.Name(manifest.scheme), "SCHEME_"),
-        "head": _short(Head.Name(manifest.head), "HEAD_"),
+        "scheme": scheme_name(manifest.scheme),
+        "head": head_name(manifest.head),
         "key_id": manifest.key_id,
         "bundle_id": manifest.bundle_id,
         **signed,

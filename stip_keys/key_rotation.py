@@ -10,25 +10,29 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, ModelConfig, Scheme
-from stip_keys.bundle import bundle_id, check_files, describe_file, read_manifest, write_manifest
+from stip.v1.manifest_pb2 import BundleFile, BundleKind, Manifest, ModelConfig, Scheme
+from stip_keys.bundle import (
+    bundle_id,
+    check_files,
+    describe_file,
+    head_name,
+    read_manifest,
+    write_manifest,
+)
 from stip_keys.checkpoint import read_header
-from stip_keys.convert import Conversion
 from stip_keys.errors import BundleError
-from stip_keys.keyfile import write_client_key, write_master_key
+from stip_keys.keyfile import write_client_key
 from stip_keys.keys import ClientKey, MasterKey
-from stip_keys.output import new_folder
+from stip_keys.making import BundleMaker, Bundles
 from stip_keys.plan import TAU, Plan
 from stip_keys.signature import SIGNATURE, check_signed_manifest
-from stip_keys.signing import SigningKey, sign_bundles
 from stip_keys.spaces import PermutationSpaces, RekeyedSpaces
-from stip_keys.writing import SILENT, Progress, write_file
+from stip_keys.writing import Progress, write_file
 
 CLIENT_KEY = "client.key"
-_HEADS = {Head.HEAD_SERVER: "server", Head.HEAD_CLIENT: "client", Head.HEAD_SEALED: "sealed"}
 
 
-class KeyRotation:
+class KeyRotation(BundleMaker):
     """New keys for the bundles in one folder, every file of which is checked first.
 
     Raises BundleError where a file is missing or altered, where the folder does not hold both
@@ -40,7 +44,7 @@ class KeyRotation:
         self._server = read_manifest(folder / "server")
         self._client = read_manifest(folder / "client")
         self._check_kinds()
-        head = _HEADS[self._server.head or Head.HEAD_SERVER]
+        head = head_name(self._server.head)
         config, blocks = self._server.model, max(1, self._server.residual_blocks)
 
         def client_key(key: MasterKey) -> ClientKey:
@@ -81,25 +85,6 @@ class KeyRotation:
         """Bytes of weights that are moved."""
         return sum(each.size for file in self._plan.server_files() for each in file.tensors)
 
-    def write(
-        self,
-        output: Path,
-        *,
-        progress: Progress = SILENT,
-        master_key: MasterKey | None = None,
-        base_seed: int | None = None,
-        signing_key: SigningKey | None = None,
-    ) -> Conversion:
-        """Write output/server and output/client, and output/master.key where `master_key` is given;
-        all of it or nothing. Raises BundleError."""
-        with new_folder(output) as folder:
-            if master_key is not None:
-                write_master_key(folder / "master.key", master_key, base_seed=base_seed)
-            made = self._write_bundles(folder, progress)
-            if signing_key is not None:
-                sign_bundles(folder, signing_key)
-            return made
-
     def _check_kinds(self) -> None:
         for name, manifest, kind in (
             ("server", self._server, BundleKind.BUNDLE_KIND_SERVER),
@@ -112,7 +97,7 @@ class KeyRotation:
         server, client = self._server, self._client
         if bundle_id(server.files) != server.bundle_id or server.model != client.model:
             raise BundleError(f"{self._folder}: a manifest is altered: it contradicts the other")
-        check_dimensions(self._folder, server.model)
+        _check_dimensions(self._folder, server.model)
         if self._server.scheme == Scheme.SCHEME_ROTATION:
             raise BundleError(
                 f"{self._folder}: scheme rotation rounds its weights: turned again they would be "
@@ -122,7 +107,7 @@ class KeyRotation:
         if self._server.scheme != Scheme.SCHEME_PERMUTATION:
             raise BundleError(f"{self._folder}: scheme none has no keys to change")
 
-    def _write_bundles(self, folder: Path, progress: Progress) -> Conversion:
+    def _write_bundles(self, folder: Path, progress: Progress) -> Bundles:
         server, client = folder / "server", folder / "client"
         server.mkdir()
         client.mkdir(mode=0o700)
@@ -140,7 +125,7 @@ class KeyRotation:
             manifest.files.extend(its_files)
             write_manifest(path, manifest)
             made.append(manifest)
-        return Conversion(*made)
+        return Bundles(*made)
 
     def _write_client_files(self, client: Path) -> Iterator[BundleFile]:
         for file in self._client.files:
@@ -152,7 +137,7 @@ class KeyRotation:
                 yield file
 
 
-def check_dimensions(folder: Path, model: ModelConfig) -> None:
+def _check_dimensions(folder: Path, model: ModelConfig) -> None:
     """Raise BundleError where a manifest's dimensions are none of a decoder."""
     sizes = (
         model.hidden_size,

@@ -16,8 +16,8 @@ from typing import Any
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip.v1.manifest_pb2 import Scheme
 from stip.v1.tensor_pb2 import DataType
+from stip_client.bundle import head_name
 from stip_client.commands.measurement import Measurement, percentile, rates, shown_bytes
-from stip_client.protocol import head_name
 
 Round = Sequence[Measurement]  # replies that were generated at once
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip.v1.tensor_pb2 import DataType
+from stip_client.bundle import head_name
 from stip_client.errors import ClientError
-from stip_client.protocol import head_name
 from stip_client.web.loading import Loaded
 from stip_client.web.markup import escape, facts, floats, pane_head, sentence, signed, size
 from stip_client.web.reply import REMEMBERED, Reply

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip_keys.audit.attack import Language, PublicModel, Tokens
-from stip_keys.audit.model import KEEP_BYTES
 
 # Tokens proposed first, and then, by either order; after these comes the rest of the vocabulary.
 FIRST, THEN, PIECE = 48, 384, 8192
@@ -17,16 +16,14 @@ FIRST, THEN, PIECE = 48, 384, 8192
 class Proposals:
     """Orders of tokens, for some conversations that are decoded side by side.
 
-    The likeliest are the public model's own next tokens, where the whole of it stays in memory, the
-    most frequent ones in such text, and those that have occurred in these conversations.
+    The likeliest are the public model's own next tokens, the most frequent ones in such text, and
+    those that have occurred in these conversations.
     """
 
     def __init__(self, public: PublicModel, language: Language | None, conversations: int) -> None:
         self._public = public
         self._seen = np.empty(0, np.int64)
-        self._prefixes = None
-        if _weights(public) * 4 <= KEEP_BYTES:
-            self._prefixes = [public.decoder.prefix() for _ in range(conversations)]
+        self._prefixes = [public.decoder.prefix() for _ in range(conversations)]
         self._frequent = np.arange(len(public.embedding))
         if language is not None:
             self._frequent = np.argsort(-language.unigrams, kind="stable")
@@ -35,8 +32,6 @@ class Proposals:
     def extend(self, which: Sequence[int], tokens: Sequence[Tokens]) -> None:
         """Conversation which[k] goes on with tokens[k], which are none or more."""
         self._seen = np.union1d(self._seen, np.concatenate(tokens)) if tokens else self._seen
-        if self._prefixes is None:
-            return
         pairs = [(k, each) for k, each in zip(which, tokens, strict=True) if len(each)]
         if not pairs:
             return
@@ -48,7 +43,7 @@ class Proposals:
             self._next[k] = logits
 
     def likeliest(self, conversation: int, width: int) -> Tokens:
-        """The public model's next tokens: int64 [width], or none where it is not run."""
+        """The public model's next tokens: int64 [width], or none before the first."""
         logits = self._next[conversation]
         return np.empty(0, np.int64) if logits is None else np.argsort(-logits)[:width]
 
@@ -66,11 +61,3 @@ class Proposals:
         rest = order[~tried[order]]
         for start in range(0, len(rest), PIECE):
             yield rest[start : start + PIECE]
-
-
-def _weights(public: PublicModel) -> int:
-    """About how many numbers the layers hold."""
-    config = public.config
-    heads = 2 * config.num_attention_heads + 2 * config.num_key_value_heads
-    layer = config.hidden_size * (heads * config.head_dim + 3 * config.intermediate_size)
-    return int(layer * config.num_hidden_layers)

@@ -12,6 +12,7 @@ from stip_keys.audit.attack import Attacker
 from stip_keys.audit.metrics import Measurement, Share, Spread
 from stip_keys.audit.run import Outcome
 from stip_keys.audit.text import KINDS
+from stip_keys.bundle import head_name, scheme_name
 
 KNOWS = {
     Attacker.OBSERVER: "traffic",
@@ -56,11 +57,11 @@ class Audit:
 
     @property
     def scheme_name(self) -> str:
-        return Scheme.Name(self.scheme).removeprefix("SCHEME_").lower()
+        return scheme_name(self.scheme)
 
     @property
     def head_name(self) -> str:
-        return Head.Name(self.head).removeprefix("HEAD_").lower()
+        return head_name(self.head)
 
 
 def as_table(audit: Audit) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stip.v1.manifest_pb2 import Head, ModelConfig, Scheme
 from stip_keys import derivation
 from stip_keys.audit.subject import Subject
+from stip_keys.bundle import head_name, scheme_name
 from stip_keys.errors import KeyFileError
 from stip_keys.keys import ClientKey, MasterKey
 
@@ -72,8 +73,8 @@ def _client_key(subject: Subject, master: MasterKey) -> ClientKey:
     return master.client_key(
         subject.manifest.model.hidden_size,
         subject.manifest.residual_blocks,
-        scheme=Scheme.Name(subject.scheme).removeprefix("SCHEME_").lower(),
-        head=Head.Name(subject.head).removeprefix("HEAD_").lower(),
+        scheme=scheme_name(subject.scheme),
+        head=head_name(subject.head),
         layers=subject.manifest.model.num_hidden_layers,
     )
 

@@ -10,10 +10,9 @@ from stip_keys.commands.options import (
     add_base_seed,
     add_passphrase_file,
     add_signing,
+    make_bundles,
     make_key,
-    progress_bar,
     signing_key,
-    tell_bundles,
 )
 from stip_keys.commands.telling import say
 from stip_keys.convert import Converter, Settings
@@ -89,21 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     settings = Settings(arguments.scheme, key, arguments.blocks, arguments.dtype, arguments.head)
     converter = Converter(Checkpoint(arguments.checkpoint), settings)
-    with progress_bar("converting", converter.total_bytes) as progress:
-        made = converter.write(
-            arguments.output,
-            progress=progress,
-            master_key=new_key,
-            base_seed=arguments.base_seed,
-            signing_key=signed_by,
-        )
+    made = make_bundles(converter, arguments, "converting", new_key=new_key, signed_by=signed_by)
     if made.server.residual_blocks == made.server.model.hidden_size > 1:
         say("warning: blocks of one element permute nothing: hidden states are sent unmasked")
-    tell_bundles(
-        arguments.output,
-        made,
-        new_key=new_key,
-        base_seed=arguments.base_seed,
-        signed_by=signed_by,
-    )
     return 0

@@ -11,9 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from stip_keys.commands.telling import say
-from stip_keys.convert import Conversion
 from stip_keys.errors import KeysError
 from stip_keys.keys import MasterKey
+from stip_keys.making import BundleMaker, Bundles
 from stip_keys.passphrase import passphrase_source
 from stip_keys.signing import SigningKey, read_signing_key
 from stip_keys.writing import Progress
@@ -68,7 +68,7 @@ def signing_key(arguments: argparse.Namespace) -> SigningKey | None:
 
 
 @contextmanager
-def progress_bar(what: str, total: int) -> Iterator[Progress]:
+def _progress_bar(what: str, total: int) -> Iterator[Progress]:
     """Shows on a terminal how many of so many bytes are done."""
     with tqdm(
         total=total,
@@ -81,15 +81,24 @@ def progress_bar(what: str, total: int) -> Iterator[Progress]:
         yield bar
 
 
-def tell_bundles(
-    output: Path,
-    made: Conversion,
+def make_bundles(
+    maker: BundleMaker,
+    arguments: argparse.Namespace,
+    what: str,
     *,
     new_key: MasterKey | None,
-    base_seed: int | None,
     signed_by: SigningKey | None,
-) -> None:
-    """Print where the bundles are, and for whom."""
+) -> Bundles:
+    """Write the bundles to --output, showing how far it is; print where they are and for whom."""
+    output, base_seed = arguments.output, arguments.base_seed
+    with _progress_bar(what, maker.total_bytes) as progress:
+        made = maker.write(
+            output,
+            progress=progress,
+            master_key=new_key,
+            base_seed=base_seed,
+            signing_key=signed_by,
+        )
     print(f"server bundle  {output / 'server'}  (for the server: no key in it)")
     print(f"client bundle  {output / 'client'}  (private: for clients only)")
     if new_key:
@@ -98,3 +107,4 @@ def tell_bundles(
     print(f"key_id         {made.server.key_id}")
     if signed_by:
         print(f"signed by      {signed_by.public_key.fingerprint}")
+    return made

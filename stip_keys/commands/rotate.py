@@ -9,16 +9,15 @@ from stip_keys.commands.options import (
     add_base_seed,
     add_passphrase_file,
     add_signing,
+    make_bundles,
     make_key,
-    progress_bar,
     signing_key,
-    tell_bundles,
 )
 from stip_keys.commands.telling import say
 from stip_keys.errors import KeysError
+from stip_keys.key_rotation import KeyRotation
 from stip_keys.keyfile import read_master_key
 from stip_keys.passphrase import passphrase_source
-from stip_keys.rotate import KeyRotation
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,19 +62,5 @@ def _run(arguments: argparse.Namespace) -> int:
     rotation = KeyRotation(arguments.bundles, old, new)
     if rotation.is_signed and signed_by is None:
         say("warning: the bundles are signed, and those with the new key will not be: no --sign")
-    with progress_bar("rotating", rotation.total_bytes) as progress:
-        made = rotation.write(
-            arguments.output,
-            progress=progress,
-            master_key=made_key,
-            base_seed=arguments.base_seed,
-            signing_key=signed_by,
-        )
-    tell_bundles(
-        arguments.output,
-        made,
-        new_key=made_key,
-        base_seed=arguments.base_seed,
-        signed_by=signed_by,
-    )
+    make_bundles(rotation, arguments, "rotating", new_key=made_key, signed_by=signed_by)
     return 0

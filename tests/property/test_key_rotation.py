@@ -12,8 +12,8 @@ import pytest
 from stip_keys.checkpoint import Checkpoint
 from stip_keys.convert import Converter, Settings
 from stip_keys.errors import BundleError, KeysError
+from stip_keys.key_rotation import KeyRotation
 from stip_keys.keys import HEADS, MasterKey
-from stip_keys.rotate import KeyRotation
 from stip_keys.signing import SigningKey, sign_bundles
 from tests.checkpoints import RandomCheckpoint
 from tests.models import MODELS
