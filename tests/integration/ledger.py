@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.oracle import Oracle, assert_equal_logits
+from tests.oracle import TOLERANCE, Oracle, assert_equal_logits
 
 
 class Answer(NamedTuple):
@@ -43,15 +43,30 @@ class Ledger:
     def compare(self, oracle: Oracle) -> None:
         """Fail unless every answer is the oracle's for its tokens alone."""
         for tokens, chosen in self.greedy:
-            assert chosen == oracle.greedy(tokens, len(chosen)), f"after {len(tokens)} tokens"
+            assert_chosen(oracle, tokens, chosen)
         whole: tuple[int, ...] = ()
         # backwards, what continues others comes before them: one run serves them all
         for tokens, logits in sorted(self.answers, key=lambda each: each.tokens, reverse=True):
             if whole[: len(tokens)] != tokens:
                 whole, expected = tokens, oracle.logits(tokens)
             alone = expected[len(tokens) - len(logits) : len(tokens)]
-            assert np.isfinite(logits).all()
-            assert (logits.argmax(axis=-1) == alone.argmax(axis=-1)).all(), (
-                f"other tokens than alone after {len(tokens)} tokens"
-            )
             assert_equal_logits(logits, alone)
+
+
+def assert_chosen(oracle: Oracle, tokens: tuple[int, ...], chosen: list[int]) -> None:
+    """Fail unless the oracle chooses the same tokens, as long as its two largest logits differ.
+
+    Among thousands of choices from random weights some are ties within the tolerance of logits,
+    which either may win: what comes after one is not compared here.
+    """
+    alone = oracle.greedy(tokens, len(chosen))
+    if chosen == alone:
+        return
+    tie = next(
+        place for place, pair in enumerate(zip(chosen, alone, strict=True)) if len({*pair}) > 1
+    )
+    logits = oracle.logits([*tokens, *alone[:tie]])[-1]
+    ours, theirs = logits[[chosen[tie], alone[tie]]]
+    assert theirs - ours < 2 * TOLERANCE * np.abs(logits).max(), (
+        f"another token than alone after {len(tokens)} + {tie} tokens"
+    )
