@@ -6,3 +6,5 @@ attack, found by its presence in this folder.
 
 # Choices of prompts, prompts of each, and tokens of a reply at most, unless one says otherwise.
 SEEDS, CONVERSATIONS, REPLY_TOKENS = 3, 4, 16
+# Seconds that one run of an attack may search for.
+TIME_LIMIT = 300

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +82,10 @@ class Language:
 
 @dataclass(frozen=True)
 class View:
-    """All that one attacker sees and knows."""
+    """All that one attacker sees and knows.
+
+    An attack that searches ends after `time_limit` seconds, with what it has found by then.
+    """
 
     scheme: Scheme
     head: Head
@@ -94,6 +98,7 @@ class View:
     # the chat template's tokens before and after the user's text: how every prompt begins and ends
     template: tuple[Tokens, Tokens] | None = None
     language: Language | None = None
+    time_limit: float = inf
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,14 @@ class Findings:
     each answer chooses. `key`: permutations and quarter-turns that it recovered, by SPEC.md's
     labels, whole ones where they are made of blocks ("residual/0"), int64; under "rotation" the
     matrix that rows are multiplied by from the right, float32 [hidden_size, hidden_size]. `reason`
-    says why it found nothing, where it cannot.
+    says why it found nothing, where it cannot, or why not all. `stopped`: the time was over.
     """
 
     tokens: Sequence[Tokens] = ()
     replies: Sequence[Tokens] = ()
     key: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     reason: str = ""
+    stopped: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             key,
             seeds=arguments.seeds,
             conversations=conversations,
+            time_limit=arguments.time_limit,
             step=step,
         )
     audit = Audit(
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         seeds=arguments.seeds,
         conversations=conversations,
         reply_tokens=arguments.reply_tokens,
+        time_limit=arguments.time_limit,
         whole_key=master is not None,
         outcomes=outcomes,
     )

@@ -26,6 +26,7 @@ from stip_keys.audit.attack import (
     Tokens,
     View,
 )
+from stip_keys.audit.deadline import Deadline, Expired
 from stip_keys.audit.likeness import InnerProducts, Likeness, SortedValues
 from stip_keys.audit.model import Prefix, rms_norm
 from stip_keys.audit.proposals import Proposals
@@ -89,10 +90,14 @@ class _Matching:
         self._decoder = view.public.decoder
         self._depth = depth
         self._is_normalised = is_normalised
+        self._deadline = Deadline(view.time_limit)
         self._proposals = Proposals(view.public, view.language, len(view.conversations))
 
     def run(self, followed: Sequence[_Followed], given: Sequence[Tokens]) -> None:
-        """Decode all of `followed`, whose first rows are given tokens [rows, candidates]."""
+        """Decode all of `followed`, whose first rows are given tokens [rows, candidates].
+
+        When the view's time is over, they stay as far as they are.
+        """
         for each, tokens in zip(followed, given, strict=True):
             if len(tokens):
                 self._decoder.extend([each.prefix], [self._rows(tokens[:, 0])])
@@ -100,9 +105,13 @@ class _Matching:
         self._proposals.extend(
             [each.number for each in followed], [tokens[:, 0] for tokens in given]
         )
-        while active := [each for each in followed if each.goes_on]:
-            self._search(active)
-            self._accept(active)
+        try:
+            while active := [each for each in followed if each.goes_on]:
+                self._search(active)
+                self._accept(active)
+        except Expired:
+            if decided := [each for each in active if each.is_decided]:
+                self._accept(decided)
 
     def _search(self, active: Sequence[_Followed]) -> None:
         for each in active:
@@ -117,7 +126,9 @@ class _Matching:
             if not tried:
                 return
             rows = [self._rows(batch) for _, batch in tried]
-            states = self._decoder.alternatives([each.prefix for each, _ in tried], rows)
+            states = self._decoder.alternatives(
+                [each.prefix for each, _ in tried], rows, self._deadline.check
+            )
             for (each, batch), embedded, of_batch in zip(tried, rows, states, strict=True):
                 distances = each.likeness.distances(
                     self._compared(of_batch), embedded, each.masked, each.sent
@@ -171,12 +182,24 @@ def _decode(
         for number, conversation in enumerate(view.conversations)
     ]
     matching.run(followed, given)
-    failed = all(each.fruitless >= FRUITLESS for each in followed)
+    reason, stopped = _ending(view, followed)
     return Findings(
         [_rectangle(each.found, len(each.conversation.sent)) for each in followed],
         [_rectangle(each.replies, len(each.conversation.answers)) for each in followed],
-        reason="no token's state is like those seen" if failed else "",
+        reason=reason,
+        stopped=stopped,
     )
+
+
+def _ending(view: View, followed: Sequence[_Followed]) -> tuple[str, bool]:
+    """What kept it from finding all, and whether that was time."""
+    if all(each.fruitless >= FRUITLESS for each in followed):
+        return "no token's state is like those seen", False
+    if any(each.goes_on for each in followed):
+        total = sum(len(each.conversation.sent) for each in followed)
+        decoded = sum(len(each.found) for each in followed)
+        return f"stopped after {view.time_limit:g} s, with {decoded} of {total} tokens tried", True
+    return "", False
 
 
 def _rectangle(candidates: Sequence[Tokens], rows: int) -> Tokens:

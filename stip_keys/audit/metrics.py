@@ -36,6 +36,7 @@ class Measurement:
 
     `top_1` and `top_10`: tokens recovered, by KINDS. `prompts`: those whose every user token is
     right. `key`: entries of the masks that are right, of all entries that could be compared.
+    `stopped`: the attack ran out of time, so that all of these may be lower than they need be.
     """
 
     top_1: Mapping[str, Share]
@@ -44,6 +45,7 @@ class Measurement:
     key: Share
     seconds: float
     reason: str
+    stopped: bool = False
 
 
 def measure(
@@ -78,6 +80,7 @@ def measure(
         _key_share(findings.key, key),
         seconds,
         findings.reason,
+        findings.stopped,
     )
 
 

@@ -7,7 +7,7 @@ conversations before the next is read, so that a model of several billion parame
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from stip_keys.audit.rope import frequencies, rotate
 # Layers stay in memory as long as they fit into this together: a small model is read once.
 KEEP_BYTES = 512 * 1024**2
 # Alternatives that pass through a layer at once.
-CHUNK = 4096
+CHUNK = 1024
 
 Rows = NDArray[np.float32]
 
@@ -106,17 +106,24 @@ class Decoder:
             prefix.length += len(each)
         return states
 
-    def alternatives(self, prefixes: Sequence[Prefix], rows: Sequence[NDArray[Any]]) -> list[Rows]:
+    def alternatives(
+        self,
+        prefixes: Sequence[Prefix],
+        rows: Sequence[NDArray[Any]],
+        check: Callable[[], None] = lambda: None,
+    ) -> list[Rows]:
         """The states after the last layer of rows that could each be the next after a prefix.
 
         `rows[k]` [candidates, hidden_size] are alternatives to each other: each sees prefixes[k]
-        (all of one depth) and itself. The prefixes stay as they are.
+        (all of one depth) and itself. The prefixes stay as they are. What `check` raises, called
+        every few seconds, ends it.
         """
         states = [np.array(each, np.float32) for each in rows]
         for index in range(prefixes[0].layers):
             layer = self._layer(index)
             for prefix, each in zip(prefixes, states, strict=True):
                 for start in range(0, len(each), CHUNK):
+                    check()
                     piece = each[start : start + CHUNK]
                     piece[:] = layer.branch(
                         piece, prefix.length, prefix.keys[index], prefix.values[index]

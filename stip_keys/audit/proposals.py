@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stip_keys.audit.attack import Language, PublicModel, Tokens
 
 # Tokens proposed first, and then, by either order; after these comes the rest of the vocabulary.
-FIRST, THEN, PIECE = 48, 384, 8192
+FIRST, THEN, PIECE = 48, 384, 2048
 
 
 class Proposals:

@@ -36,6 +36,7 @@ seeds, [range] where they differ.
 prompts: those whose every user token is recovered. key: entries of the secret masks recovered, of \
 {compared}.
 wrong model: user tokens recovered when the attacker's model is another one; should be about chance.
+≥: found when the time was over (--time-limit).
 Every attacker knows the tokenizer, the chat template, and what such text is like elsewhere.
 """
 WIDTH = 100
@@ -52,6 +53,7 @@ class Audit:
     seeds: int
     conversations: int
     reply_tokens: int
+    time_limit: float  # seconds, for one run of an attack that searches
     whole_key: bool  # whether the master key was there to compare with
     outcomes: Sequence[Outcome]
 
@@ -65,7 +67,7 @@ class Audit:
 
 
 def as_table(audit: Audit) -> str:
-    """The audit as text: a table in columns, and the reasons of those that fail."""
+    """The audit as text: a table in columns, and why some fail or stop."""
     rows = [HEADINGS, *(_row(outcome) for outcome in audit.outcomes)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(HEADINGS))]
     lines = [
@@ -90,7 +92,7 @@ def as_table(audit: Audit) -> str:
         + NOTE.format(seeds=audit.seeds, compared=compared)
     )
     if reasons:
-        text += "\nwhy attacks fail:\n" + "\n".join(reasons) + "\n"
+        text += "\nwhy attacks fail or stop:\n" + "\n".join(reasons) + "\n"
     return text
 
 
@@ -103,6 +105,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
         "seeds": audit.seeds,
         "conversations": audit.conversations,
         "reply_tokens": audit.reply_tokens,
+        "time_limit": audit.time_limit,
         "whole_key": audit.whole_key,
         "attacks": [_outcome_as_json(outcome) for outcome in audit.outcomes],
     }
@@ -135,9 +138,11 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         outcome.attack.attacker.value,
         KNOWS[outcome.attack.attacker],
         *(_tokens(outcome, kind) for kind in KINDS),
-        percent(Spread.of(each.prompts.value for each in outcome.runs)),
+        _least(outcome.runs, percent(Spread.of(each.prompts.value for each in outcome.runs))),
         percent(key_of(outcome)),
-        NOTHING if control is None else percent(Spread.of([control.top_1["user"].value])),
+        NOTHING
+        if control is None
+        else _least([control], percent(Spread.of([control.top_1["user"].value]))),
         f"{seconds.median:.2f}" if seconds else NOTHING,
     )
 
@@ -147,7 +152,13 @@ def _tokens(outcome: Outcome, kind: str) -> str:
     if first is None or ten is None:
         return NOTHING
     among = _percent(ten.median)
-    return percent(first) if among == _percent(first.median) else f"{percent(first)} ({among})"
+    found = percent(first) if among == _percent(first.median) else f"{percent(first)} ({among})"
+    return _least(outcome.runs, found)
+
+
+def _least(runs: Sequence[Measurement], found: str) -> str:
+    """A share, marked where more time could have found more."""
+    return f"≥{found}" if found != NOTHING and any(each.stopped for each in runs) else found
 
 
 def _percent(share: float) -> str:
@@ -177,6 +188,7 @@ def _measurement_as_json(each: Measurement) -> dict[str, Any]:
         "key": each.key.value,
         "seconds": round(each.seconds, 3),
         "reason": each.reason,
+        "stopped": each.stopped,
     }
 
 

@@ -7,13 +7,14 @@ import pkgutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import stip_keys.audit
+from stip_keys.audit import TIME_LIMIT
 from stip_keys.audit.attack import Attack, Attacker, PublicModel
 from stip_keys.audit.metrics import Measurement, measure
 from stip_keys.audit.subject import Subject, public_model_of
@@ -57,12 +58,14 @@ def run_attacks(
     *,
     seeds: int = 3,
     conversations: int = 8,
+    time_limit: float = TIME_LIMIT,
     step: Step = lambda _: None,
 ) -> list[Outcome]:
     """Run every attack on the traffic of `seeds` choices of `conversations` of the dialogues.
 
     The other dialogues of each choice are what attackers know of the language. `key` is the truth
-    that recovered masks are compared with. `step` is told of each run before it.
+    that recovered masks are compared with. A run that searches ends after `time_limit` seconds.
+    `step` is told of each run before it.
     """
     wrong = None
     runs: list[list[Measurement]] = [[] for _ in attacks]
@@ -71,11 +74,11 @@ def run_attacks(
         traffic = _choose(subject, dialogues, conversations, seed)
         for k, attack in enumerate(attacks):
             step(f"{attack.name} ({attack.attacker.value}), seed {seed}")
-            runs[k].append(_run(attack, traffic, key, None))
+            runs[k].append(_run(attack, traffic, key, None, time_limit))
             if seed == 0 and attack.attacker in (Attacker.WIRE, Attacker.HOST):
                 wrong = wrong or wrong_model(subject.public)
                 step(f"{attack.name} ({attack.attacker.value}), wrong model")
-                controls[k] = _run(attack, traffic, key, wrong)
+                controls[k] = _run(attack, traffic, key, wrong, time_limit)
     return [
         Outcome(attack, _reason(attack, subject, runs[k]), runs[k], controls[k])
         for k, attack in enumerate(attacks)
@@ -128,8 +131,9 @@ def _run(
     traffic: Traffic,
     key: Mapping[str, NDArray[Any]],
     public: PublicModel | None,
+    time_limit: float,
 ) -> Measurement:
-    view = traffic.view(attack.attacker, public)
+    view = replace(traffic.view(attack.attacker, public), time_limit=time_limit)
     begun = time.perf_counter()
     findings = attack.run(view)
     return measure(findings, traffic.dialogues, key, time.perf_counter() - begun)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stip_keys.audit import CONVERSATIONS, REPLY_TOKENS, SEEDS
+from stip_keys.audit import CONVERSATIONS, REPLY_TOKENS, SEEDS, TIME_LIMIT
 from stip_keys.commands.options import add_passphrase_file
 
 EPILOG = """\
@@ -64,6 +64,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=REPLY_TOKENS,
         metavar="N",
         help=f"longest reply ({REPLY_TOKENS})",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=_positive,
+        default=TIME_LIMIT,
+        metavar="SECONDS",
+        help="longest run of an attack that searches by running the model, as those on hidden "
+        f"states; what it has found by then is counted ({TIME_LIMIT})",
     )
     parser.add_argument(
         "--attacks",

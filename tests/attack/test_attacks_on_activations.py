@@ -20,7 +20,8 @@ from stip_keys.audit import (
     attention_scores,
     hidden_states,
 )
-from stip_keys.audit.attack import Attack, View
+from stip_keys.audit.attack import UNKNOWN, Attack, View
+from stip_keys.audit.deadline import Deadline, Expired
 from stip_keys.keys import MasterKey
 from tests.attack.demo_scenes import (
     CHANCE,
@@ -97,6 +98,41 @@ def test_final_states_as_answers_name_every_token(folder: Path, scheme: Scheme, 
     assert replies_found(found, said) > 0.95
     if seed == 0 and scheme != NONE:  # it tries all of the vocabulary, which takes long
         assert rows_found(ANSWERS.run(mistaken(seen)), said) < CHANCE
+
+
+@pytest.mark.parametrize("passes", [1, 12])
+def test_it_stops_when_the_time_is_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, passes: int
+) -> None:
+    """What it has found by then is right, and of the rest it says nothing."""
+    seen, said = seen_of_the_demo(FIRST, folder, PERMUTATION, SERVER, 0)
+    left = passes * len(seen.conversations)
+
+    def check(_: Deadline) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Expired
+
+    monkeypatch.setattr(Deadline, "check", check)
+    found = FIRST.run(replace(seen, time_limit=7))
+    assert found.stopped
+    decoded = 0
+    for candidates, each in zip(found.tokens, said, strict=True):
+        tried = int((candidates[:, 0] != UNKNOWN).sum())
+        assert candidates[:tried, 0].tolist() == each.rows[:tried]
+        assert (candidates[tried:] == UNKNOWN).all()
+        decoded += tried
+    total = sum(len(each.sent) for each in seen.conversations)
+    assert len(said) // 2 <= decoded <= passes * len(said) < total
+    assert found.reason == f"stopped after 7 s, with {decoded} of {total} tokens tried"
+
+
+def test_time_is_over_after_the_limit(folder: Path) -> None:
+    seen, _ = seen_of_the_demo(FIRST, folder, PERMUTATION, SERVER, 0)
+    found = FIRST.run(replace(seen, time_limit=0))
+    assert found.stopped and (found.tokens[0] == UNKNOWN).all()
+    assert not FIRST.run(seen).stopped
 
 
 def test_logits_are_no_hidden_states(folder: Path) -> None:

@@ -83,7 +83,14 @@ def test_each_seed_brings_other_prompts_and_the_control_comes_once(subject: Subj
     attacks = [Attack(each.value, each, "none", run) for each in Attacker]
     told: list[str] = []
     outcomes = run_attacks(
-        subject, attacks, dialogues, {}, seeds=3, conversations=5, step=told.append
+        subject,
+        attacks,
+        dialogues,
+        {},
+        seeds=3,
+        conversations=5,
+        time_limit=7,
+        step=told.append,
     )
     assert len(told) == len(views) == steps(attacks, 3) == 14
     assert [len(each.runs) for each in outcomes] == [3] * 4
@@ -92,7 +99,7 @@ def test_each_seed_brings_other_prompts_and_the_control_comes_once(subject: Subj
     assert {each.reason for each in outcomes} == {"only looks"}
     sent = {tuple(c.sent.tobytes() for c in view.conversations) for view in views}
     assert len(sent) == 3
-    assert all(len(view.conversations) == 5 for view in views)
+    assert all(len(view.conversations) == 5 and view.time_limit == 7 for view in views)
     everything = sum(len(each.prompt.tokens) + len(each.reply) for each in dialogues)
     for view in views:  # what is attacked is no part of what is known of the language
         assert view.language is not None

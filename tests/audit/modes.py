@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stip_keys.audit import CONVERSATIONS, REPLY_TOKENS, SEEDS
+from stip_keys.audit import CONVERSATIONS, REPLY_TOKENS, SEEDS, TIME_LIMIT
 from stip_keys.audit.attack import Attack
 from stip_keys.audit.command import describe
 from stip_keys.audit.prompts import make_prompts
@@ -106,6 +106,7 @@ def audit(
         seeds=seeds,
         conversations=conversations,
         reply_tokens=reply_tokens,
+        time_limit=TIME_LIMIT,
         whole_key=True,
         outcomes=outcomes,
     )

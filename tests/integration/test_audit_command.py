@@ -185,7 +185,7 @@ def test_what_cannot_be_written_or_read_is_refused(folder: Path, tmp_path: Path)
     assert_refused(audit(tmp_path, checkpoint=folder / "checkpoint"), "cannot read")
 
 
-@pytest.mark.parametrize("option", ["--seeds", "--conversations", "--reply-tokens"])
+@pytest.mark.parametrize("option", ["--seeds", "--conversations", "--reply-tokens", "--time-limit"])
 @pytest.mark.parametrize("value", ["0", "-1", "x"])
 def test_counts_are_positive(folder: Path, option: str, value: str) -> None:
     done = audit(folder, option, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ AUDIT = Audit(
     seeds=3,
     conversations=8,
     reply_tokens=24,
+    time_limit=300,
     whole_key=True,
     outcomes=OUTCOMES,
 )
@@ -76,8 +78,25 @@ def test_columns_are_aligned() -> None:
 
 def test_ten_guesses_are_told_where_they_find_more() -> None:
     outcome = Outcome(OUTCOMES[0].attack, "", [measured(4, among_ten=15)], None)
-    audit = Audit(AUDIT.scheme, AUDIT.head, "", 1, 8, 24, False, [outcome])
+    audit = Audit(AUDIT.scheme, AUDIT.head, "", 1, 8, 24, 300, False, [outcome])
     assert "  20 (75)  " in as_table(audit)
+
+
+def test_shares_that_time_cut_short_are_marked() -> None:
+    stopped = replace(measured(4), stopped=True)
+    for runs, control in (
+        ([stopped, measured(4)], measured(0)),
+        ([measured(4)], stopped),
+    ):
+        outcome = Outcome(OUTCOMES[0].attack, "", runs, control)
+        row = cells(as_table(replace(AUDIT, outcomes=[outcome])).splitlines()[3])
+        marked = [cell.startswith("≥") for cell in row[3:9]]
+        of_runs, of_control = runs[0].stopped, control.stopped
+        # template, user, prompts; no reply; the key does not come of searches; wrong model
+        assert marked == [of_runs, of_runs, False, of_runs, False, of_control]
+    described = as_json(replace(AUDIT, outcomes=[outcome]))
+    assert described["time_limit"] == 300
+    assert described["attacks"][0]["wrong_model"]["stopped"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,21 @@
+"""How long a search may go on."""
+
+from __future__ import annotations
+
+from time import monotonic
+
+
+class Expired(Exception):
+    """The time is over."""
+
+
+class Deadline:
+    """Begins when it is made; `seconds` may be infinite."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises Expired once the time is over."""
+        if monotonic() >= self._end:
+            raise Expired
