@@ -21,7 +21,7 @@ from tests.oracle import Oracle
 from tests.parties import convert, server_process
 
 HELD, OTHERS = 4, 12
-EVERYONE = {"scheme", "head", "conversations", "template", "language"}
+EVERYONE = {"scheme", "head", "conversations", "template", "language", "time_limit"}
 MODEL, SERVER = {"public"}, {"bundle", "config", "activations"}
 
 
