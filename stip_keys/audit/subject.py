@@ -20,9 +20,10 @@ from stip_keys.errors import BundleError, KeysError
 from stip_keys.keyfile import read_client_key
 from stip_keys.keys import ClientKey
 
-# How far the norms of hidden states may lie apart: rounding to bfloat16 stays well below, and
-# other weights far above.
-TOLERANCE = 0.02
+# How far the norms of hidden states and the logits may lie apart, relative: where a conversion
+# rounds weights to bfloat16, that stays well below the first; where it only moves them, below the
+# second, and a light fine-tune far above.
+ROUNDED, MOVED = 0.02, 0.001
 
 
 class Subject:
@@ -50,6 +51,7 @@ class Subject:
         self.decoder = Decoder(self.manifest.model, self.bundle)
         self.public = public_model(checkpoint)
         self._check_embedding()
+        self._tolerance = ROUNDED if self._is_rounded() else MOVED
 
     def masked_rows(self, conversations: Sequence[Tokens]) -> list[NDArray[np.float16]]:
         """The rows that a client with this bundle sends, one array a conversation."""
@@ -68,7 +70,7 @@ class Subject:
         masked = self.decoder.hidden_states([sent])
         for layer, ((expected,), (found,)) in enumerate(zip(plain, masked, strict=True)):
             norms = np.linalg.norm(expected, axis=1)
-            if not _close(np.linalg.norm(found, axis=1), norms):
+            if not self._close(np.linalg.norm(found, axis=1), norms):
                 raise self._mismatch(f"layer {layer} has other weights")
         if self.head != Head.HEAD_CLIENT:
             logits = [
@@ -78,8 +80,17 @@ class Subject:
                     (self.decoder, found),
                 )
             ]
-            if not _close(logits[1], logits[0]):
+            if not self._close(logits[1], logits[0]):
                 raise self._mismatch("the head has other weights")
+
+    def _is_rounded(self) -> bool:
+        """Whether converting may have rounded weights, by a rotation or to another type."""
+        types = {each.dtype.wire for each in self.checkpoint.tensors.values()}
+        return self.scheme == Scheme.SCHEME_ROTATION or types != {self.manifest.dtype}
+
+    def _close(self, found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
+        differences = np.median(np.abs(found - expected))
+        return bool(differences <= self._tolerance * np.median(np.abs(expected)))
 
     def _embedding(self) -> NDArray[np.float32]:
         path = self.folder / "client" / "embeddings.safetensors"
@@ -122,10 +133,6 @@ def public_model_of(config: Any, tensors: Mapping[str, NDArray[Any]]) -> PublicM
     if not np.isfinite(embedding).all():
         raise KeysError("an embedding does not fit into float16, which the audit's traffic is in")
     return PublicModel(config, Decoder(config, tensors), embedding, tensors)
-
-
-def _close(found: NDArray[np.float32], expected: NDArray[np.float32]) -> bool:
-    return bool(np.median(np.abs(found - expected)) <= TOLERANCE * np.median(np.abs(expected)))
 
 
 def _read(folder: Path, kind: BundleKind) -> Manifest:

@@ -126,6 +126,29 @@ def test_other_weights_of_a_layer_are_refused(folder: Path, tmp_path: Path) -> N
     )
 
 
+def test_a_light_fine_tune_is_another_checkpoint(folder: Path, tmp_path: Path) -> None:
+    def change(tensors: dict[str, NDArray[Any]]) -> None:
+        weight = tensors["model.layers.0.mlp.down_proj.weight"]
+        noise = np.random.default_rng(0).standard_normal(weight.shape).astype(np.float32)
+        weight += 0.03 * weight.std() * noise
+
+    other = altered(tmp_path, change)
+    assert_refused(
+        audit(folder, checkpoint=other),
+        f"{folder / 'bundles'} was not made of {other}: layer 0 has other weights",
+    )
+
+
+@pytest.mark.parametrize("options", [("--dtype", "bfloat16"), ("--scheme", "rotation")])
+def test_what_converting_rounds_is_the_same_checkpoint(
+    folder: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    key = ("--key", folder / "master.key")
+    convert(folder / "checkpoint", tmp_path / "bundles", *key, *options)
+    done = audit(tmp_path, checkpoint=folder / "checkpoint")
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_head_is_refused(folder: Path, tmp_path: Path) -> None:
     def change(tensors: dict[str, NDArray[Any]]) -> None:
         tensors["lm_head.weight"] *= 1.2
