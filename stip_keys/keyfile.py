@@ -67,12 +67,12 @@ def write_client_key(path: Path, key: ClientKey) -> None:
     create_key_file(path, content)
 
 
-def read_master_key(path: Path, passphrase_of: PassphraseSource = ON_TERMINAL) -> MasterKey:
-    """Read a master key file; `passphrase_of` gives the passphrase where it is wrapped.
+def read_master_key(path: Path, source: PassphraseSource = ON_TERMINAL) -> MasterKey:
+    """Read a master key file; `source` gives the passphrase where it is wrapped.
 
     Raises KeyFileError and PassphraseError; warns when others can read or make the key.
     """
-    secret, is_secret = read_secret(path, MASTER_FORMAT, passphrase_of)
+    secret, is_secret = read_secret(path, MASTER_FORMAT, source)
     warn_unless_secret(path, is_secret=is_secret)
     return MasterKey(secret)
 
@@ -127,14 +127,18 @@ def write_secret(
     create_key_file(path, content)
 
 
-def read_secret(path: Path, kind: str, passphrase_of: PassphraseSource) -> tuple[bytes, bool]:
-    """The 32 bytes of a key file, plain or wrapped, and whether they are a secret."""
+def read_secret(path: Path, kind: str, source: PassphraseSource) -> tuple[bytes, bool]:
+    """The 32 bytes of a key file, plain or wrapped, and whether they are a secret.
+
+    Raises KeyFileError and PassphraseError, for a passphrase given for a plain file as well.
+    """
     content = read_key_file(path)
     if content.get("format") == wrapped_format(kind):
         expect_format(path, content, wrapped_format(kind))
         wrapped = parse_wrapped(path, content)
-        return wrapped.unwrap(path, passphrase_of(path)), wrapped.secret
+        return wrapped.unwrap(path, source.passphrase(path)), wrapped.secret
     expect_format(path, content, kind)
+    source.check_not_given(path)
     try:
         secret = bytes.fromhex(content["key"])
     except (KeyError, TypeError, ValueError):

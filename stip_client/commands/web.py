@@ -15,7 +15,7 @@ from stip_client.terminal import say
 from stip_keys.errors import KeysError
 from stip_keys.keyfile import read_master_key
 from stip_keys.keys import MasterKey
-from stip_keys.passphrase import passphrase_source
+from stip_keys.passphrase import PassphraseSource
 
 # Gradio is an extra, so nothing of stip_client.web is imported up here.
 
@@ -125,7 +125,7 @@ def _master_key(path: Path | None, passphrase_file: Path | None) -> MasterKey | 
             raise RequestError("--passphrase-file opens the file of --key, and there is none")
         return None
     try:
-        return read_master_key(path, passphrase_source(passphrase_file))
+        return read_master_key(path, PassphraseSource(passphrase_file))
     except KeysError as error:
         raise RequestError(str(error), hint=error.hint) from error
 

@@ -20,7 +20,7 @@ from stip_keys.dtypes import WEIGHT_TYPES
 from stip_keys.errors import KeysError
 from stip_keys.keyfile import read_master_key
 from stip_keys.keys import HEADS, SCHEMES
-from stip_keys.passphrase import passphrase_source
+from stip_keys.passphrase import PassphraseSource
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
             raise KeysError("scheme none takes no key: it permutes nothing")
         say("warning: scheme none hides nothing: weights and hidden states stay in plain order")
     elif arguments.key:
-        key = read_master_key(arguments.key, passphrase_source(arguments.passphrase_file))
+        key = read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
     else:
         key = new_key = make_key(arguments.base_seed)
     signed_by = signing_key(arguments)

@@ -23,6 +23,7 @@ from stip_keys.signing import SigningKey, read_signing_key, sign_bundle, write_s
 from stip_server.bundle import ServerBundle
 from stip_server.errors import StartError
 from stip_server.signature import read_public_key as read_servers_public_key
+from tests.passphrases import in_file
 from tests.robustness.damage import edit_json, flip_bit, truncate
 
 KEY, OTHER = SigningKey(bytes(range(32))), SigningKey(bytes(range(1, 33)))
@@ -249,9 +250,9 @@ def test_a_signing_key_can_be_wrapped(tmp_path: Path) -> None:
     path = tmp_path / "signing.key"
     write_signing_key(path, KEY, Passphrase(b"words"))
     assert KEY.secret.hex() not in path.read_text()
-    assert read_signing_key(path, lambda _: Passphrase(b"words")) == KEY
+    assert read_signing_key(path, in_file(tmp_path / "words", b"words")) == KEY
     with pytest.raises(PassphraseError, match="wrong passphrase"):
-        read_signing_key(path, lambda _: Passphrase(b"other"))
+        read_signing_key(path, in_file(tmp_path / "words", b"other"))
     assert inspect(path)[0]["fingerprint"] == KEY.public_key.fingerprint
 
 
