@@ -187,8 +187,13 @@ def test_a_file_that_nobody_signed_is_refused(
         ('{"format": "stip-public-key", "version": 2, "key": "00"}', "version 2"),
         ('{"format": "stip-public-key", "version": 1, "key": "00"}', "32 bytes"),
         ('{"format": "stip-public-key", "version": 1}', "32 bytes"),
+        (f'{{"format": "stip-public-key", "version": 1, "key": "{"AB" * 32}"}}', "lower-case"),
+        (f'{{"format": "stip-public-key", "version": 1, "key": "{"ab " * 32}"}}', "lower-case"),
     ],
-    ids=["missing", "empty", "signing key", "version", "short", "no key"],
+    ids=[
+        *("missing", "empty", "signing key", "version", "short", "no key"),
+        *("upper case", "spaces"),
+    ],
 )
 def test_what_is_no_public_key_is_told(
     bundles: Path, opener: Opener, content: str | None, says: str
