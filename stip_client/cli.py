@@ -20,6 +20,7 @@ from stip_keys.errors import KeyFilePermissionWarning
 EPILOG = """\
 examples:
   stip-client demo
+  stip-client demo --scheme rotation --head client
   stip-client generate --server localhost:50051 --bundle stip_model/client --prompt "Hello!"
   stip-client generate --server gpu.example.org:50051 --tls --token-file token \\
     --bundle stip_model/client --prompt "Hello!"

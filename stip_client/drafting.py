@@ -85,9 +85,9 @@ class DraftLength:
     """How many tokens to guess: as many as pay, going by what earlier steps cost and accepted.
 
     A step of n guesses takes `base + n * extra` seconds and brings 1 + a + ... + a^n tokens, where
-    a is the chance that a guess is right. Guesses that never come true cost at most ALLOWANCE of
-    the time that the reply has taken, and CREDIT: there is an account of what they have cost and
-    saved.
+    a is the chance that a guess is right. The seconds are those of the round trip, and of the head
+    where the client has it. Guesses that never come true cost at most ALLOWANCE of the time that
+    the reply has taken, and CREDIT: there is an account of what they have cost and saved.
     """
 
     def __init__(self, draft: Draft) -> None:
@@ -95,7 +95,8 @@ class DraftLength:
             raise RequestError(f"draft is {draft!r}; it must be 'auto', 'off' or a number")
         # None: as many as pay
         self._fixed = draft if isinstance(draft, int) else {"auto": None, "off": 0}[draft]
-        # seconds: of a step without guesses, and what each guess adds
+        # seconds: of a step without guesses, what is computed, the client's head included, and the
+        # rest; and what each guess adds
         self._compute = self._wire = self._extra = 0.0
         self._measured = False  # rather than taken from the step that computed the prompt
         self._age = 0  # steps since one without guesses
@@ -133,7 +134,8 @@ class DraftLength:
         """Count a step that is none of one token: that which computed the prompt."""
         self._elapsed += _seconds(profile)
         if self._base == 0.0:  # what a step costs is like this, until one has told
-            self._compute, self._wire = 2 * profile.compute / profile.rows, profile.wire
+            self._compute = 2 * profile.compute / profile.rows + profile.head  # of one row
+            self._wire = profile.wire
             self._extra = self._presumed
 
     def take(self, profile: StepProfile, drafted: int, accepted: int, n: int = 1) -> None:
@@ -144,7 +146,8 @@ class DraftLength:
         self._elapsed += _seconds(profile)
         if not drafted:
             first, self._measured = not self._measured, True
-            self._compute = profile.compute if first else _mean(self._compute, profile.compute)
+            compute = profile.compute + profile.head
+            self._compute = compute if first else _mean(self._compute, compute)
             wire = profile.wire + profile.queue
             self._wire, self._age = wire if first else _mean(self._wire, wire), 0
             # what a guess costs may have changed since it was measured
@@ -173,7 +176,7 @@ class DraftLength:
 
 
 def _seconds(profile: StepProfile) -> float:
-    return profile.wire + profile.queue + profile.compute
+    return profile.wire + profile.queue + profile.compute + profile.head
 
 
 def _mean(mean: float, value: float) -> float:

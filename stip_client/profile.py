@@ -13,6 +13,8 @@ class StepProfile:
     server reports them. wire: the rest of the round trip. bytes_up and bytes_down are those of the
     gRPC messages; what HTTP/2, TLS and TCP add is not counted. `drafted` of the rows were guesses.
     round_trips is more than 1 where a token took several calls; the chunks of one count as 1.
+    head: making logits of the answer, where the client does; it passes before the next step is
+    sent, and is part of that one's `client`.
     """
 
     rows: int
@@ -24,6 +26,7 @@ class StepProfile:
     bytes_down: int = 0
     drafted: int = 0
     round_trips: int = 1
+    head: float = 0.0
 
     def __add__(self, other: StepProfile) -> StepProfile:
         """The sums: of steps that brought a token only together."""
@@ -37,4 +40,5 @@ class StepProfile:
             self.bytes_down + other.bytes_down,
             self.drafted + other.drafted,
             self.round_trips + other.round_trips,
+            self.head + other.head,
         )

@@ -285,7 +285,7 @@ class Forward:
         self._wanted = wanted
         self._echo = echo
         self._results: list[StepResult] = []
-        self._client_seconds = 0.0
+        self._client_seconds = self._head_seconds = 0.0
         self._bytes_up = self._bytes_down = 0
         self._sent_at: float | None = None
         self._received_at = 0.0
@@ -338,6 +338,7 @@ class Forward:
             compute=compute,
             bytes_up=self._bytes_up,
             bytes_down=self._bytes_down,
+            head=self._head_seconds,
         )
         return Reply(logits, profile, tuple(results[0].received))
 
@@ -358,7 +359,9 @@ class Forward:
                 if each.HasField("hidden_states")
             ]
             self._check_rows(rows, states)
+            begun = perf_counter()
             own = bundle.head.logits(np.concatenate(states))
+            self._head_seconds = perf_counter() - begun
             if not np.isfinite(own).all():
                 raise ServerError("the server sent hidden states that make no finite logits")
             return LogitsArrays(own)

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from stip.v1.manifest_pb2 import BundleKind, Manifest
 from stip.v1.tensor_pb2 import DataType
 from stip_keys.bundle import check_files, head_name, read_manifest, scheme_name
-from stip_keys.errors import BundleError, KeyFileError, PassphraseError
+from stip_keys.errors import BundleError, KeyFileError
 from stip_keys.keyfile import (
     CLIENT_FORMAT,
     MASTER_FORMAT,
@@ -20,7 +20,7 @@ from stip_keys.keyfile import (
     read_master_key,
     warn_unless_secret,
 )
-from stip_keys.passphrase import Passphrase
+from stip_keys.passphrase import Passphrase, not_wrapped
 from stip_keys.signature import (
     MANIFEST,
     PUBLIC_FORMAT,
@@ -50,7 +50,7 @@ def inspect(
             raise KeyFileError(f"{path} is no bundle: only bundles are signed")
         return [_describe_key(path, passphrase)]
     if passphrase is not None:
-        raise PassphraseError(f"{path} is no wrapped key file: it has no passphrase")
+        raise not_wrapped(path)
     if (path / MANIFEST).exists():
         return [_describe_bundle(path, verify_key)]
     bundles = [path / name for name in ("server", "client") if (path / name / MANIFEST).exists()]
@@ -72,7 +72,7 @@ def _describe_key(path: Path, passphrase: Passphrase | None) -> Description:
         if kind == wrapped_format(plain):
             return _describe_wrapped(path, plain, name, passphrase)
     if passphrase is not None:
-        raise PassphraseError(f"{path} is no wrapped key file: it has no passphrase")
+        raise not_wrapped(path)
     if kind == MASTER_FORMAT:
         master = read_master_key(path)
         return {"path": str(path), "kind": "master key", "fingerprint": master.fingerprint}

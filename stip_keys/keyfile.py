@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import warnings
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +19,7 @@ from stip_keys.derivation import (
     residual_block_label,
 )
 from stip_keys.errors import KeyFileError, NotSecretWarning
+from stip_keys.hexadecimal import from_hex
 from stip_keys.keys import ClientKey, MasterKey
 from stip_keys.passphrase import ON_TERMINAL, Passphrase, PassphraseSource
 from stip_keys.permissions import warn_if_others_can_read
@@ -30,7 +30,6 @@ MASTER_FORMAT = "stip-master-key"
 CLIENT_FORMAT = "stip-client-key"
 VERSION = 1
 MAX_BYTES = 16 * 1024 * 1024
-SUBKEY = re.compile("[0-9a-f]{64}")
 
 
 def write_master_key(
@@ -67,12 +66,12 @@ def write_client_key(path: Path, key: ClientKey) -> None:
     create_key_file(path, content)
 
 
-def read_master_key(path: Path, passphrase_of: PassphraseSource = ON_TERMINAL) -> MasterKey:
-    """Read a master key file; `passphrase_of` gives the passphrase where it is wrapped.
+def read_master_key(path: Path, source: PassphraseSource = ON_TERMINAL) -> MasterKey:
+    """Read a master key file; `source` gives the passphrase where it is wrapped.
 
     Raises KeyFileError and PassphraseError; warns when others can read or make the key.
     """
-    secret, is_secret = read_secret(path, MASTER_FORMAT, passphrase_of)
+    secret, is_secret = read_secret(path, MASTER_FORMAT, source)
     warn_unless_secret(path, is_secret=is_secret)
     return MasterKey(secret)
 
@@ -127,20 +126,24 @@ def write_secret(
     create_key_file(path, content)
 
 
-def read_secret(path: Path, kind: str, passphrase_of: PassphraseSource) -> tuple[bytes, bool]:
-    """The 32 bytes of a key file, plain or wrapped, and whether they are a secret."""
+def read_secret(path: Path, kind: str, source: PassphraseSource) -> tuple[bytes, bool]:
+    """The 32 bytes of a key file, plain or wrapped, and whether they are a secret.
+
+    Raises KeyFileError and PassphraseError, for a passphrase given for a plain file as well.
+    """
     content = read_key_file(path)
     if content.get("format") == wrapped_format(kind):
         expect_format(path, content, wrapped_format(kind))
         wrapped = parse_wrapped(path, content)
-        return wrapped.unwrap(path, passphrase_of(path)), wrapped.secret
+        return wrapped.unwrap(path, source.passphrase(path)), wrapped.secret
     expect_format(path, content, kind)
+    source.check_not_given(path)
     try:
-        secret = bytes.fromhex(content["key"])
+        secret = from_hex(content["key"], KEY_BYTES)
     except (KeyError, TypeError, ValueError):
-        secret = b""
-    if len(secret) != KEY_BYTES:
-        raise KeyFileError(f"{path}: damaged: no {KEY_BYTES}-byte key in it")
+        raise KeyFileError(
+            f"{path}: damaged: its key is not {KEY_BYTES} bytes in lower-case hexadecimal"
+        ) from None
     return secret, content.get("secret") is not False
 
 
@@ -156,9 +159,7 @@ def warn_unless_secret(path: Path, *, is_secret: bool) -> None:
 
 def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> ClientKey:
     """The key whose labelled subkeys these are; KeyError and ValueError for other labels."""
-    if not all(SUBKEY.fullmatch(text) for text in subkeys.values()):
-        raise ValueError("a subkey is not 64 hexadecimal digits")
-    rest = {label: bytes.fromhex(text) for label, text in subkeys.items()}
+    rest = {label: from_hex(text, KEY_BYTES) for label, text in subkeys.items()}
     vocabulary = rest.pop(VOCABULARY_LABEL, None)
     if scheme == "rotation":
         key = ClientKey(scheme, hidden_size, (rest.pop(ROTATION_LABEL),), vocabulary=vocabulary)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from getpass import GetPassWarning, getpass
 from pathlib import Path
@@ -30,30 +29,43 @@ class Passphrase:
             raise PassphraseError("the passphrase is empty")
 
 
-# Called with the path of a wrapped key file, when its passphrase is needed.
-PassphraseSource = Callable[[Path], Passphrase]
+@dataclass(frozen=True)
+class PassphraseSource:
+    """Where a key file's passphrase comes from: `file`, or the terminal where there is none.
 
-
-def passphrase_source(file: Path | None, *, option: str = "--passphrase-file") -> PassphraseSource:
-    """A source that reads `file`, or asks on the terminal where there is no file.
-
-    `option` is what the user could have named the file with. The source raises PassphraseError.
+    `option` is what the user names the file with.
     """
 
-    def passphrase_of(key_file: Path) -> Passphrase:
-        if file is not None:
-            return read_passphrase(file)
+    file: Path | None = None
+    option: str = "--passphrase-file"
+
+    def passphrase(self, key_file: Path) -> Passphrase:
+        """The passphrase of a wrapped key file. Raises PassphraseError."""
+        if self.file is not None:
+            return read_passphrase(self.file)
         if not _on_terminal():
             raise PassphraseError(
                 f"{key_file} is wrapped with a passphrase, and there is no terminal to ask on",
-                hint=f"name a file that holds the passphrase with {option}",
+                hint=f"name a file that holds the passphrase with {self.option}",
             )
         return _ask(f"passphrase of {key_file}: ")
 
-    return passphrase_of
+    def check_not_given(self, key_file: Path) -> None:
+        """Raise PassphraseError where a file was named for a key that is not wrapped: whoever
+        names one believes that it is."""
+        if self.file is not None:
+            raise not_wrapped(key_file, self.option)
 
 
-ON_TERMINAL = passphrase_source(None)
+ON_TERMINAL = PassphraseSource()
+
+
+def not_wrapped(path: Path, option: str = "--passphrase-file") -> PassphraseError:
+    """The error of a passphrase that nothing asks for."""
+    return PassphraseError(
+        f"{path} is not wrapped with a passphrase",
+        hint=f"leave {option} out; stip-keys new --passphrase makes a wrapped key",
+    )
 
 
 def new_passphrase(file: Path | None) -> Passphrase:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stip_keys.errors import BundleError, KeyFileError, KeysError
+from stip_keys.hexadecimal import from_hex
 
 PUBLIC_FORMAT = "stip-public-key"
 SIGNATURE_FORMAT = "stip-signature"
@@ -156,9 +157,8 @@ def _bytes(
     path: Path, content: dict[str, Any], name: str, size: int, error_type: type[KeysError]
 ) -> bytes:
     try:
-        value = bytes.fromhex(content[name])
+        return from_hex(content[name], size)
     except (KeyError, TypeError, ValueError):
-        value = b""
-    if len(value) != size:
-        raise error_type(f"{path}: damaged: its {name} is not {size} bytes in hexadecimal")
-    return value
+        raise error_type(
+            f"{path}: damaged: its {name} is not {size} bytes in lower-case hexadecimal"
+        ) from None

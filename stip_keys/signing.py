@@ -71,12 +71,12 @@ def write_signing_key(path: Path, key: SigningKey, passphrase: Passphrase | None
     return public_path
 
 
-def read_signing_key(path: Path, passphrase_of: PassphraseSource = ON_TERMINAL) -> SigningKey:
-    """Read a signing key file; `passphrase_of` gives the passphrase where it is wrapped.
+def read_signing_key(path: Path, source: PassphraseSource = ON_TERMINAL) -> SigningKey:
+    """Read a signing key file; `source` gives the passphrase where it is wrapped.
 
     Raises KeyFileError and PassphraseError; warns when others can read the file.
     """
-    secret, _ = read_secret(path, SIGNING_FORMAT, passphrase_of)
+    secret, _ = read_secret(path, SIGNING_FORMAT, source)
     return SigningKey(secret)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stip_keys.errors import KeyFileError, PassphraseError
+from stip_keys.hexadecimal import from_hex
 from stip_keys.passphrase import Passphrase
 
 VERSION = 1
@@ -21,10 +22,10 @@ SECRET_BYTES = 32
 SALT_BYTES = 16
 NONCE_BYTES = 12
 TAG_BYTES = 16
+FINGERPRINT_BYTES = 16
 # Whoever wrote a file chose what scrypt costs: more than this is refused. Of the default, 128 MiB.
 MAX_MEMORY = 1 << 30
 CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
-FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 def wrapped_format(plain: str) -> str:
@@ -167,17 +168,14 @@ def parse(path: Path, content: dict[str, Any]) -> WrappedKey:
     try:
         created, fingerprint, cost = content["created"], content["fingerprint"], content["scrypt"]
         numbers = [cost[name] for name in ("n", "r", "p")]
-        salt, nonce, ciphertext = (
-            bytes.fromhex(text) for text in (cost["salt"], content["nonce"], content["ciphertext"])
-        )
+        salt = from_hex(cost["salt"], SALT_BYTES)
+        nonce = from_hex(content["nonce"], NONCE_BYTES)
+        ciphertext = from_hex(content["ciphertext"], SECRET_BYTES + TAG_BYTES)
+        from_hex(fingerprint, FINGERPRINT_BYTES)
         well_formed = (
             CREATED.fullmatch(created)
-            and FINGERPRINT.fullmatch(fingerprint)
             and isinstance(content["secret"], bool)
             and all(type(number) is int for number in numbers)
-            and len(salt) == SALT_BYTES
-            and len(nonce) == NONCE_BYTES
-            and len(ciphertext) == SECRET_BYTES + TAG_BYTES
         )
         recorded = content["checksum"]
     except (KeyError, TypeError, ValueError):

@@ -89,6 +89,9 @@ def _bytes(path: Path, content: dict[str, Any], name: str, size: int) -> bytes:
         value = bytes.fromhex(content[name])
     except (KeyError, TypeError, ValueError):
         value = b""
-    if len(value) != size:
-        raise StartError(f"{path}: damaged: its {name} is not {size} bytes in hexadecimal")
+    # fromhex takes upper case and spaces as well
+    if len(value) != size or value.hex() != content[name]:
+        raise StartError(
+            f"{path}: damaged: its {name} is not {size} bytes in lower-case hexadecimal"
+        )
     return value

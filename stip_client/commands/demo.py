@@ -20,6 +20,7 @@ from typing import Any
 
 from stip_client.commands.termination import terminate_raises
 from stip_client.errors import ClientError
+from stip_keys.modes import add_modes
 
 DEFAULT_PROMPT = "Hello, how are you?"
 STOP_SECONDS = 10
@@ -51,6 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="checkpoint (default: the demo model)"
     )
+    add_modes(parser)
     parser.set_defaults(run=_run)
 
 
@@ -62,15 +64,19 @@ def _run(arguments: argparse.Namespace) -> int:
             resources.as_file(resources.files("stip_client") / "demo_model")
         )
 
-        _say("developer", "makes a fresh key and permutes the model with it")
-        _tool("stip_keys", "new", "-o", folder / "master.key")
-        permuted, plain = folder / "permuted", folder / "plain"
-        key = ("--key", folder / "master.key")
-        _tool("stip_keys", "convert", checkpoint, "-o", permuted, *key)
+        masked_model, plain = folder / "masked", folder / "plain"
+        mode: list[object] = ["--scheme", arguments.scheme, "--head", arguments.head]
+        if arguments.scheme == "none":
+            _say("developer", "converts the model without a key: scheme none hides nothing")
+        else:
+            _say("developer", "makes a fresh key and masks the model with it")
+            _tool("stip_keys", "new", "-o", folder / "master.key")
+            mode += ["--key", folder / "master.key"]
+        _tool("stip_keys", "convert", checkpoint, "-o", masked_model, *mode)
         _tool("stip_keys", "convert", checkpoint, "-o", plain, "--scheme", "none")
 
         _say("client", f"prompt    {arguments.prompt}")
-        masked = _ask(stack, permuted, arguments)
+        masked = _ask(stack, masked_model, arguments)
         original = _ask(stack, plain, arguments)
 
     _say("server", f"received  {_floats(masked['received'])} ...")
@@ -78,9 +84,9 @@ def _run(arguments: argparse.Namespace) -> int:
     _say("client", f"reply     {masked['text']}")
     tokens = len(masked["token_ids"])
     if masked["token_ids"] != original["token_ids"]:
-        _say("check", f"the reply DIFFERS from the unpermuted model's: {original['text']}")
+        _say("check", f"the reply DIFFERS from the original model's: {original['text']}")
         return 1
-    _say("check", f"all {tokens} tokens equal the unpermuted model's reply")
+    _say("check", f"all {tokens} tokens equal the original model's reply")
     return 0
 
 

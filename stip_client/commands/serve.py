@@ -37,7 +37,7 @@ def add_parser(
         help="let applications use the model through OpenAI's API",
         description="Listen on this machine and speak OpenAI's API, so that applications use the "
         "model with a change of their base URL. Text is plain between them and this process; "
-        "what leaves it for the server is permuted.",
+        "what leaves it for the server is masked.",
         allow_abbrev=False,  # --api-key SECRET must not pass for --api-key-file
     )
     gateway = parser.add_argument_group("gateway")

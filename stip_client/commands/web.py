@@ -15,7 +15,7 @@ from stip_client.terminal import say
 from stip_keys.errors import KeysError
 from stip_keys.keyfile import read_master_key
 from stip_keys.keys import MasterKey
-from stip_keys.passphrase import passphrase_source
+from stip_keys.passphrase import PassphraseSource
 
 # Gradio is an extra, so nothing of stip_client.web is imported up here.
 
@@ -37,8 +37,8 @@ def add_parser(
         "web",
         parents=[connection],
         help="see the three parties at work, on a page in the browser",
-        description="Serve a page with three panes: the user's prompt and reply, the permutations "
-        "in use, and what the server receives; under them, where the time of every step went.",
+        description="Serve a page with three panes: the user's prompt and reply, the masks in "
+        "use, and what the server receives; under them, where the time of every step went.",
         allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     page = parser.add_argument_group("page")
@@ -62,7 +62,7 @@ def add_parser(
         "--key",
         type=Path,
         metavar="FILE",
-        help="the developer's master key: show the permutations inside the layers as well",
+        help="the developer's master key: show what masks the layers as well",
     )
     page.add_argument(
         "--passphrase-file",
@@ -96,12 +96,12 @@ def _run(arguments: argparse.Namespace) -> int:
             loader.load(str(arguments.bundle))  # what is wrong with it is said here and now
         if not local:
             say(
-                "warning: everyone who reaches this address can use the page and see the "
-                "permutations on it; prompts and replies travel in plain text"
+                "warning: everyone who reaches this address can use the page and see the masks on "
+                "it; prompts and replies travel in plain text"
             )
         if arguments.share:
             say(
-                "warning: --share gives the page with the permutations on it, your prompts and the "
+                "warning: --share gives the page with the masks on it, your prompts and the "
                 "replies, in plain text, to a third party's relay and to everyone who knows the "
                 "address"
             )
@@ -125,7 +125,7 @@ def _master_key(path: Path | None, passphrase_file: Path | None) -> MasterKey | 
             raise RequestError("--passphrase-file opens the file of --key, and there is none")
         return None
     try:
-        return read_master_key(path, passphrase_source(passphrase_file))
+        return read_master_key(path, PassphraseSource(passphrase_file))
     except KeysError as error:
         raise RequestError(str(error), hint=error.hint) from error
 

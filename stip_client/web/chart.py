@@ -16,7 +16,7 @@ PARTS = (
     ("client", "Client", "embedding, masking and sampling"),
     ("wire", "Wire", "the rest of the round trip"),
     ("queue", "Queue", "waiting for the engine"),
-    ("compute", "Compute", "the permuted layers"),
+    ("compute", "Compute", "the masked layers"),
 )
 HEIGHT = 100.0
 # Bars that there is room for: so few at first, twice as many when they are full, so many at most.

@@ -1,4 +1,4 @@
-"""The Key Center as HTML: fingerprints and first indices of the permutations in use, no key."""
+"""The Key Center as HTML: fingerprints and first indices of the masks in use, no key."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def counters(loaded: Loaded | None, reply: Reply | None) -> str:
 
 
 def permutations(loaded: Loaded | None) -> str:
-    """Every permutation that is known here."""
+    """Every permutation and rotation that is known here."""
     if loaded is None:
         return '<p class="stip-empty">No model is loaded.</p>'
     body = ""

@@ -25,11 +25,11 @@ TITLE = "STIP"
 MAX_NEW_TOKENS = 128
 # Seconds between one look at the server and the next while nothing is sent.
 LOOK = 10.0
-BRAND = "<h1>STIP</h1><p>Your prompt stays here; the server computes on permuted hidden states.</p>"
+BRAND = "<h1>STIP</h1><p>Your prompt stays here; the server computes on masked hidden states.</p>"
 FOOT = (
-    '<p class="stip-foot">A permutation is no encryption: it hides prompt and weights only from '
-    "those who do not know the base weights, and the logits tell the server the reply. "
-    "See SECURITY.md.</p>"
+    '<p class="stip-foot">A mask is no encryption: it hides prompt and weights only from '
+    "those who do not know the base weights, and logits in vocabulary order tell the server the "
+    "reply. See SECURITY.md.</p>"
 )
 
 Updates = dict[Any, Any]

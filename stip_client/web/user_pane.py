@@ -6,7 +6,7 @@ from stip_client.web.markup import escape, floats, milliseconds, pane_head, sent
 from stip_client.web.reply import Reply
 from stip_client.web.sentences import error_text
 
-TAG = "computed on permuted states"
+TAG = "computed on masked states"
 _STAGES = {
     "waiting": "Sent, waiting for the first token …",
     "streaming": "Streaming …",
@@ -39,7 +39,7 @@ def reply_text(reply: Reply | None) -> str:
 
 
 def reply_head(reply: Reply | None) -> str:
-    """The line over the reply: that it was computed on permuted states."""
+    """The line over the reply: that it was computed on masked states."""
     tagged = " stip-on" if reply is not None and reply.tokens else ""
     return (
         '<div class="stip-label-row"><h3>Reply</h3>'

@@ -24,7 +24,7 @@ from stip_keys.checkpoint import Checkpoint
 from stip_keys.errors import KeysError
 from stip_keys.keyfile import read_master_key
 from stip_keys.keys import MasterKey
-from stip_keys.passphrase import passphrase_source
+from stip_keys.passphrase import PassphraseSource
 
 TO_STDOUT = "-"
 
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _master_key(arguments: argparse.Namespace) -> MasterKey | None:
     if arguments.key:
-        return read_master_key(arguments.key, passphrase_source(arguments.passphrase_file))
+        return read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
     if arguments.passphrase_file:
         raise KeysError("--passphrase-file opens the file of --key, and there is none")
     return None

@@ -19,8 +19,8 @@ from stip_keys.convert import Converter, Settings
 from stip_keys.dtypes import WEIGHT_TYPES
 from stip_keys.errors import KeysError
 from stip_keys.keyfile import read_master_key
-from stip_keys.keys import HEADS, SCHEMES
-from stip_keys.passphrase import passphrase_source
+from stip_keys.modes import add_modes
+from stip_keys.passphrase import PassphraseSource
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,20 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--key", type=Path, metavar="FILE", help="master key (default: a new one, OUT/master.key)"
     )
     add_base_seed(source)
-    parser.add_argument(
-        "--scheme",
-        choices=SCHEMES,
-        default="permutation",
-        help="how to mask: permutation rounds nothing, rotation rounds weights once, none hides "
-        "nothing (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--head",
-        choices=HEADS,
-        default="server",
-        help="where logits are made: on the server in vocabulary order (the default), on the "
-        "client, or on the server in an order that only the client's key opens",
-    )
+    add_modes(parser)
     parser.add_argument(
         "--blocks",
         type=int,
@@ -81,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
             raise KeysError("scheme none takes no key: it permutes nothing")
         say("warning: scheme none hides nothing: weights and hidden states stay in plain order")
     elif arguments.key:
-        key = read_master_key(arguments.key, passphrase_source(arguments.passphrase_file))
+        key = read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
     else:
         key = new_key = make_key(arguments.base_seed)
     signed_by = signing_key(arguments)

@@ -14,7 +14,7 @@ from stip_keys.commands.telling import say
 from stip_keys.errors import KeysError
 from stip_keys.keys import MasterKey
 from stip_keys.making import BundleMaker, Bundles
-from stip_keys.passphrase import passphrase_source
+from stip_keys.passphrase import PassphraseSource
 from stip_keys.signing import SigningKey, read_signing_key
 from stip_keys.writing import Progress
 
@@ -61,7 +61,7 @@ def signing_key(arguments: argparse.Namespace) -> SigningKey | None:
     file: Path | None = arguments.sign_passphrase_file
     if arguments.sign:
         option = "--sign-passphrase-file"
-        return read_signing_key(arguments.sign, passphrase_source(file, option=option))
+        return read_signing_key(arguments.sign, PassphraseSource(file, option=option))
     if file:
         raise KeysError("--sign-passphrase-file opens the file of --sign, and there is none")
     return None

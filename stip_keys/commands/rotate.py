@@ -17,7 +17,7 @@ from stip_keys.commands.telling import say
 from stip_keys.errors import KeysError
 from stip_keys.key_rotation import KeyRotation
 from stip_keys.keyfile import read_master_key
-from stip_keys.passphrase import passphrase_source
+from stip_keys.passphrase import PassphraseSource
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,12 +49,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    old = read_master_key(arguments.key, passphrase_source(arguments.passphrase_file))
+    old = read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
     made_key = None
     if arguments.new_passphrase_file and not arguments.new_key:
         raise KeysError("--new-passphrase-file opens the file of --new-key, and there is none")
     if arguments.new_key:
-        source = passphrase_source(arguments.new_passphrase_file, option="--new-passphrase-file")
+        source = PassphraseSource(arguments.new_passphrase_file, option="--new-passphrase-file")
         new = read_master_key(arguments.new_key, source)
     else:
         new = made_key = make_key(arguments.base_seed)

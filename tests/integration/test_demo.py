@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,7 +21,10 @@ from mlx_lm.utils import load
 
 import stip_client
 from stip_client import Client
+from stip_client.cli import main
+from stip_client.commands import demo
 from tests.parties import Server, convert, run_tool, server_process
+from tests.robustness.command_line import assert_refused
 
 DEMO_MODEL = Path(stip_client.__file__).parent / "demo_model"
 # The README's examples, with what a correct answer must say.
@@ -160,7 +164,7 @@ def test_the_demo_compares_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = run_tool("stip_client", "demo", "What is the capital of France?", env=environment)
     assert done.returncode == 0, done.stderr
     assert "The capital of France is Paris." in done.stdout
-    assert "equal the unpermuted model's reply" in done.stdout
+    assert "equal the original model's reply" in done.stdout
     received = floats_after("received", done.stdout)
     unmasked = floats_after("unmasked", done.stdout)
     assert len(received) == 10
@@ -168,10 +172,46 @@ def test_the_demo_compares_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_tells_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a permuted bundle that was tampered with, the comparison must not say "equal"."""
-    from stip_client.commands import demo
+@pytest.mark.parametrize(
+    ("scheme", "head"),
+    [("permutation", "client"), ("rotation", "sealed"), ("rotation", "client"), ("none", "client")],
+)
+def test_the_demo_shows_every_mode(
+    scheme: str, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is given a bundle of that mode, and then the one that it is compared with."""
+    served = []
 
+    @contextmanager
+    def server(bundle: Path) -> Iterator[str]:
+        manifest = json.loads((bundle / "manifest.json").read_text())
+        served.append((manifest["scheme"], manifest["head"]))
+        with demo_server(bundle) as address:
+            yield address
+
+    demo_server = demo._server
+    monkeypatch.setattr(demo, "_server", server)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert main(["demo", "--scheme", scheme, "--head", head]) == 0
+    mode = (f"SCHEME_{scheme.upper()}", f"HEAD_{head.upper()}")
+    assert served == [mode, ("SCHEME_NONE", "HEAD_SERVER")]
+
+
+def test_the_demo_of_scheme_none_says_that_it_hides_nothing() -> None:
+    done = run_tool("stip_client", "demo", "--scheme", "none")
+    assert done.returncode == 0, done.stderr
+    assert "scheme none hides nothing" in done.stdout and "key and masks" not in done.stdout
+    assert floats_after("received", done.stdout) == floats_after("unmasked", done.stdout)
+
+
+def test_the_demo_refuses_a_mode_that_does_not_exist_as_convert_does() -> None:
+    done = run_tool("stip_client", "demo", "--scheme", "none", "--head", "sealed")
+    assert_refused(done, "scheme none has no key to seal the vocabulary with")
+    assert_refused(run_tool("stip_client", "demo", "--scheme", "rot13"), "rot13", status=2)
+
+
+def test_the_demo_tells_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a masked bundle that was tampered with, the comparison must not say "equal"."""
     replies = iter([[1, 2, 3], [1, 2, 4]])
     monkeypatch.setattr(
         demo,
@@ -179,8 +219,6 @@ def test_the_demo_tells_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyP
         lambda *_: {"token_ids": next(replies), "text": "", "received": [0.0] * 10},
     )
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    from stip_client.cli import main
-
     assert main(["demo", "--max-new-tokens", "3"]) == 1
 
 
@@ -194,7 +232,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, signum: signa
         text=True,
     )
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("*/permuted/server")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("*/masked/server")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)

@@ -139,6 +139,33 @@ def test_a_passphrase_without_its_key_is_refused(
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "stip_keys convert {checkpoint} -o out --key plain.key --passphrase-file",
+        "stip_keys convert {checkpoint} -o out --sign signing.key --sign-passphrase-file",
+        "stip_keys rotate {bundles} -o out --key plain.key --passphrase-file",
+        "stip_keys rotate {bundles} -o out --key old.key --new-key plain.key --new-passphrase-file",
+        "stip_keys rotate {bundles} -o out --key old.key --sign signing.key --sign-passphrase-file",
+        "stip_keys audit {bundles} --checkpoint {checkpoint} --key plain.key --passphrase-file",
+        "stip_keys inspect plain.key --passphrase-file",
+        "stip_client web --port 0 --bundle {bundles}/client --key plain.key --passphrase-file",
+    ],
+)
+def test_a_passphrase_for_a_key_that_is_not_wrapped_is_refused(
+    command: str, signed: Signed, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Whoever gives one believes that the key is wrapped."""
+    for new in (["old.key"], ["plain.key"], ["signing.key", "--signing"]):
+        assert run_tool("stip_keys", "new", "-o", *new, cwd=tmp_path).returncode == 0
+    before = listing(tmp_path)
+    words = [part.format(checkpoint=checkpoint, bundles=signed.bundles) for part in command.split()]
+    done = run_tool(*words, signed.folder / "master.words", cwd=tmp_path)
+    *_, key, option = words
+    assert_refused(done, f"{key} is not wrapped with a passphrase", hint=f"leave {option} out")
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize(
     "options",
     [
         ("new", "--signing", "--base-seed", 1),

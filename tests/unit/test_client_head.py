@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from stip.v1.tensor_pb2 import DataType
 from stip_client.bundle import ClientBundle
 from stip_client.errors import ServerError
 from stip_client.head import BLOCK_BYTES, ClientHead
-from stip_client.protocol import LogitsWanted, SessionCore
+from stip_client.protocol import LogitsWanted, Reply, SessionCore
 from stip_client.tensors import encode
 from stip_keys.permutation import PermutationMask
 from tests.checkpoints import DTYPES, RandomCheckpoint
@@ -58,6 +59,34 @@ def test_a_step_carries_as_many_rows_as_hidden_states_fit(bundle: ClientBundle) 
     assert core.chunk_rows(LogitsWanted("all")) == 10
     assert core.chunk_rows(LogitsWanted("all", top_k=1)) == 10
     assert core.chunk_rows(LogitsWanted("all", dtype="float16")) == 20
+
+
+def answered(core: SessionCore, rows: int) -> Reply:
+    """The reply to so many tokens, that asks for every row."""
+    forward = core.forward([1] * rows, LogitsWanted("all"))
+    list(forward.requests())
+    values = encode(states(rows, 60), DataType.DATA_TYPE_FLOAT32)
+    forward.take(
+        InferResponse(result=StepResult(length=core.position + rows, hidden_states=values))
+    )
+    return forward.finish()
+
+
+def test_a_reply_tells_how_long_the_head_took(
+    bundle: ClientBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the seconds before the next step is sent, which are its client's."""
+    core, logits = opened(bundle), ClientHead.logits
+
+    def slow(head: ClientHead, hidden_states: NDArray[np.float32]) -> NDArray[np.float32]:
+        sleep(0.02 * len(hidden_states))
+        return logits(head, hidden_states)
+
+    monkeypatch.setattr(ClientHead, "logits", slow)
+    first, second = answered(core, 1).profile, answered(core, 3).profile
+    assert 0.02 <= first.head <= second.client
+    assert second.head >= 0.06
+    assert (first + second).head == first.head + second.head
 
 
 @pytest.mark.parametrize(

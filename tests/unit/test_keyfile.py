@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from stip_keys.keyfile import (
     write_master_key,
 )
 from stip_keys.keys import ClientKey, MasterKey
+from tests.robustness.damage import edit_json
 
 KEY = MasterKey.from_base_seed(11)
 
@@ -111,6 +113,24 @@ def test_a_damaged_client_key_is_told(path: Path, change: dict[str, object]) -> 
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(KeyFileError, match=str(path)):
         read_client_key(path)
+
+
+@pytest.mark.parametrize("write", [str.upper, lambda digits: f"{digits[:2]} {digits[2:]}"])
+def test_other_digits_than_lower_case_ones_are_damage(
+    path: Path, tmp_path: Path, write: Callable[[str], str]
+) -> None:
+    """They stand for the same bytes, and would give one key many files."""
+    write_master_key(path, KEY)
+    key = json.loads(path.read_text())["key"]
+    edit_json(path, key=write(key))
+    with pytest.raises(KeyFileError, match="32 bytes in lower-case hexadecimal"):
+        read_master_key(path)
+    client = tmp_path / "client.key"
+    write_client_key(client, KEY.client_key(24, 4))
+    subkeys = json.loads(client.read_text())["subkeys"]
+    edit_json(client, subkeys={label: write(subkey) for label, subkey in subkeys.items()})
+    with pytest.raises(KeyFileError, match="malformed"):
+        read_client_key(client)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"{" * 100])

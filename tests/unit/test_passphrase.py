@@ -18,16 +18,17 @@ from stip_keys.errors import (
     PassphraseError,
 )
 from stip_keys.inspect import inspect
-from stip_keys.keyfile import read_master_key, write_master_key
+from stip_keys.keyfile import read_master_key, write_client_key, write_master_key
 from stip_keys.keys import MasterKey
 from stip_keys.passphrase import (
     MAX_BYTES,
     Passphrase,
+    PassphraseSource,
     new_passphrase,
-    passphrase_source,
     read_passphrase,
 )
 from stip_keys.wrapping import Scrypt, wrap
+from tests.passphrases import in_file
 from tests.robustness.damage import edit_json
 
 KEY = MasterKey.from_base_seed(11)
@@ -51,14 +52,17 @@ def path(written: bytes, tmp_path: Path) -> Path:
     return path
 
 
-def never(_: Path) -> Passphrase:
-    raise AssertionError("asked for a passphrase")
+@pytest.fixture
+def never(tmp_path: Path) -> PassphraseSource:
+    """A source with nothing to read."""
+    return PassphraseSource(tmp_path / "no words")
 
 
 def test_a_wrapped_key_is_read_back_with_its_passphrase_alone(path: Path) -> None:
-    assert read_master_key(path, lambda _: PASSPHRASE) == KEY
+    words = path.with_name("words")
+    assert read_master_key(path, in_file(words, PASSPHRASE.secret)) == KEY
     with pytest.raises(PassphraseError, match="wrong passphrase"):
-        read_master_key(path, lambda _: Passphrase(PASSPHRASE.secret + b" "))
+        read_master_key(path, in_file(words, PASSPHRASE.secret + b" "))
 
 
 def test_a_wrapped_file_does_not_hold_the_key(path: Path) -> None:
@@ -89,7 +93,9 @@ def test_the_same_key_and_passphrase_make_another_file_each_time() -> None:
     assert made[0].ciphertext != made[1].ciphertext
 
 
-def test_a_damaged_file_is_told_before_a_passphrase_is_asked_for(path: Path) -> None:
+def test_a_damaged_file_is_told_before_a_passphrase_is_asked_for(
+    path: Path, never: PassphraseSource
+) -> None:
     edit_json(path, fingerprint="0" * 32)
     with pytest.raises(KeyFileError, match="damaged"):
         read_master_key(path, never)
@@ -97,21 +103,29 @@ def test_a_damaged_file_is_told_before_a_passphrase_is_asked_for(path: Path) -> 
         inspect(path)
 
 
-def test_a_truncated_file_is_told(path: Path) -> None:
+def test_a_truncated_file_is_told(path: Path, never: PassphraseSource) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(KeyFileError, match="not a key file"):
         read_master_key(path, never)
 
 
-def test_a_plain_key_needs_no_passphrase(tmp_path: Path) -> None:
+def test_a_plain_key_takes_no_passphrase(tmp_path: Path, never: PassphraseSource) -> None:
     write_master_key(tmp_path / "plain.key", KEY)
-    assert read_master_key(tmp_path / "plain.key", never) == KEY
+    assert read_master_key(tmp_path / "plain.key") == KEY
+    with pytest.raises(PassphraseError, match=r"plain\.key is not wrapped with a passphrase"):
+        read_master_key(tmp_path / "plain.key", never)
+
+
+def test_what_is_no_key_at_all_is_told_as_such(tmp_path: Path, never: PassphraseSource) -> None:
+    write_client_key(tmp_path / "client.key", KEY.client_key(24, 4))
+    with pytest.raises(KeyFileError, match="not a stip-master-key file"):
+        read_master_key(tmp_path / "client.key", never)
 
 
 def test_a_wrapped_key_from_a_base_seed_is_no_secret_either(tmp_path: Path) -> None:
     write_master_key(tmp_path / "seed.key", KEY, base_seed=11, passphrase=PASSPHRASE)
     with pytest.warns(NotSecretWarning):
-        read_master_key(tmp_path / "seed.key", lambda _: PASSPHRASE)
+        read_master_key(tmp_path / "seed.key", in_file(tmp_path / "words", PASSPHRASE.secret))
     with pytest.warns(NotSecretWarning):
         inspect(tmp_path / "seed.key")
 
@@ -132,7 +146,7 @@ def test_inspect_opens_it_with_a_passphrase(path: Path) -> None:
 def test_inspect_of_what_is_not_wrapped_takes_no_passphrase(tmp_path: Path) -> None:
     write_master_key(tmp_path / "plain.key", KEY)
     for each in (tmp_path, tmp_path / "plain.key"):
-        with pytest.raises(PassphraseError, match="no wrapped key"):
+        with pytest.raises(PassphraseError, match="is not wrapped with a passphrase"):
             inspect(each, passphrase=PASSPHRASE)
 
 
@@ -141,7 +155,7 @@ def test_no_repr_or_error_shows_key_or_passphrase(path: Path) -> None:
     for secret in (b"wrong horse", PASSPHRASE.secret):
         edit_json(path, secret=secret != PASSPHRASE.secret)
         with pytest.raises(KeysError) as error:
-            read_master_key(path, lambda _, given=secret: Passphrase(given))
+            read_master_key(path, in_file(path.with_name("words"), secret))
         shown += str(error.value) + repr(error.value) + str(error.value.hint)
     for text in ("horse", KEY.secret.hex()[:16], repr(KEY.secret)[2:-1]):
         assert text not in shown
@@ -195,7 +209,7 @@ def test_a_passphrase_file_that_others_can_read_is_warned_about(tmp_path: Path) 
 def test_where_there_is_no_terminal_a_file_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(PassphraseError, match="no terminal") as error:
-        passphrase_source(None, option="--sign-passphrase-file")(Path("signing.key"))
+        PassphraseSource(option="--sign-passphrase-file").passphrase(Path("signing.key"))
     assert "--sign-passphrase-file" in str(error.value.hint)
     with pytest.raises(PassphraseError, match="no terminal"):
         new_passphrase(None)

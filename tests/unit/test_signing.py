@@ -23,6 +23,7 @@ from stip_keys.signing import SigningKey, read_signing_key, sign_bundle, write_s
 from stip_server.bundle import ServerBundle
 from stip_server.errors import StartError
 from stip_server.signature import read_public_key as read_servers_public_key
+from tests.passphrases import in_file
 from tests.robustness.damage import edit_json, flip_bit, truncate
 
 KEY, OTHER = SigningKey(bytes(range(32))), SigningKey(bytes(range(1, 33)))
@@ -186,8 +187,13 @@ def test_a_file_that_nobody_signed_is_refused(
         ('{"format": "stip-public-key", "version": 2, "key": "00"}', "version 2"),
         ('{"format": "stip-public-key", "version": 1, "key": "00"}', "32 bytes"),
         ('{"format": "stip-public-key", "version": 1}', "32 bytes"),
+        (f'{{"format": "stip-public-key", "version": 1, "key": "{"AB" * 32}"}}', "lower-case"),
+        (f'{{"format": "stip-public-key", "version": 1, "key": "{"ab " * 32}"}}', "lower-case"),
     ],
-    ids=["missing", "empty", "signing key", "version", "short", "no key"],
+    ids=[
+        *("missing", "empty", "signing key", "version", "short", "no key"),
+        *("upper case", "spaces"),
+    ],
 )
 def test_what_is_no_public_key_is_told(
     bundles: Path, opener: Opener, content: str | None, says: str
@@ -249,9 +255,9 @@ def test_a_signing_key_can_be_wrapped(tmp_path: Path) -> None:
     path = tmp_path / "signing.key"
     write_signing_key(path, KEY, Passphrase(b"words"))
     assert KEY.secret.hex() not in path.read_text()
-    assert read_signing_key(path, lambda _: Passphrase(b"words")) == KEY
+    assert read_signing_key(path, in_file(tmp_path / "words", b"words")) == KEY
     with pytest.raises(PassphraseError, match="wrong passphrase"):
-        read_signing_key(path, lambda _: Passphrase(b"other"))
+        read_signing_key(path, in_file(tmp_path / "words", b"other"))
     assert inspect(path)[0]["fingerprint"] == KEY.public_key.fingerprint
 
 

@@ -248,8 +248,40 @@ def test_no_more_is_guessed_than_pays() -> None:
     assert lengths.choose(3) > 10
 
 
-def profile(seconds: float) -> StepProfile:
-    return StepProfile(1, 0.0, seconds, 0.0, 0.0)
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_guess_costs_what_the_client_s_head_takes_for_it(*, measured: bool) -> None:
+    """Right ones do not pay either where a row of the head takes longer than all else."""
+    sent = []
+    for head in (0.0, 0.1):
+        lengths = DraftLength("auto")
+        lengths.begin(profile(0.01, head))
+        if measured:
+            lengths.take(profile(0.01, head), 0, 0)
+        guesses = 0
+        for _ in range(40):
+            drafted = lengths.choose(3)
+            # each further row takes the head more than a step of its own does
+            lengths.take(profile(0.01, head * (1 + 1.2 * drafted)), drafted, drafted, 3)
+            lengths.observe(3, 1, 1)
+            guesses += drafted
+        sent.append(guesses)
+    assert sent[0] > 600 and sent[1] < 200  # of 960
+
+
+def test_what_a_guess_is_presumed_to_cost_is_a_share_of_the_head_as_well() -> None:
+    """As of the layers, while nothing has been measured of it."""
+    chosen = []
+    for head in (0.0, 0.1, 10.0):
+        lengths = DraftLength("auto")
+        lengths.begin(profile(0.1, head))
+        before = lengths.choose(6)
+        lengths.take(profile(0.1, head), 0, 0)
+        chosen.append((before, lengths.choose(6)))
+    assert chosen[0] > chosen[1] > chosen[2] and min(chosen[2]) > 0
+
+
+def profile(seconds: float, head: float = 0.0) -> StepProfile:
+    return StepProfile(1, 0.0, seconds, 0.0, 0.0, head=head)
 
 
 def proposed(tokens: Sequence[int], count: int) -> list[int]:

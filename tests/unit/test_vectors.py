@@ -16,7 +16,6 @@ from stip_keys import derivation
 from stip_keys.errors import BundleError, KeyFileError, KeysError
 from stip_keys.keyfile import MASTER_FORMAT, read_client_key, read_secret
 from stip_keys.keys import ClientKey
-from stip_keys.passphrase import Passphrase
 from stip_keys.permutation import PermutationMask
 from stip_keys.rotation import Rotation
 from stip_keys.signature import check_signature, read_public_key
@@ -24,6 +23,7 @@ from stip_keys.signing import SIGNING_FORMAT, SigningKey
 from stip_server import signature as server_signature
 from stip_server.errors import StartError
 from tests.checkpoints import DTYPES
+from tests.passphrases import in_file
 from tests.vectors import reference, signed_and_wrapped
 
 
@@ -105,16 +105,17 @@ def test_signing_keys_are_those_of_rfc_8032() -> None:
 
 @pytest.mark.parametrize("case", load("wrapped_keys"), ids=lambda case: case["name"])
 def test_wrapped_key_files(case: dict[str, Any], tmp_path: Path) -> None:
-    path, passphrase = tmp_path / "wrapped.key", Passphrase(case["passphrase"].encode())
+    path = tmp_path / "wrapped.key"
+    source = in_file(tmp_path / "words", case["passphrase"].encode())
     path.write_text(json.dumps(case["file"]))
     path.chmod(0o600)
     plain = SIGNING_FORMAT if "signing" in case["file"]["format"] else MASTER_FORMAT
     if case["expect"] == "ok":
-        key = read_secret(path, plain, lambda _: passphrase)
+        key = read_secret(path, plain, source)
         assert key == (bytes.fromhex(case["key"]), case["file"]["secret"])
     else:
         with pytest.raises(KeysError, match=case["expect"]):
-            read_secret(path, plain, lambda _: passphrase)
+            read_secret(path, plain, source)
 
 
 @pytest.mark.parametrize("case", load("rotations"), ids=lambda case: len(case["row"]))

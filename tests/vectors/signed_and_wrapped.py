@@ -56,6 +56,9 @@ def signature_vectors() -> list[Json]:
         "no prefix": (signature(SIGNER, MANIFEST, prefix=""), "altered"),
         "one bit": (good | {"signature": flipped}, "altered"),
         "truncated": (good | {"signature": good["signature"][:-2]}, "damaged"),
+        "upper case": (good | {"signature": good["signature"].upper()}, "damaged"),
+        "upper case key": (good | {"key": good["key"].upper()}, "damaged"),
+        "space": (good | {"signature": spaced(good["signature"])}, "damaged"),
         "no signature": ({k: v for k, v in good.items() if k != "signature"}, "damaged"),
         "other format": (good | {"format": "stip-public-key"}, "stip-signature"),
         "later version": (good | {"version": 2}, "version"),
@@ -68,6 +71,10 @@ def signature_vectors() -> list[Json]:
             for name, (file, expect) in signatures.items()
         ),
     ]
+
+
+def spaced(hexadecimal: str) -> str:
+    return f"{hexadecimal[:2]} {hexadecimal[2:]}"
 
 
 def header(file: Json) -> str:
@@ -150,6 +157,15 @@ def wrapped_key_vectors() -> list[Json]:
     ):
         case = {"name": f"{name} of no form", "file": with_checksum(good | {name: value})}
         cases.append(case | {"expect": "malformed"})
+    # with the checksum of the lower-case digits, which stand for the same bytes
+    salt = bytes(range(0xA0, 0xB0)).hex()
+    letters = with_checksum(good | {"scrypt": good["scrypt"] | {"salt": salt}, "nonce": salt[:24]})
+    for case_of, write in (("upper-case", str.upper), ("spaced", spaced)):
+        for name in ("fingerprint", "nonce", "ciphertext"):
+            file = letters | {name: write(letters[name])}
+            cases.append({"name": f"{case_of} {name}", "file": file, "expect": "malformed"})
+        file = letters | {"scrypt": letters["scrypt"] | {"salt": write(salt)}}
+        cases.append({"name": f"{case_of} salt", "file": file, "expect": "malformed"})
     for name in ("fingerprint", "nonce", "ciphertext", "checksum"):
         file = good | {name: flipped(good[name])}
         cases.append({"name": f"flipped {name}", "file": file, "expect": "damaged"})

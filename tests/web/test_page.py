@@ -93,7 +93,8 @@ def box(page: Page) -> Any:
 
 def test_a_prompt_is_answered_as_on_the_command_line(answered: Answered, expected: str) -> None:
     assert reply(answered.page) == expected
-    assert answered.page.get_by_text("computed on permuted states").is_visible()
+    for said in ("computes on masked hidden states", "computed on masked states", "A mask is no"):
+        assert answered.page.get_by_text(said).is_visible()
 
 
 def test_panes_and_chart_change_while_it_streams(answered: Answered) -> None:

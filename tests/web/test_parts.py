@@ -13,7 +13,7 @@ import pytest
 from stip_client.connection_options import Access
 from stip_client.errors import ClientError, RequestError, WrongKeyError
 from stip_client.profile import StepProfile
-from stip_client.web import key_pane
+from stip_client.web import key_pane, server_pane, user_pane
 from stip_client.web.chart import CUT, MOST, PARTS, chart
 from stip_client.web.loading import Loaded, Loader
 from stip_client.web.markup import escape
@@ -117,6 +117,13 @@ def test_the_shown_permutations_are_those_of_the_labels(loaded: Loaded, master_k
     assert len(loaded.residuals) == manifest.model.num_hidden_layers
     p = master.residual_permutation(1, manifest.model.hidden_size, manifest.residual_blocks)
     assert loaded.residuals[0].first == tuple(p[:8])
+
+
+def test_what_the_page_always_says_is_true_of_rotations_too() -> None:
+    panes = (server_pane.head(), user_pane.head(), user_pane.reply_head(None), key_pane.head())
+    for text in (chart([]), *panes):
+        assert "permut" not in text.lower()
+    assert "masked" in server_pane.head()
 
 
 @pytest.mark.parametrize("head", ["server", "client", "sealed"])
