@@ -28,7 +28,7 @@ from stip_keys.audit.attack import (
 )
 from stip_keys.audit.deadline import Deadline, Expired
 from stip_keys.audit.likeness import InnerProducts, Likeness, SortedValues
-from stip_keys.audit.model import Prefix, rms_norm
+from stip_keys.audit.model import rms_norm
 from stip_keys.audit.proposals import Proposals
 
 # Relative distances: rounding to bfloat16 throughout leaves less than the first, and another token
@@ -51,12 +51,12 @@ class _Followed:
     states: Float32
     start: int
     likeness: Likeness
-    prefix: Prefix
     found: list[Tokens] = field(default_factory=list)
     replies: list[Tokens] = field(default_factory=list)
     fruitless: int = 0
     best: Tokens = field(default_factory=lambda: np.empty(0, np.int64))
     distances: Float32 = field(default_factory=lambda: np.empty(0, np.float32))
+    state: Float32 = field(default_factory=lambda: np.empty(0, np.float32))  # of the best
 
     @property
     def goes_on(self) -> bool:
@@ -99,8 +99,6 @@ class _Matching:
         When the view's time is over, they stay as far as they are.
         """
         for each, tokens in zip(followed, given, strict=True):
-            if len(tokens):
-                self._decoder.extend([each.prefix], [self._rows(tokens[:, 0])])
             each.found = list(tokens)
         self._proposals.extend(
             [each.number for each in followed], [tokens[:, 0] for tokens in given]
@@ -127,7 +125,10 @@ class _Matching:
                 return
             rows = [self._rows(batch) for _, batch in tried]
             states = self._decoder.alternatives(
-                [each.prefix for each, _ in tried], rows, self._deadline.check
+                [self._proposals.prefixes[each.number] for each, _ in tried],
+                rows,
+                self._depth,
+                self._deadline.check,
             )
             for (each, batch), embedded, of_batch in zip(tried, rows, states, strict=True):
                 distances = each.likeness.distances(
@@ -136,17 +137,18 @@ class _Matching:
                 tokens = np.concatenate([each.best, batch])
                 distances = np.concatenate([each.distances, distances])
                 order = np.argsort(distances, kind="stable")[:WIDTH]
+                if (place := order[0] - len(each.best)) >= 0:
+                    each.state = of_batch[place].copy()
                 each.best, each.distances = tokens[order], distances[order]
 
     def _accept(self, active: Sequence[_Followed]) -> None:
         chosen = [each.best[:1] for each in active]
-        rows = [self._rows(token) for token in chosen]
-        states = self._decoder.extend([each.prefix for each in active], rows)
         self._proposals.extend([each.number for each in active], chosen)
-        for each, embedded, state in zip(active, rows, states, strict=True):
+        for each, token in zip(active, chosen, strict=True):
             is_like = each.distances[0] < UNLIKE
             each.fruitless = 0 if is_like else each.fruitless + 1
-            each.likeness.learn(self._compared(state)[0], embedded[0], each.masked, each.sent)
+            state, embedded = self._compared(each.state[None])[0], self._rows(token)[0]
+            each.likeness.learn(state, embedded, each.masked, each.sent)
             each.found.append(each.best)
             if len(each.found) >= len(each.conversation.sent) - len(each.conversation.answers) + 1:
                 each.replies.append(self._proposals.likeliest(each.number, WIDTH))
@@ -177,7 +179,6 @@ def _decode(
             np.asarray(states[number], np.float32),
             len(conversation.sent) - len(states[number]),
             InnerProducts() if rotated else SortedValues(),
-            view.public.decoder.prefix(depth),
         )
         for number, conversation in enumerate(view.conversations)
     ]

@@ -28,12 +28,11 @@ Rows = NDArray[np.float32]
 
 @dataclass
 class Prefix:
-    """The keys and values of the rows of one conversation so far, for the first `layers` layers.
+    """The keys and values of the rows of one conversation so far, layer by layer.
 
     Each layer's are float32 [rows, num_key_value_heads, head_dim].
     """
 
-    layers: int
     length: int = 0
     keys: list[Rows] = field(default_factory=list)
     values: list[Rows] = field(default_factory=list)
@@ -85,19 +84,18 @@ class Decoder:
         queries, keys, _ = self._layer(0).project(np.asarray(rows, np.float32), positions)
         return queries, keys
 
-    def prefix(self, layers: int | None = None) -> Prefix:
-        """An empty conversation, followed through the first `layers` layers (default: all)."""
-        depth = self.config.num_hidden_layers if layers is None else layers
-        nothing = [self._nothing() for _ in range(depth)]
-        return Prefix(depth, 0, [keys for keys, _ in nothing], [values for _, values in nothing])
+    def prefix(self) -> Prefix:
+        """An empty conversation."""
+        nothing = [self._nothing() for _ in range(self.config.num_hidden_layers)]
+        return Prefix(0, [keys for keys, _ in nothing], [values for _, values in nothing])
 
     def extend(self, prefixes: Sequence[Prefix], rows: Sequence[NDArray[Any]]) -> list[Rows]:
-        """Let `rows[k]` follow prefixes[k], all of one depth: the states after the last layer.
+        """Let `rows[k]` follow prefixes[k]: the states after the last layer.
 
         The prefixes keep the rows' keys and values.
         """
         states = [np.asarray(each, np.float32) for each in rows]
-        for index in range(prefixes[0].layers):
+        for index in range(self.config.num_hidden_layers):
             before = [(each.length, each.keys[index], each.values[index]) for each in prefixes]
             states, keys, values = self._layer(index).follow(states, before)
             for k, prefix in enumerate(prefixes):
@@ -110,16 +108,17 @@ class Decoder:
         self,
         prefixes: Sequence[Prefix],
         rows: Sequence[NDArray[Any]],
+        depth: int,
         check: Callable[[], None] = lambda: None,
     ) -> list[Rows]:
-        """The states after the last layer of rows that could each be the next after a prefix.
+        """The states after `depth` layers of rows that could each be the next after a prefix.
 
         `rows[k]` [candidates, hidden_size] are alternatives to each other: each sees prefixes[k]
-        (all of one depth) and itself. The prefixes stay as they are. What `check` raises, called
+        and itself. The prefixes stay as they are. What `check` raises, called
         every few seconds, ends it.
         """
         states = [np.array(each, np.float32) for each in rows]
-        for index in range(prefixes[0].layers):
+        for index in range(depth):
             layer = self._layer(index)
             for prefix, each in zip(prefixes, states, strict=True):
                 for start in range(0, len(each), CHUNK):

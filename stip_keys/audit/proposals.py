@@ -23,7 +23,8 @@ class Proposals:
     def __init__(self, public: PublicModel, language: Language | None, conversations: int) -> None:
         self._public = public
         self._seen = np.empty(0, np.int64)
-        self._prefixes = [public.decoder.prefix() for _ in range(conversations)]
+        # each conversation as the public model has followed it
+        self.prefixes = [public.decoder.prefix() for _ in range(conversations)]
         self._frequent = np.arange(len(public.embedding))
         if language is not None:
             self._frequent = np.argsort(-language.unigrams, kind="stable")
@@ -37,7 +38,7 @@ class Proposals:
             return
         decoder = self._public.decoder
         rows = [self._public.embedding[each].astype(np.float32) for _, each in pairs]
-        states = decoder.extend([self._prefixes[k] for k, _ in pairs], rows)
+        states = decoder.extend([self.prefixes[k] for k, _ in pairs], rows)
         last = decoder.normalised(np.stack([each[-1] for each in states]))
         for (k, _), logits in zip(pairs, last @ decoder.head().T, strict=True):
             self._next[k] = logits

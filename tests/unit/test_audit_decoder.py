@@ -93,7 +93,9 @@ def test_alternatives_are_what_each_would_be_as_the_next_row(
     prefixes = [decoder.prefix(), decoder.prefix()]
     decoder.extend([prefixes[0]], [model.rows(tokens[:9])])
     candidates = np.arange(10)
-    found = decoder.alternatives(prefixes, [model.rows(candidates), model.rows(candidates[:3])])
+    depth = model.config.num_hidden_layers
+    rows = [model.rows(candidates), model.rows(candidates[:3])]
+    found = decoder.alternatives(prefixes, rows, depth)
     for candidate in candidates:
         expected = model.oracle.logits([*tokens[:9].tolist(), int(candidate)])[-1:]
         assert_equal_logits(logits(decoder, found[0][candidate : candidate + 1]), expected)
@@ -101,13 +103,14 @@ def test_alternatives_are_what_each_would_be_as_the_next_row(
     assert_equal_logits(logits(decoder, found[1][2:]), expected)
 
 
-def test_a_short_prefix_knows_the_states_after_the_first_layers(model: Model) -> None:
+def test_alternatives_are_followed_as_deep_as_asked_for(model: Model) -> None:
     rows = model.rows(model.tokens)
     states = [each[0] for each in model.decoder.hidden_states([rows])]
+    prefix = model.decoder.prefix()
+    model.decoder.extend([prefix], [rows[:-1]])
     for depth in range(1, model.config.num_hidden_layers + 1):
-        prefix = model.decoder.prefix(depth)
-        (found,) = model.decoder.extend([prefix], [rows])
-        np.testing.assert_allclose(found, states[depth - 1], rtol=1e-4, atol=1e-4)
+        (found,) = model.decoder.alternatives([prefix], [rows[-1:]], depth)
+        np.testing.assert_allclose(found, states[depth - 1][-1:], rtol=1e-4, atol=1e-4)
 
 
 def test_layers_that_do_not_fit_are_read_again(
