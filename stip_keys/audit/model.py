@@ -114,8 +114,8 @@ class Decoder:
         """The states after `depth` layers of rows that could each be the next after a prefix.
 
         `rows[k]` [candidates, hidden_size] are alternatives to each other: each sees prefixes[k]
-        and itself. The prefixes stay as they are. What `check` raises, called
-        every few seconds, ends it.
+        and itself. The prefixes stay as they are. `check` is called every few seconds: what it
+        raises ends this.
         """
         states = [np.array(each, np.float32) for each in rows]
         for index in range(depth):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stip_keys.audit
-from stip_keys.audit import TIME_LIMIT
+from stip_keys.audit import CONVERSATIONS, SEEDS, TIME_LIMIT
 from stip_keys.audit.attack import Attack, Attacker, PublicModel
 from stip_keys.audit.metrics import Measurement, measure
 from stip_keys.audit.subject import Subject, public_model_of
@@ -56,8 +56,8 @@ def run_attacks(
     dialogues: Sequence[Dialogue],
     key: Mapping[str, NDArray[Any]],
     *,
-    seeds: int = 3,
-    conversations: int = 8,
+    seeds: int = SEEDS,
+    conversations: int = CONVERSATIONS,
     time_limit: float = TIME_LIMIT,
     step: Step = lambda _: None,
 ) -> list[Outcome]:

@@ -62,11 +62,9 @@ def assert_chosen(oracle: Oracle, tokens: tuple[int, ...], chosen: list[int]) ->
     alone = oracle.greedy(tokens, len(chosen))
     if chosen == alone:
         return
-    tie = next(
-        place for place, pair in enumerate(zip(chosen, alone, strict=True)) if len({*pair}) > 1
-    )
-    logits = oracle.logits([*tokens, *alone[:tie]])[-1]
-    ours, theirs = logits[[chosen[tie], alone[tie]]]
+    differs = next(k for k in range(len(alone)) if chosen[k] != alone[k])
+    logits = oracle.logits([*tokens, *alone[:differs]])[-1]
+    ours, theirs = logits[[chosen[differs], alone[differs]]]
     assert theirs - ours < 2 * TOLERANCE * np.abs(logits).max(), (
-        f"another token than alone after {len(tokens)} + {tie} tokens"
+        f"another token than alone after {len(tokens)} + {differs} tokens"
     )
