@@ -35,7 +35,7 @@ test: $(DEV_STAMP) ## run the tests, WORKERS=3 at a time
 
 TIMES ?= 10
 faults: $(DEV_STAMP) ## inject every fault TIMES=10 times over (about 5 minutes each time)
-	$(BIN)/python -m pytest --count $(TIMES) tests/robustness
+	$(BIN)/python -m pytest --count $(TIMES) tests/faults
 
 lint: $(DEV_STAMP) ## check style, types, walls, the protocol and its generated stubs
 	$(BIN)/ruff check .
@@ -45,7 +45,7 @@ lint: $(DEV_STAMP) ## check style, types, walls, the protocol and its generated 
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/buf breaking --against .git#ref=$(RELEASE)
-	$(BIN)/python -m tests.check_stubs $(PROTOS)
+	$(BIN)/python -m tests.support.check_stubs $(PROTOS)
 
 format: $(DEV_STAMP) ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
@@ -57,20 +57,20 @@ generate: $(DEV_STAMP) ## regenerate the stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --grpc_python_out=protos protos/stip/v1/inference.proto
 
 bench: $(DEV_STAMP) ## measure speed against mlx-lm; writes bench-results/ (about 20 minutes)
-	$(BIN)/python -m tests.benchmark
+	$(BIN)/python -m benchmarks.speed
 
 # Its products are small: OpenBLAS's threads, too, would spend more time waiting than computing.
 audit: $(DEV_STAMP) ## attack the demo model in every mode; writes audit-results/ (about 2 minutes)
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.audit
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.audit_tables
 
 # Sixteen clients keep two cores busy; memory that leaks a little shows only after minutes.
 MINUTES ?= 10
 soak: $(DEV_STAMP) ## let clients come and go for MINUTES=10 at one server; writes soak-results.json
-	$(BIN)/python -m tests.soak --minutes $(MINUTES) --clients 16
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --clients 16
 
 train-demo: $(DEV_STAMP) ## train the demo model afresh into build/demo_model (half an hour or more)
 	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable ".[train]"
-	$(BIN)/python tests/demo_model/train.py --out build/demo_model
+	$(BIN)/python benchmarks/demo_model/train.py --out build/demo_model
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build bench-results audit-results soak-results.json *.egg-info

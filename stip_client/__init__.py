@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from stip_client.aio import AsyncClient, AsyncSession
     from stip_client.client import Client, Session
-    from stip_client.credentials import TLS
     from stip_client.errors import (
         BundleError,
         ClientError,
@@ -25,9 +24,10 @@ if TYPE_CHECKING:
         UnauthenticatedError,
         WrongKeyError,
     )
-    from stip_client.generation import Piece
-    from stip_client.profile import StepProfile
-    from stip_client.sampling import SamplingParameters
+    from stip_client.sampling.sampler import SamplingParameters
+    from stip_client.session.generation import Piece
+    from stip_client.session.step_profile import StepProfile
+    from stip_client.transport.credentials import TLS
 
 __version__ = "0.1.0"
 
@@ -60,10 +60,10 @@ __all__ = [
 _MODULES = {
     "aio": ("AsyncClient", "AsyncSession"),
     "client": ("Client", "Session"),
-    "credentials": ("TLS",),
-    "generation": ("Piece",),
-    "profile": ("StepProfile",),
-    "sampling": ("SamplingParameters",),
+    "transport.credentials": ("TLS",),
+    "session.generation": ("Piece",),
+    "session.step_profile": ("StepProfile",),
+    "sampling.sampler": ("SamplingParameters",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from stip_client.cli import main
+from stip_client.cli.main import main
 
 sys.exit(main())

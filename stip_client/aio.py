@@ -19,15 +19,15 @@ from stip.v1.inference_pb2 import (
     InferResponse,
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
-from stip_client.base import BaseClient, Options
-from stip_client.channel import Endpoint
-from stip_client.chat_template import Message
+from stip_client.bundle.chat_template import Message
 from stip_client.errors import BROKEN_WRITE, ClientError, ConnectionLostError, SessionLostError
-from stip_client.generation import GenerationParameters, Piece, Prompt
-from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
-from stip_client.session import BaseSession
-from stip_client.timeout import Timeout
-from stip_client.waiting import run_async
+from stip_client.session.base_client import BaseClient, Options
+from stip_client.session.base_session import BaseSession
+from stip_client.session.driver import run_async
+from stip_client.session.generation import GenerationParameters, Piece, Prompt
+from stip_client.session.session_core import LogitsWanted, Reply, RowsName, SessionCore
+from stip_client.transport.endpoint import Endpoint
+from stip_client.transport.timeout import Timeout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,7 +41,7 @@ STATUS_TIMEOUT = 1.0
 class AsyncClient(BaseClient["AsyncSession"]):
     """`Client` for asyncio: the same methods, awaited.
 
-    >>> async with AsyncClient("localhost:50051", bundle="stip_model/client") as client:
+    >>> async with AsyncClient("localhost:50051", bundle="bundles/client") as client:
     ...     async for piece in client.generate("Hello, how are you?", max_new_tokens=32):
     ...         print(piece.text, end="")
     """

@@ -20,14 +20,14 @@ from stip.v1.inference_pb2 import (
     InferResponse,
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
-from stip_client.base import BaseClient, Options
-from stip_client.channel import Endpoint
-from stip_client.chat_template import Message
+from stip_client.bundle.chat_template import Message
 from stip_client.errors import ConnectionLostError, SessionLostError
-from stip_client.generation import GenerationParameters, Piece, Prompt
-from stip_client.protocol import LogitsWanted, Reply, RowsName, SessionCore
-from stip_client.session import BaseSession
-from stip_client.waiting import run
+from stip_client.session.base_client import BaseClient, Options
+from stip_client.session.base_session import BaseSession
+from stip_client.session.driver import run
+from stip_client.session.generation import GenerationParameters, Piece, Prompt
+from stip_client.session.session_core import LogitsWanted, Reply, RowsName, SessionCore
+from stip_client.transport.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Client(BaseClient["Session"]):
     """A client of one server, or of several that serve the same bundle, with one client bundle.
 
-    >>> with Client("localhost:50051", bundle="stip_model/client") as client:
+    >>> with Client("localhost:50051", bundle="bundles/client") as client:
     ...     for piece in client.generate("Hello, how are you?", max_new_tokens=32):
     ...         print(piece.text, end="")
 

@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING
 import grpc
 
 from stip.v1.manifest_pb2 import Scheme
-from stip_server import __version__, blas
-from stip_server.bundle import ServerBundle
+from stip_model.bundle.manifest import ServerBundle
+from stip_model.operations import blas
+from stip_server import __version__
+from stip_server.auth._server_signature import read_public_key
+from stip_server.auth.callers import Authenticator
+from stip_server.auth.exposure import check_exposure, check_tls_options
+from stip_server.auth.tls import server_credentials
+from stip_server.auth.token_file import TokenFile
 from stip_server.errors import StartError
-from stip_server.exposure import check_exposure, check_tls_options
-from stip_server.identity import Authenticator
-from stip_server.log_queue import write_in_background
-from stip_server.logs import CONSOLE, configure_logging, event
-from stip_server.memory import readable
+from stip_server.observe.log_queue import write_in_background
+from stip_server.observe.logs import CONSOLE, configure_logging, event
 from stip_server.options import parser
-from stip_server.signature import read_public_key
-from stip_server.tls import server_credentials
-from stip_server.tokens import TokenFile
+from stip_server.sessions.kv_memory import readable
 
 if TYPE_CHECKING:
-    from stip_server.engine import Engine
+    from stip_server.engine.engine import Engine
     from stip_server.server import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,10 @@ def _run(arguments: argparse.Namespace) -> None:
     credentials, authenticator = _admittance(arguments)
     _load_blas(arguments.blas)
     # MLX is imported only now, behind the BLAS
-    from stip_server.engine import Engine, EngineSettings
-    from stip_server.limits import LimitSettings
-    from stip_server.metrics import Metrics
+    from stip_server.engine.engine import Engine, EngineSettings
+    from stip_server.observe.metrics import Metrics
     from stip_server.server import ServerSettings, serve
+    from stip_server.sessions.limits import LimitSettings
 
     metrics = Metrics()
     engine = Engine(

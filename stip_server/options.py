@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stip_server import __version__, blas
-from stip_server.logs import CONSOLE, FORMATS, LEVELS
-from stip_server.memory import MemoryAmount
+from stip_model.operations import blas
+from stip_server import __version__
+from stip_server.observe.logs import CONSOLE, FORMATS, LEVELS
+from stip_server.sessions.kv_memory import MemoryAmount
 
 EPILOG = """\
 examples:
-  stip-server --model stip_model/server
-  stip-server --model stip_model/server --port 0 --cpu --dtype float32
-  stip-server --model stip_model/server --host 0.0.0.0 --tls-cert server.pem --tls-key server.key \\
+  stip-server --model bundles/server
+  stip-server --model bundles/server --port 0 --cpu --dtype float32
+  stip-server --model bundles/server --host 0.0.0.0 --tls-cert server.pem --tls-key server.key \\
               --token-file tokens.txt --kv-memory 8GiB --metrics-port 9464
 """
 

@@ -13,26 +13,28 @@ from typing import Any
 
 import grpc
 
-from stip_server import __version__, health, reflection, systemd
-from stip_server.admission import Admission
-from stip_server.answers import AnswerMemory
-from stip_server.engine import Engine
+from stip_server import __version__
+from stip_server.auth.callers import Authenticator
+from stip_server.engine.engine import Engine
+from stip_server.engine.watchdog import TICK, Condition, Watchdog
 from stip_server.errors import Unavailable
-from stip_server.health import Health
-from stip_server.identity import Authenticator
-from stip_server.limits import LimitSettings, check_max_length, limits, row_bytes
-from stip_server.listener import Listener
-from stip_server.logs import event
-from stip_server.metrics import Build, Metrics, Observation
-from stip_server.metrics_endpoint import serve_metrics
-from stip_server.opening import Opening
-from stip_server.rate import TokenRate
-from stip_server.reflection import Reflection
-from stip_server.service import SERVICE, InferenceService
-from stip_server.sessions import Quotas, Sessions
+from stip_server.observe import systemd
+from stip_server.observe.logs import event
+from stip_server.observe.metrics import Build, Metrics, Observation
+from stip_server.observe.metrics_endpoint import serve_metrics
+from stip_server.rpc import health, reflection
+from stip_server.rpc.health import Health
+from stip_server.rpc.listener import Listener
+from stip_server.rpc.open_request import Opening
+from stip_server.rpc.reflection import Reflection
+from stip_server.rpc.service import SERVICE, InferenceService
+from stip_server.rpc.stream import Backend
+from stip_server.sessions.admission import Admission
+from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
+from stip_server.sessions.limits import LimitSettings, check_max_length, limits, row_bytes
+from stip_server.sessions.sessions import Quotas, Sessions
+from stip_server.sessions.token_rate import TokenRate
 from stip_server.shutdown import Signals, drain
-from stip_server.stream import Backend
-from stip_server.watchdog import TICK, Condition, Watchdog
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 
-from stip_server.logs import event
-from stip_server.service import InferenceService
+from stip_server.observe.logs import event
+from stip_server.rpc.service import InferenceService
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """Fixtures that several test modules share.
 
 The tests' own processes compute with the BLAS of MLX's wheel: mlx-lm gives BLIS dimensions beyond
-which it reads (stip_server/products.py). Servers have processes of their own, and load a fast one.
+which it reads (stip_model/operations/products.py). Servers have processes of their own, and load
+a fast one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.checkpoints import RandomCheckpoint
-from tests.oracle import Oracle
-from tests.parties import Server, make_model, server_process
+from tests.support.models.oracle import Oracle
+from tests.support.models.random_checkpoint import RandomCheckpoint
+from tests.support.parties import Server, make_model, server_process
+
+pytest_plugins = [
+    "tests.support.fixtures.talking_model",
+    "tests.support.fixtures.watched_server",
+    "tests.support.fixtures.started_engine",
+]
 
 # A shell ignores Ctrl-C for what it runs in the background, and so would every process of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from stip_client.generation import Piece
+from stip_client.session.generation import Piece
 
 Pieces = AsyncGenerator[Piece, None]
 

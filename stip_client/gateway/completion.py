@@ -11,7 +11,7 @@ from stip_client.gateway.logprobs import LogprobStream, TokenLogprob
 from stip_client.gateway.replies import ChatReply, Choice, Json, Usage
 from stip_client.gateway.requests import CompletionRequest
 from stip_client.gateway.served_model import ServedModel
-from stip_client.generation import Piece
+from stip_client.session.generation import Piece
 
 
 class Completion:

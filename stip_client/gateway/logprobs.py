@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stip_client.gateway.vocabulary import Vocabulary
-from stip_client.generation import Piece
+from stip_client.session.generation import Piece
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stip_client.chat_template import Message
+from stip_client.bundle.chat_template import Message
 from stip_client.gateway.fields import Fields, check_text, invalid, unsupported
 
 # OpenAI calls the system's messages the developer's where a model reasons; templates do not.

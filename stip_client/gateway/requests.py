@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from stip_client.chat_template import Message
+from stip_client.bundle.chat_template import Message
 from stip_client.gateway.fields import Fields, check_text, invalid, parse_object, unsupported
 from stip_client.gateway.messages import parse_messages
 

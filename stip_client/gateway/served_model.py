@@ -6,13 +6,13 @@ import asyncio
 
 from stip.v1.inference_pb2 import Limits
 from stip_client.aio import AsyncClient
-from stip_client.base import Options
 from stip_client.gateway.choices import Pieces
 from stip_client.gateway.errors import ApiError
 from stip_client.gateway.penalties import processors
 from stip_client.gateway.requests import CompletionRequest, Prompt
 from stip_client.gateway.vocabulary import Vocabulary
-from stip_client.generation import encode_prompt
+from stip_client.session.base_client import Options
+from stip_client.session.generation import encode_prompt
 
 # What a reply may grow to behind a long prompt where the request does not say.
 DEFAULT_REPLY_TOKENS = 1024

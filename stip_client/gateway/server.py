@@ -10,7 +10,7 @@ from collections.abc import Callable
 import uvicorn
 from starlette.types import ASGIApp
 
-from stip_client.http_server import HttpServer, config
+from stip_client.http.http_server import HttpServer, config
 
 # Requests under way have so long to be answered once the gateway is told to end: replies end with
 # their next token, and what still waits for its first one is cut off.

@@ -15,11 +15,11 @@ import gradio as gr
 
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip_client.errors import ClientError, RequestError
-from stip_client.web import chart, key_pane, server_pane, user_pane
-from stip_client.web.loading import Loaded, Loader
-from stip_client.web.markup import escape
-from stip_client.web.reply import Reply, Run
-from stip_client.web.sentences import error_text
+from stip_client.web.error_text import error_text
+from stip_client.web.loaded_model import Loaded, Loader
+from stip_client.web.panes import chart, key_pane, server_pane, user_pane
+from stip_client.web.panes.markup import escape
+from stip_client.web.running_reply import Reply, Run
 
 TITLE = "STIP"
 MAX_NEW_TOKENS = 128
@@ -67,7 +67,7 @@ class Page:
             self._folder = gr.Textbox(
                 folder,
                 label="Model folder",
-                placeholder="stip_model",
+                placeholder="bundles",
                 max_lines=1,
                 interactive=not self._loader.fixed,
                 elem_id="stip-folder",

@@ -15,10 +15,10 @@ from gradio import networking
 from starlette.types import ASGIApp
 
 from stip_client.errors import ClientError
-from stip_client.http_server import HttpServer, config
-from stip_client.listening import is_local
+from stip_client.http.http_server import HttpServer, config
+from stip_client.http.listening_socket import is_local
 from stip_client.web.guard import Guard
-from stip_client.web.loading import Loader
+from stip_client.web.loaded_model import Loader
 from stip_client.web.page import Page
 from stip_client.web.theme import style, theme
 

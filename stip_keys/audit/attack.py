@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stip.v1.manifest_pb2 import Head, ModelConfig, Scheme
 
 if TYPE_CHECKING:
-    from stip_keys.audit.model import Decoder
+    from stip_keys.audit.evidence.numpy_decoder import Decoder
 
 # Candidates that a guess may name for one token: top-10 is measured.
 WIDTH = 10

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip_keys.audit.attack import Findings, Tokens
-from stip_keys.audit.text import KINDS, REPLY, USER
-from stip_keys.audit.traffic import Dialogue
+from stip_keys.audit.evidence.prompt_text import KINDS, REPLY, USER
+from stip_keys.audit.evidence.traffic import Dialogue
 
 # How closely a column of a recovered rotation must point where the true one does.
 SAME_DIRECTION = 0.99

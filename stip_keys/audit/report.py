@@ -9,10 +9,10 @@ from typing import Any
 
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import Attacker
+from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.metrics import Measurement, Share, Spread
 from stip_keys.audit.run import Outcome
-from stip_keys.audit.text import KINDS
-from stip_keys.bundle import head_name, scheme_name
+from stip_keys.convert.bundle_files import head_name, scheme_name
 
 KNOWS = {
     Attacker.OBSERVER: "traffic",

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import stip_keys.audit
+import stip_keys.audit.attacks
 from stip_keys.audit import CONVERSATIONS, SEEDS, TIME_LIMIT
 from stip_keys.audit.attack import Attack, Attacker, PublicModel
+from stip_keys.audit.evidence.subject import Subject, public_model_of
+from stip_keys.audit.evidence.traffic import Dialogue, Traffic, record
 from stip_keys.audit.metrics import Measurement, measure
-from stip_keys.audit.subject import Subject, public_model_of
-from stip_keys.audit.traffic import Dialogue, Traffic, record
 
 # Told what is run next.
 Step = Callable[[str], object]
@@ -41,8 +41,8 @@ class Outcome:
 def discover() -> list[Attack]:
     """Every attack of this package, attackers who know most last."""
     attacks: list[Attack] = []
-    for module_info in pkgutil.iter_modules(stip_keys.audit.__path__):
-        module = importlib.import_module(f"{stip_keys.audit.__name__}.{module_info.name}")
+    for module_info in pkgutil.iter_modules(stip_keys.audit.attacks.__path__):
+        module = importlib.import_module(f"{stip_keys.audit.attacks.__name__}.{module_info.name}")
         attacks += getattr(module, "ATTACKS", ())
         if (attack := getattr(module, "ATTACK", None)) is not None:
             attacks.append(attack)

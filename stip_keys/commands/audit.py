@@ -10,9 +10,9 @@ from stip_keys.commands.options import add_passphrase_file
 
 EPILOG = """\
 examples:
-  stip-keys audit stip_model --checkpoint Qwen2.5-3B-Instruct
-  stip-keys audit stip_model --checkpoint Qwen2.5-3B-Instruct --key master.key --plot audit.png
-  stip-keys audit stip_model --checkpoint Qwen2.5-3B-Instruct --attacks sorted-values --json
+  stip-keys audit bundles --checkpoint Qwen2.5-3B-Instruct
+  stip-keys audit bundles --checkpoint Qwen2.5-3B-Instruct --key master.key --plot audit.png
+  stip-keys audit bundles --checkpoint Qwen2.5-3B-Instruct --attacks sorted-values --json
 """
 
 
@@ -92,7 +92,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _run(arguments: argparse.Namespace) -> int:
     # what it needs would cost every other command its start
-    from stip_keys.audit.command import run
+    from stip_keys.audit.audit import run
 
     return run(arguments)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stip_keys.checkpoint import Checkpoint
+from stip_keys.commands.messages import say
 from stip_keys.commands.options import (
     add_base_seed,
     add_passphrase_file,
@@ -14,13 +14,13 @@ from stip_keys.commands.options import (
     make_key,
     signing_key,
 )
-from stip_keys.commands.telling import say
-from stip_keys.convert import Converter, Settings
-from stip_keys.dtypes import WEIGHT_TYPES
-from stip_keys.errors import KeysError
-from stip_keys.keyfile import read_master_key
-from stip_keys.modes import add_modes
-from stip_keys.passphrase import PassphraseSource
+from stip_keys.convert.checkpoint import Checkpoint
+from stip_keys.convert.converter import Converter, Settings
+from stip_keys.convert.weight_types import WEIGHT_TYPES
+from stip_keys.masks.errors import KeysError
+from stip_keys.masks.key_file import read_master_key
+from stip_keys.masks.modes import add_modes
+from stip_keys.masks.passphrase import PassphraseSource
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

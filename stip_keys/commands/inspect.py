@@ -6,10 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from stip_keys.commands.telling import say
-from stip_keys.inspect import inspect
-from stip_keys.passphrase import read_passphrase
-from stip_keys.signature import read_public_key
+from stip_keys.commands.messages import say
+from stip_keys.inspection import inspect
+from stip_keys.masks.passphrase import read_passphrase
+from stip_model.bundle.signature import read_public_key
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from stip_keys.commands.options import add_base_seed, make_key
-from stip_keys.keyfile import write_master_key
-from stip_keys.passphrase import Passphrase, new_passphrase
-from stip_keys.signing import SigningKey, write_signing_key
+from stip_keys.convert.signing import SigningKey, write_signing_key
+from stip_keys.masks.key_file import write_master_key
+from stip_keys.masks.passphrase import Passphrase, new_passphrase
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stip_keys.commands.telling import say
-from stip_keys.errors import KeysError
-from stip_keys.keys import MasterKey
-from stip_keys.making import BundleMaker, Bundles
-from stip_keys.passphrase import PassphraseSource
-from stip_keys.signing import SigningKey, read_signing_key
-from stip_keys.writing import Progress
+from stip_keys.commands.messages import say
+from stip_keys.convert.bundle_maker import BundleMaker, Bundles
+from stip_keys.convert.planned_file import Progress
+from stip_keys.convert.signing import SigningKey, read_signing_key
+from stip_keys.masks.errors import KeysError
+from stip_keys.masks.keys import MasterKey
+from stip_keys.masks.passphrase import PassphraseSource
 
 
 def add_base_seed(parser: argparse._ActionsContainer) -> None:

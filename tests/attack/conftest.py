@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack.scenes import Model, random_model
+from tests.support.attack.scenes import Model, random_model
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,10 @@ import numpy as np
 import pytest
 
 from stip.v1.manifest_pb2 import Head
-from stip_keys.audit import (
-    known_plaintext,
-    repeated_rows,
-    sealed_vocabulary,
-)
-from tests.attack.demo_scenes import (
-    seen_of_the_demo,
-)
-from tests.attack.languages import frequencies_differ, pairs_matter, sealed_conversations
-from tests.attack.scenes import (
+from stip_keys.audit.attacks import known_plaintext, repeated_rows, sealed_vocabulary
+from tests.support.attack.demo_scenes import seen_of_the_demo
+from tests.support.attack.languages import frequencies_differ, pairs_matter, sealed_conversations
+from tests.support.attack.scenes import (
     CLIENT,
     PERMUTATION,
     SEALED,

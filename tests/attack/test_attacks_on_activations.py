@@ -16,20 +16,12 @@ import numpy as np
 import pytest
 
 from stip.v1.manifest_pb2 import Scheme
-from stip_keys.audit import (
-    attention_scores,
-    hidden_states,
-)
 from stip_keys.audit.attack import UNKNOWN, Attack, View
-from stip_keys.audit.deadline import Deadline, Expired
-from stip_keys.keys import MasterKey
-from tests.attack.demo_scenes import (
-    CHANCE,
-    masked_demo,
-    mistaken,
-    seen_of_the_demo,
-)
-from tests.attack.scenes import (
+from stip_keys.audit.attacks import attention_scores, hidden_states
+from stip_keys.audit.solvers.deadline import Deadline, Expired
+from stip_keys.masks.keys import MasterKey
+from tests.support.attack.demo_scenes import CHANCE, masked_demo, mistaken, seen_of_the_demo
+from tests.support.attack.scenes import (
     CLIENT,
     NONE,
     PERMUTATION,

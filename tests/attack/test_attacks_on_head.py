@@ -14,16 +14,11 @@ import numpy as np
 import pytest
 
 from stip.v1.manifest_pb2 import Head, Scheme
-from stip_keys.audit import (
-    code_book,
-    output,
-)
 from stip_keys.audit.attack import UNKNOWN
-from tests.attack.demo_scenes import (
-    CHANCE,
-    seen_of_the_demo,
-)
-from tests.attack.scenes import (
+from stip_keys.audit.attacks import code_book
+from stip_keys.audit.attacks import largest_logits as output
+from tests.support.attack.demo_scenes import CHANCE, seen_of_the_demo
+from tests.support.attack.scenes import (
     CLIENT,
     NONE,
     PERMUTATION,

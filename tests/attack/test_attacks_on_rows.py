@@ -14,19 +14,10 @@ import numpy as np
 import pytest
 
 from stip.v1.manifest_pb2 import Scheme
-from stip_keys.audit import (
-    known_plaintext,
-    row_norms,
-    sorted_values,
-)
 from stip_keys.audit.attack import UNKNOWN, Attacker
-from tests.attack.demo_scenes import (
-    CHANCE,
-    masked_demo,
-    mistaken,
-    seen_of_the_demo,
-)
-from tests.attack.scenes import (
+from stip_keys.audit.attacks import known_plaintext, row_norms, sorted_values
+from tests.support.attack.demo_scenes import CHANCE, masked_demo, mistaken, seen_of_the_demo
+from tests.support.attack.scenes import (
     NONE,
     PERMUTATION,
     ROTATION,

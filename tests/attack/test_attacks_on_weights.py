@@ -15,20 +15,14 @@ import numpy as np
 import pytest
 
 from stip.v1.manifest_pb2 import Head, Scheme
-from stip_keys.audit import (
-    weight_signatures,
-)
 from stip_keys.audit.attack import View
-from stip_keys.audit.permuted_weights import recover_permutations
-from stip_keys.audit.tensors import StoredTensors
-from stip_keys.bundle import read_manifest
-from stip_keys.keys import MasterKey
-from tests.attack.demo_scenes import (
-    masked_demo,
-    mistaken,
-    seen_of_the_demo,
-)
-from tests.attack.scenes import (
+from stip_keys.audit.attacks import weight_signatures
+from stip_keys.audit.evidence.stored_tensors import StoredTensors
+from stip_keys.audit.solvers.permuted_weights import recover_permutations
+from stip_keys.convert.bundle_files import read_manifest
+from stip_keys.masks.keys import MasterKey
+from tests.support.attack.demo_scenes import masked_demo, mistaken, seen_of_the_demo
+from tests.support.attack.scenes import (
     CLIENT,
     NONE,
     PERMUTATION,
@@ -40,8 +34,8 @@ from tests.attack.scenes import (
     replies_found,
     rows_found,
 )
-from tests.models import MODELS
-from tests.parties import BASE_SEED, convert
+from tests.support.models.random_models import MODELS
+from tests.support.parties import BASE_SEED, convert
 
 HEADS = (SERVER, CLIENT, SEALED)
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import stip_keys.audit
+import stip_keys.audit.attacks
+from benchmarks.audit_tables.modes import Mode, make_subject
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import Attack, Attacker, Findings, View
-from stip_keys.audit.command import option_name
-from stip_keys.audit.prompts import make_prompts
+from stip_keys.audit.audit import option_name
+from stip_keys.audit.evidence.prompts import make_prompts
+from stip_keys.audit.evidence.subject import Subject, public_model
+from stip_keys.audit.evidence.traffic import hold_dialogues
 from stip_keys.audit.run import discover, run_attacks, steps, wrong_model
-from stip_keys.audit.subject import Subject, public_model
-from stip_keys.audit.traffic import hold_dialogues
-from stip_keys.checkpoint import Checkpoint
-from tests.audit.modes import Mode, make_subject
-from tests.checkpoints import RandomCheckpoint
+from stip_keys.convert.checkpoint import Checkpoint
+from tests.support.models.random_checkpoint import RandomCheckpoint
 
 MADE = [Attack(f"made {k}", Attacker.WIRE, "none", lambda _: Findings()) for k in range(3)]
 MODEL = RandomCheckpoint(num_hidden_layers=2, seed=6)
@@ -58,11 +58,13 @@ def test_an_attack_is_found_by_its_presence_in_the_folder(
         (tmp_path / f"{name}.py").write_text(
             f"from tests.attack.test_audit_controls import MADE\n{text}"
         )
-    monkeypatch.setattr(stip_keys.audit, "__path__", [*stip_keys.audit.__path__, str(tmp_path)])
+    monkeypatch.setattr(
+        stip_keys.audit.attacks, "__path__", [*stip_keys.audit.attacks.__path__, str(tmp_path)]
+    )
     found = discover()
     assert {id(each) for each in found} == {id(each) for each in (*before, *MADE)}
     for name in ("one_more", "two_more"):
-        del sys.modules[f"stip_keys.audit.{name}"]
+        del sys.modules[f"stip_keys.audit.attacks.{name}"]
 
 
 def test_attacks_are_told_apart_and_name_their_source() -> None:

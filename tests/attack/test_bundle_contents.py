@@ -8,12 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from stip_keys import derivation
-from stip_keys.keyfile import read_client_key
-from stip_keys.keys import MasterKey
-from tests.checkpoints import RandomCheckpoint
-from tests.models import MODELS
-from tests.parties import BASE_SEED, make_model
+from stip_keys.masks import derivation
+from stip_keys.masks.key_file import read_client_key
+from stip_keys.masks.keys import MasterKey
+from tests.support.models.random_checkpoint import RandomCheckpoint
+from tests.support.models.random_models import MODELS
+from tests.support.parties import BASE_SEED, make_model
 
 
 @pytest.fixture(scope="module", params=list(MODELS))

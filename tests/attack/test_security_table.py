@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.audit_tables.markdown import as_markdown, medians
+from benchmarks.audit_tables.modes import MODES, Mode, audit_modes
 from stip_keys.audit.attack import Attacker
+from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.report import Audit, share_of
 from stip_keys.audit.run import Outcome
-from stip_keys.audit.text import KINDS
-from tests.audit.markdown import as_markdown, medians
-from tests.audit.modes import MODES, Mode, audit_modes
 
 ROOT = Path(__file__).parents[2]
 # Percentage points: another machine rounds otherwise, and a reply may differ by a word.

@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 import stip_client
-from tests.parties import Server, convert, run_tool, server_process
-from tests.web.pages import BROWSER, WIDE, Line, assert_no_toast, opened, page_process
+from tests.support.pages import BROWSER, WIDE, Line, assert_no_toast, opened, page_process
+from tests.support.parties import Server, convert, run_tool, server_process
 
-DEMO_MODEL = Path(stip_client.__file__).parent / "demo_model"
+DEMO_MODEL = Path(stip_client.__file__).parent / "cli" / "demo_model"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Seconds that a byte takes each way: a reply then lasts long enough to be looked at.
 DELAY = 0.01

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.parties import run_tool
-from tests.robustness.command_line import assert_refused
+from tests.support.command_line import assert_refused
+from tests.support.parties import run_tool
 
 
 def web(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -25,14 +25,14 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 def test_without_the_extra_it_says_how_to_get_it() -> None:
     done = python(
         "import sys; sys.modules['gradio'] = None; "
-        "from stip_client.cli import main; sys.exit(main(['web']))"
+        "from stip_client.cli.main import main; sys.exit(main(['web']))"
     )
     assert_refused(done, "gradio", hint='pip install ".[web]"')
 
 
 def test_the_library_and_other_commands_do_not_import_gradio() -> None:
     done = python(
-        "import sys, stip_client.cli; stip_client.cli._parser(); "
+        "import sys, stip_client.cli.main; stip_client.cli.main._parser(); "
         "print({'gradio', 'fastapi', 'starlette', 'uvicorn', 'mlx'} & set(sys.modules))"
     )
     assert done.stdout.strip() == "set()", done.stderr

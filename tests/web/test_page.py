@@ -13,9 +13,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from stip_client import Client
-from stip_client.bundle import ClientBundle
-from tests.parties import Server, run_tool, server_process
-from tests.web.pages import (
+from stip_client.bundle.client_bundle import ClientBundle
+from tests.support.pages import (
     FINISHED,
     KEEP_FETCHED,
     PHONE,
@@ -30,6 +29,7 @@ from tests.web.pages import (
     send_for_long,
     send_greedily,
 )
+from tests.support.parties import Server, run_tool, server_process
 
 # a browser beside tests that compute is slow to show what comes, and then it has come
 pytestmark = pytest.mark.quiet

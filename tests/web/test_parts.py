@@ -10,24 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stip_client.connection_options import Access
+from stip_client.cli.connection_options import Access
 from stip_client.errors import ClientError, RequestError, WrongKeyError
-from stip_client.profile import StepProfile
-from stip_client.web import key_pane, server_pane, user_pane
-from stip_client.web.chart import CUT, MOST, PARTS, chart
-from stip_client.web.loading import Loaded, Loader
-from stip_client.web.markup import escape
-from stip_client.web.permutations import (
+from stip_client.session.step_profile import StepProfile
+from stip_client.web.error_text import error_text
+from stip_client.web.loaded_model import Loaded, Loader
+from stip_client.web.panes import key_pane, server_pane, user_pane
+from stip_client.web.panes.chart import CUT, MOST, PARTS, chart
+from stip_client.web.panes.markup import escape
+from stip_client.web.running_reply import Reply, Run
+from stip_client.web.shown_masks import (
     WrongMasterKeyError,
     layer_permutations,
     residual_permutations,
 )
-from stip_client.web.reply import Reply, Run
-from stip_client.web.sentences import error_text
-from stip_keys.keyfile import read_client_key, read_master_key
-from stip_keys.keys import MasterKey
-from stip_keys.permutation import inverse
-from tests.parties import Server, convert
+from stip_keys.masks.key_file import read_client_key, read_master_key
+from stip_keys.masks.keys import MasterKey
+from stip_keys.masks.permutation import inverse
+from tests.support.parties import Server, convert
 from tests.web.conftest import DEMO_MODEL
 
 ACCESS: Access = {

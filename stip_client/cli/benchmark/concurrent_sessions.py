@@ -1,0 +1,100 @@
+"""Generates in several sessions at once and measures each. A session has a thread and a client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from queue import SimpleQueue
+from threading import Event, Thread
+from time import monotonic
+from types import TracebackType
+
+from stip_client.cli.reply_measurement import Measurement
+from stip_client.client import Client
+from stip_client.errors import ClientError
+from stip_client.session.base_client import Options
+
+# Seconds that the other sessions have to end when one fails.
+STOP_SECONDS = 5.0
+
+
+class ConcurrentSessions:
+    """Some clients, each for one session at a time. Closes them at the end."""
+
+    def __init__(self, clients: Sequence[Client]) -> None:
+        self._clients = clients
+        self._closing = ExitStack()
+        for client in clients:
+            self._closing.enter_context(client)
+
+    def generate(self, prompts: Sequence[Sequence[int]], options: Options) -> list[Measurement]:
+        """Generate a reply to every prompt, all at once, as many as there are clients at most.
+
+        Raises the error of the first session that fails, and stops the others.
+        """
+        start, stop = Event(), Event()
+        ended: SimpleQueue[tuple[int, Measurement | BaseException]] = SimpleQueue()
+
+        def reply(number: int) -> None:
+            try:
+                start.wait()
+                measurement = Measurement()
+                pieces = self._clients[number].generate(prompts[number], **options)
+                with closing(pieces):
+                    for piece in pieces:
+                        measurement.take(piece)
+                        if stop.is_set():
+                            break
+                ended.put((number, measurement))
+            except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+                ended.put((number, error))
+
+        # daemons: none may hold up the end of a program that does not wait for its server
+        threads = [
+            Thread(target=reply, args=(number,), name=f"session-{number}", daemon=True)
+            for number in range(len(prompts))
+        ]
+        measured: dict[int, Measurement] = {}
+        try:
+            for thread in threads:
+                thread.start()
+            start.set()
+            for _ in threads:
+                number, result = ended.get()
+                if isinstance(result, ClientError):
+                    raise _told(result, number, len(threads)) from result
+                if isinstance(result, BaseException):
+                    raise result
+                measured[number] = result
+        finally:
+            stop.set()
+            start.set()
+            deadline = monotonic() + STOP_SECONDS
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(max(0.0, deadline - monotonic()))
+        return [measured[number] for number in range(len(threads))]
+
+    def __enter__(self) -> ConcurrentSessions:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+
+def _told(error: ClientError, number: int, count: int) -> ClientError:
+    """The error, saying whose it is."""
+    if count == 1:
+        return error
+    return type(error)(
+        f"session {number + 1} of {count}: {error}",
+        hint=error.hint,
+        code=error.code,
+        reason=error.reason,
+        retry_after=error.retry_after,
+    )

@@ -1,0 +1,166 @@
+"""What `stip-client bench` found: figures from measurements, as a table and as JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from stip.v1.inference_pb2 import GetModelInfoResponse
+from stip.v1.manifest_pb2 import Scheme
+from stip.v1.tensor_pb2 import DataType
+from stip_client.bundle.client_bundle import head_name
+from stip_client.cli.reply_measurement import Measurement, percentile, rates, shown_bytes
+
+Round = Sequence[Measurement]  # replies that were generated at once
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What some sessions at once got, over all repetitions.
+
+    Seconds to the first token and between tokens; tokens a second of one session, after its first
+    token, and of all together, from the start to the last token; bytes and tokens of what comes
+    after the first token.
+    """
+
+    sessions: int
+    first_token: float
+    first_token_p95: float
+    gap: float
+    gap_p95: float
+    tokens_per_second: float
+    total_tokens_per_second: float
+    bytes_up_per_token: float
+    bytes_down_per_token: float
+    tokens_per_round_trip: float
+
+
+def figures(rounds: Sequence[Round]) -> Figures:
+    """The figures of some rounds of the same number of sessions, of two tokens or more each."""
+    replies = [reply for each in rounds for reply in each]
+    firsts = [reply.arrivals[0] for reply in replies]
+    gaps = [gap for reply in replies for gap in reply.gaps]
+    found = rates(replies)
+    return Figures(
+        sessions=len(rounds[0]),
+        first_token=median(firsts),
+        first_token_p95=percentile(firsts, 95),
+        gap=median(gaps),
+        gap_p95=percentile(gaps, 95),
+        tokens_per_second=found.tokens_per_second or 0.0,
+        total_tokens_per_second=median(_total_rate(each) for each in rounds),
+        bytes_up_per_token=found.bytes_up or 0.0,
+        bytes_down_per_token=found.bytes_down or 0.0,
+        tokens_per_round_trip=found.tokens_per_round_trip or 0.0,
+    )
+
+
+def _total_rate(replies: Round) -> float:
+    start = min(reply.started for reply in replies)
+    end = max(reply.started + reply.arrivals[-1] for reply in replies)
+    return sum(reply.tokens for reply in replies) / (end - start)
+
+
+_COLUMNS = (
+    ("sessions", ""),
+    ("first token", "ms"),
+    ("gap median", "ms"),
+    ("gap p95", "ms"),
+    ("a session", "tokens/s"),
+    ("total", "tokens/s"),
+    ("up", "a token"),
+    ("down", "a token"),
+    ("round trip", "tokens"),
+)
+
+
+def table_head() -> str:
+    """The two lines above the rows."""
+    return "\n".join("".join(f"{name:>12}" for name in names) for names in zip(*_COLUMNS))  # noqa: B905
+
+
+def table_row(found: Figures) -> str:
+    """One line of the table."""
+    cells = (
+        f"{found.sessions}",
+        f"{found.first_token * 1e3:.1f}",
+        f"{found.gap * 1e3:.2f}",
+        f"{found.gap_p95 * 1e3:.2f}",
+        f"{found.tokens_per_second:.1f}",
+        f"{found.total_tokens_per_second:.1f}",
+        shown_bytes(found.bytes_up_per_token),
+        shown_bytes(found.bytes_down_per_token),
+        f"{found.tokens_per_round_trip:.2f}",
+    )
+    return "".join(f"{cell:>12}" for cell in cells)
+
+
+def report(
+    server: str, info: GetModelInfoResponse, options: dict[str, Any], found: Sequence[Figures]
+) -> dict[str, Any]:
+    """Everything, for a file."""
+    model = info.model
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "client": {"version": _version(), "machine": _machine()},
+        "server": {
+            "address": server,
+            "version": info.server_version,
+            "model": {
+                "model_type": model.model_type,
+                "num_hidden_layers": model.num_hidden_layers,
+                "hidden_size": model.hidden_size,
+                "vocab_size": model.vocab_size,
+            },
+            "bundle_id": info.bundle_id,
+            "dtype": DataType.Name(info.dtype).removeprefix("DATA_TYPE_").lower(),
+            "compute_dtype": DataType.Name(info.compute_dtype).removeprefix("DATA_TYPE_").lower(),
+            "scheme": Scheme.Name(info.scheme).removeprefix("SCHEME_").lower(),
+            "head": head_name(info.head),
+        },
+        "options": options,
+        "figures": [asdict(each) for each in found],
+    }
+
+
+def title(info: GetModelInfoResponse) -> str:
+    """One line on what was measured."""
+    dtype = DataType.Name(info.compute_dtype).removeprefix("DATA_TYPE_").lower()
+    model = info.model
+    return (
+        f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, {dtype}, "
+        f"server {info.server_version}"
+    )
+
+
+def _version() -> str:
+    try:
+        return version("stip-grpc")
+    except PackageNotFoundError:  # run from a folder, not installed
+        return "unknown"
+
+
+def _machine() -> dict[str, Any]:
+    """This machine; of the server's it is told nothing."""
+    return {
+        "system": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

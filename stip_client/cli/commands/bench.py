@@ -1,0 +1,201 @@
+"""stip-client bench: how fast a server answers one session, and several at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stip.v1.inference_pb2 import GetModelInfoResponse
+from stip_client.cli.benchmark.concurrent_sessions import ConcurrentSessions
+from stip_client.cli.benchmark.report import Figures, figures, report, table_head, table_row, title
+from stip_client.cli.connection_options import access
+from stip_client.cli.generation_options import add_draft_option, add_wait_option
+from stip_client.cli.sigterm import terminate_raises
+from stip_client.cli.terminal import printable
+from stip_client.client import Client
+from stip_client.errors import ClientError, ContextOverflowError
+from stip_client.session.base_client import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Tokens of a reply that is not counted: the first ones also pay for what is made on first use.
+WARM_UP_TOKENS = 4
+PLOT_SUFFIXES = (".png", ".svg")
+
+
+def add_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    connection: argparse.ArgumentParser,
+) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "bench",
+        parents=[connection],
+        help="measure how fast a server answers",
+        description="Measure a server: prompts of random tokens, one of its own for every session, "
+        "and greedy replies of a fixed length. Prints medians over all repetitions; the total "
+        "counts from the start to the last token, the prompts' time included.",
+        allow_abbrev=False,  # --token SECRET must not pass for --token-file
+    )
+    parser.add_argument(
+        "--sessions",
+        type=_counts,
+        default=[1, 2, 4, 8],
+        metavar="N[,...]",
+        help="sessions at once (default: 1,2,4,8)",
+    )
+    for name, default, least, what in (
+        ("--prompt-tokens", 128, 1, "tokens of a prompt"),
+        ("--new-tokens", 64, 2, "tokens of a reply"),
+        ("--repeats", 3, 1, "how often each is measured, after a round that is not counted"),
+        ("--seed", 0, 0, "of the prompts' random tokens"),
+    ):
+        parser.add_argument(
+            name,
+            type=_at_least(least),
+            default=default,
+            metavar="N",
+            help=f"{what} (default: %(default)s)",
+        )
+    # off: on random tokens guesses say nothing of what they would bring elsewhere
+    add_draft_option(parser, default="off")
+    add_wait_option(parser)
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures to this file as well"
+    )
+    parser.add_argument(
+        "--plot",
+        type=_plot_file,
+        metavar="FILE",
+        help="draw them into this .png or .svg file (needs Matplotlib)",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    draw = None if arguments.plot is None else _import_draw()
+    for path in (arguments.json, arguments.plot):
+        _check_writable(path)
+    most = max(arguments.sessions)
+    with terminate_raises():
+        with Client(arguments.server, arguments.bundle, **access(arguments)) as client:
+            info = client.model_info()
+            vocab_size = client.bundle.manifest.model.vocab_size
+        _check_length(arguments, info)
+        caption = (
+            f"{title(info)}; prompts of {arguments.prompt_tokens}, replies of "
+            f"{arguments.new_tokens} tokens"
+        )
+        print(f"{printable(caption)}\n{table_head()}", flush=True)
+        clients = [
+            Client(arguments.server, arguments.bundle, **access(arguments)) for _ in range(most)
+        ]
+        with ConcurrentSessions(clients) as sessions:
+            found = _measure(sessions, arguments, vocab_size)
+    if arguments.json is not None:
+        options = {
+            name: getattr(arguments, name)
+            for name in ("sessions", "prompt_tokens", "new_tokens", "repeats", "seed", "draft")
+        }
+        _write_json(arguments.json, report(arguments.server, info, options, found))
+    if draw is not None:
+        try:
+            draw(found, caption, arguments.plot)
+        except OSError as error:
+            raise ClientError(f"cannot write {arguments.plot}: {error.strerror}") from error
+    return 0
+
+
+def _measure(
+    sessions: ConcurrentSessions, arguments: argparse.Namespace, vocab_size: int
+) -> list[Figures]:
+    """Measure every number of sessions, and print a row for each."""
+    options: Options = {
+        "max_new_tokens": arguments.new_tokens,
+        "ignore_eos": True,
+        "draft": arguments.draft,
+        "wait": arguments.wait,
+    }
+    warm_up: Options = {**options, "max_new_tokens": WARM_UP_TOKENS}
+    random = np.random.default_rng(arguments.seed)
+
+    def prompts(count: int) -> list[list[int]]:
+        shape = (count, arguments.prompt_tokens)
+        drawn: list[list[int]] = random.integers(0, vocab_size, shape).tolist()
+        return drawn
+
+    found = []
+    for count in arguments.sessions:
+        sessions.generate(prompts(count), warm_up)
+        rounds = [sessions.generate(prompts(count), options) for _ in range(arguments.repeats)]
+        found.append(figures(rounds))
+        print(table_row(found[-1]), flush=True)
+    return found
+
+
+# -- what is checked before anything is measured ---------------------------------------------------
+
+
+def _import_draw() -> Callable[[Sequence[Figures], str, Path], None]:
+    try:
+        from stip_client.cli.benchmark.plot import draw
+    except ImportError as error:
+        raise ClientError(
+            f"--plot needs Matplotlib: {error}",
+            hint='pip install ".[plot]" where this project lies',
+        ) from error
+    return draw
+
+
+def _check_writable(path: Path | None) -> None:
+    """Raises ClientError for a file that could not be written after the measuring."""
+    if path is None:
+        return
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ClientError(f"cannot write {path}", hint="name a file in a folder that exists")
+
+
+def _check_length(arguments: argparse.Namespace, info: GetModelInfoResponse) -> None:
+    """Raises ContextOverflowError where prompt and reply do not fit; the last token is not sent."""
+    needed = arguments.prompt_tokens + arguments.new_tokens - 1
+    if needed > info.limits.max_length:
+        raise ContextOverflowError(
+            f"--prompt-tokens and --new-tokens take {needed} tokens; the server's sessions hold "
+            f"{info.limits.max_length}"
+        )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ClientError(f"cannot write {path}: {error.strerror}") from error
+
+
+# -- types of options ------------------------------------------------------------------------------
+
+
+def _counts(text: str) -> list[int]:
+    return [_at_least(1)(each.strip()) for each in text.split(",")]
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) >= least:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, {least} or more")
+
+    return number
+
+
+def _plot_file(text: str) -> Path:
+    if not text.lower().endswith(PLOT_SUFFIXES):
+        raise argparse.ArgumentTypeError(f"{text!r} ends neither in .png nor in .svg")
+    return Path(text)

@@ -1,0 +1,133 @@
+"""The options that say how to reach the server, shared by the commands that talk to one.
+
+There is no option that takes a token itself: command lines can be read by everyone on a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TypedDict
+
+from stip_client.transport.credentials import TLS, read_token
+from stip_client.transport.endpoint import PATIENCE
+
+TOKEN_VARIABLE = "STIP_TOKEN"
+
+
+class Access(TypedDict):
+    """What a client takes besides the servers' addresses and the bundle."""
+
+    tls: TLS | None
+    token: str | None
+    insecure: bool
+    patience: float
+    verify_key: Path | None
+
+
+def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
+    """A parser to be the parent of a command's."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        required=bundle_required,
+        metavar="DIR",
+        help="client bundle (OUT/client)",
+    )
+    parser.add_argument(
+        "--verify-key",
+        type=Path,
+        metavar="FILE",
+        help="demand that the bundle is signed with this public key's signing key, and compare "
+        "every file of it, whatever its size",
+    )
+    group = parser.add_argument_group("connection")
+    group.add_argument(
+        "--server",
+        type=_addresses,
+        default="localhost:50051",
+        metavar="HOST:PORT[,...]",
+        help="where the server listens; of several of the same bundle, the next is taken where one "
+        "is lost (default: %(default)s)",
+    )
+    group.add_argument(
+        "--tls", action="store_true", help="speak TLS, and trust gRPC's default roots"
+    )
+    group.add_argument(
+        "--tls-ca",
+        type=Path,
+        metavar="FILE",
+        help="speak TLS, and trust the CAs in this PEM file instead",
+    )
+    group.add_argument(
+        "--tls-cert",
+        type=Path,
+        metavar="FILE",
+        help="speak TLS, and show this PEM certificate to a server that asks for one",
+    )
+    group.add_argument("--tls-key", type=Path, metavar="FILE", help="the key of --tls-cert")
+    group.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="send the token in this file's first line "
+        f"(default: the environment variable {TOKEN_VARIABLE}, if it is set)",
+    )
+    group.add_argument(
+        "--patience",
+        type=seconds,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help="try for so long to go on where the connection or the server is lost "
+        "(default: %(default)g)",
+    )
+    group.add_argument(
+        "--insecure",
+        action="store_true",
+        help="send the token even in plain text to another machine",
+    )
+    return parser
+
+
+def access(arguments: argparse.Namespace) -> Access:
+    """What the options say about TLS, the token and the signer. Raises CredentialsError."""
+    files = (arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if arguments.token_file is not None:
+        token = read_token(arguments.token_file)
+    return {
+        "tls": TLS(*files) if arguments.tls or any(files) else None,
+        "token": token,
+        "insecure": arguments.insecure,
+        "patience": arguments.patience,
+        "verify_key": arguments.verify_key,
+    }
+
+
+def seconds(text: str) -> float:
+    """The type of an option: a number of seconds, 0 or more."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number
+
+
+def _addresses(text: str) -> str:
+    return ",".join(_address(each.strip()) for each in text.split(","))
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not host or (":" in host and not bracketed) or not _is_port(port):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return text
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) <= 65535

@@ -1,0 +1,100 @@
+"""What a reply took: times, bytes and round trips, for whoever reports them.
+
+Seconds to the first token stand for the prompt; all that is told a token is of the tokens after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import quantiles
+from time import perf_counter
+
+from stip_client.session.generation import Piece
+from stip_client.session.step_profile import StepProfile
+
+
+class Measurement:
+    """One reply as it is measured: the clock starts when this is made.
+
+    `arrivals`: seconds until each token was there. `steps`: the profiles of the steps that brought
+    them; the first is the prompt's.
+    """
+
+    def __init__(self) -> None:
+        self.started = perf_counter()
+        self.arrivals: list[float] = []
+        self.steps: list[StepProfile] = []
+
+    def take(self, piece: Piece) -> None:
+        """Enter a piece at the moment it comes."""
+        self.arrivals.append(perf_counter() - self.started)
+        if piece.profile is not None:
+            self.steps.append(piece.profile)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated."""
+        return len(self.arrivals)
+
+    @property
+    def rows(self) -> int:
+        """Tokens sent before the first token was generated."""
+        return self.steps[0].rows if self.steps else 0
+
+    @property
+    def round_trips(self) -> int:
+        """Steps, that of the prompt included."""
+        return sum(step.round_trips for step in self.steps)
+
+    @property
+    def first_token(self) -> float | None:
+        """Seconds to the first token."""
+        return self.arrivals[0] if self.arrivals else None
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between each token and the next."""
+        return [later - earlier for earlier, later in pairwise(self.arrivals)]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What some replies took for each token after their first; None where there was no second."""
+
+    tokens_per_second: float | None
+    bytes_up: float | None
+    bytes_down: float | None
+    tokens_per_round_trip: float | None
+
+
+def rates(replies: Iterable[Measurement]) -> Rates:
+    """Rates over all tokens of some replies that came one after the other.
+
+    Of replies that came at once, tokens_per_second is that of one session.
+    """
+    replies = [each for each in replies if each.tokens > 1]
+    tokens = sum(each.tokens - 1 for each in replies)
+    seconds = sum(each.arrivals[-1] - each.arrivals[0] for each in replies)
+    steps = [step for each in replies for step in each.steps[1:]]
+    if not tokens:
+        return Rates(None, None, None, None)
+    return Rates(
+        tokens_per_second=tokens / max(seconds, 1e-9),
+        bytes_up=sum(step.bytes_up for step in steps) / tokens,
+        bytes_down=sum(step.bytes_down for step in steps) / tokens,
+        tokens_per_round_trip=tokens / sum(step.round_trips for step in steps) if steps else None,
+    )
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """The value that `percent` of 100 values are below, interpolated; of one value, itself."""
+    if len(values) == 1:
+        return values[0]
+    return quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def shown_bytes(count: float) -> str:
+    """A number of bytes to read: "384 B", "1.2 KB"."""
+    return f"{count:.0f} B" if count < 1000 else f"{count / 1000:.1f} KB"

@@ -1,0 +1,231 @@
+"""Chooses the next token from a row of logits. NumPy only; knows nothing of text or sessions.
+
+The order of the steps is transformers': logits processors, repetition penalty, temperature, top-k,
+top-p, min-p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stip_client.errors import RequestError, ServerError
+from stip_client.sampling.exact_draw import Row, Truncation, choose
+from stip_client.session.wire_tensors import LogitsArrays
+
+# Takes the tokens of the session so far and a row of logits, float32 [vocab_size]; returns the row
+# to choose from, which may be the same array.
+LogitsProcessor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
+
+# How many of a row's largest logits are asked for (8 bytes each): at first, and within what bounds
+# that moves with how often they do not decide a draw.
+WIDTH, NARROWEST, WIDEST = 128, 32, 1024
+# When they do not, so many times more are asked for, and then the whole row.
+WIDER = 16
+# Draws in a row that must be decided before fewer are asked for.
+CALM = 64
+MOST_LOGPROBS = 1000
+# Below this temperature, a difference between logits divided by it may be more than a float holds.
+LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class SamplingParameters:
+    """How to choose. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and penalty 1 are off.
+
+    `top_logprobs` is how many of the likeliest tokens to tell with each choice. Raises
+    RequestError for a value out of range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    top_logprobs: int = 0
+    logits_processors: Sequence[LogitsProcessor] = ()
+
+    def __post_init__(self) -> None:
+        for name, good, range_ in (
+            (
+                "temperature",
+                self.temperature == 0 or LEAST <= self.temperature < float("inf"),
+                f"0, or {LEAST:g} or more",
+            ),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100"),
+            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
+            (
+                "top_logprobs",
+                0 <= self.top_logprobs <= MOST_LOGPROBS,
+                f"0 to {MOST_LOGPROBS}",
+            ),
+        ):
+            if not good:
+                raise RequestError(f"{name} is {getattr(self, name)}; it must be {range_}")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether any token may become more or less likely, so that whole rows are needed."""
+        return self.repetition_penalty != 1.0 or bool(self.logits_processors)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A token, its log-probability under the unmodified logits, and the likeliest tokens' own."""
+
+    token_id: int
+    logprob: float
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+class Sampler:
+    """Chooses the tokens of one reply with one random generator.
+
+    The same seed gives the same tokens, whether the choice is made from the largest logits or from
+    whole rows, up to which of equal logits a server counts among the largest.
+    """
+
+    def __init__(
+        self, parameters: SamplingParameters, vocab_size: int, tokens: Sequence[int] = ()
+    ) -> None:
+        """`tokens`: those of the session so far."""
+        self._parameters = parameters
+        self._vocab_size = vocab_size
+        self._tokens = list(tokens)
+        self._seen = np.zeros(vocab_size, bool)
+        # those outside the vocabulary are refused when they are sent
+        self._seen[[each for each in self._tokens if 0 <= each < vocab_size]] = True
+        self._rng = np.random.default_rng(parameters.seed)
+        self._draw: float | None = None
+        self._base = WIDTH
+        self._width: int | None = None  # after a draw that was not decided
+        self._decided = 0
+
+    @property
+    def top_k(self) -> int:
+        """How many of the next row's largest logits to ask for; 0 is the whole row."""
+        parameters = self._parameters
+        if parameters.changes_logits:
+            return 0
+        if self._width is not None:
+            width = self._width
+        elif parameters.is_greedy:
+            width = 1
+        elif 0 < parameters.top_k <= WIDEST:
+            width = parameters.top_k
+        else:
+            width = self._base
+        width = max(width, parameters.top_logprobs)
+        return width if width < self._vocab_size else 0
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the last row is to be told again, with more of its logits."""
+        return self._width is not None
+
+    @property
+    def dtype(self) -> Literal["float16", "float32"]:
+        """The type to ask for: float16, so rounded, where whole rows are sent for every draw."""
+        exact = self._parameters.is_greedy or not self._parameters.changes_logits
+        return "float32" if exact else "float16"
+
+    def sample(self, logits: LogitsArrays, number: int = -1) -> Choice | None:
+        """The next token, from row `number` of an answer.
+
+        None where the largest logits do not decide it: then it must be tried again with `top_k` of
+        the same row, which are more.
+        """
+        row = self._row(logits, number)
+        place = self._choose(row)
+        if place is None and row.whole is not None:
+            raise ServerError("the logits decide nothing")
+        if place is None:
+            self._ask_for_more()
+            return None
+        self._settle()
+        token = int(place) if row.whole is not None else int(row.token_ids[place])
+        value = float(row.whole[token]) if row.whole is not None else float(row.values[place])
+        self._tokens.append(token)
+        self._seen[token] = True
+        count = self._parameters.top_logprobs
+        return Choice(
+            token,
+            value - row.log_sum_exp,
+            tuple(
+                (int(each), float(its) - row.log_sum_exp)
+                for each, its in zip(row.token_ids[:count], row.values[:count], strict=True)
+            ),
+        )
+
+    def _choose(self, row: Row) -> int | None:
+        """A token id where the whole row is known; else a place in the row, if that decides it."""
+        parameters = self._parameters
+        whole = row.whole
+        if whole is not None and parameters.changes_logits:
+            whole = self._changed(whole)
+        if parameters.is_greedy:
+            return int(whole.argmax()) if whole is not None else 0
+        if self._draw is None:
+            self._draw = float(self._rng.random())
+        truncation = Truncation(
+            parameters.temperature, parameters.top_k, parameters.top_p, parameters.min_p
+        )
+        if whole is None:
+            return choose(row, truncation, self._draw)
+        row = Row.of(whole)
+        place = choose(row, truncation, self._draw)
+        if place is None:
+            row = Row.of(whole, len(whole))
+            place = choose(row, truncation, self._draw)
+        return None if place is None else int(row.token_ids[place])
+
+    def _changed(self, whole: NDArray[np.floating]) -> NDArray[np.floating]:
+        for processor in self._parameters.logits_processors:
+            shape = whole.shape
+            whole = np.asarray(processor(tuple(self._tokens), whole.astype(np.float32)))
+            if whole.shape != shape or np.isnan(whole).any() or not np.isfinite(whole.max()):
+                raise RequestError(
+                    f"a logits processor returned {whole.shape} values with NaN, no finite one, or "
+                    f"not {shape} of them"
+                )
+        penalty = self._parameters.repetition_penalty
+        if penalty != 1.0:
+            # seen tokens become less likely (Keskar et al., 2019, CTRL, section 4.1)
+            seen = whole[self._seen].astype(np.float32)
+            whole = whole.astype(np.float32)
+            whole[self._seen] = np.where(seen > 0, seen / penalty, seen * penalty)
+        return whole
+
+    def _ask_for_more(self) -> None:
+        self._width = WIDER * self.top_k if self._width is None else self._vocab_size
+        self._base = min(2 * self._base, WIDEST)
+        self._decided = 0
+
+    def _settle(self) -> None:
+        self._draw = None
+        if self._width is None:
+            self._decided += 1
+            if self._decided >= CALM:
+                self._base, self._decided = max(self._base // 2, NARROWEST), 0
+        self._width = None
+
+    def _row(self, logits: LogitsArrays, number: int) -> Row:
+        values = logits.values[number]
+        if logits.indices is None or logits.log_sum_exp is None:
+            return Row.of(values, max(1, self._parameters.top_logprobs))
+        rest = self._vocab_size - len(values)
+        return Row.of_largest(
+            values, logits.indices[number], rest, float(logits.log_sum_exp[number])
+        )

@@ -1,0 +1,241 @@
+"""The generation loop without any I/O: both clients drive this same state machine.
+
+while (step := generation.next_step(<tokens in the session>, <its maximum>)) is not None:
+    pieces, kept = generation.take(<forward step.token_ids, asking for step.wanted>)
+    <roll back to `kept` of those tokens>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import index
+from typing import Literal
+
+from stip_client.bundle.chat_template import Message
+from stip_client.bundle.client_bundle import ClientBundle
+from stip_client.errors import RequestError, ServerError
+from stip_client.sampling.detokenizer import TextStream
+from stip_client.sampling.drafting import Draft, DraftLength, Match, NgramIndex
+from stip_client.sampling.sampler import Choice, Sampler, SamplingParameters
+from stip_client.session.session_core import LogitsWanted, Reply
+from stip_client.session.step_profile import StepProfile
+
+FinishReason = Literal["stop", "length"]
+Prompt = str | Sequence[int] | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One generated token and the text that became certain with it (possibly none).
+
+    `text` is empty where the bundle has no tokenizer. `logprob` and `top_logprobs` (token ids with
+    theirs, the likeliest first, where they were asked for) are natural logarithms under the
+    unmodified logits. `profile` is that of the step that brought the token; None for further tokens
+    of the same step, which were guessed right. `finish_reason` is set on the last piece: "stop" for
+    an end token or a stop string, "length" otherwise. `received` holds the first ten floats that
+    the server says it received for this token's step, where they were asked for.
+    """
+
+    text: str
+    token_id: int
+    logprob: float
+    profile: StepProfile | None
+    finish_reason: FinishReason | None = None
+    received: tuple[float, ...] = ()
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class GenerationParameters:
+    """What to generate. `stop` strings end the reply and are not part of it.
+
+    `draft` is how many tokens to guess in advance: "auto", "off" or a number (drafting.py). `echo`
+    asks the server for the first ten floats it received.
+    """
+
+    max_new_tokens: int = 32
+    sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    stop: Sequence[str] = ()
+    ignore_eos: bool = False
+    draft: Draft = "auto"
+    echo: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise RequestError(f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
+        DraftLength(self.draft)  # refuses what is neither
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """The tokens to forward next, the last `drafted` of them guesses, and the logits to ask for."""
+
+    token_ids: list[int]
+    drafted: int
+    wanted: LogitsWanted
+
+
+def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) -> list[int]:
+    """The token ids of a prompt.
+
+    Text becomes the user's message in the bundle's chat template, where it has one and `raw` is
+    false, and is tokenized as it is otherwise. A list of messages goes through the template; token
+    ids are taken as they are. Raises RequestError for an empty prompt.
+    """
+    if isinstance(prompt, str):
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            # how Python represents bytes that are not UTF-8; the tokenizer takes no such text
+            raise RequestError("the prompt is not valid UTF-8 text")
+        if raw or bundle.chat_template is None:
+            token_ids: list[int] = bundle.tokenizer.encode(prompt).ids
+            return _not_empty(token_ids)
+        prompt = [{"role": "user", "content": prompt}]
+    messages = [each for each in prompt if isinstance(each, Mapping)]
+    if not messages:
+        try:
+            return _not_empty([index(each) for each in prompt])  # type: ignore[arg-type]
+        except TypeError:
+            raise RequestError("a prompt is text, token ids or messages") from None
+    if len(messages) != len(prompt):
+        raise RequestError("a prompt of messages holds nothing else")
+    if bundle.chat_template is None:
+        raise RequestError("this bundle has no chat template for a list of messages")
+    text = bundle.chat_template.render(messages)
+    # the template writes the special tokens itself
+    return _not_empty(bundle.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+class Generation:
+    """One reply, step by step."""
+
+    def __init__(
+        self,
+        bundle: ClientBundle,
+        prompt: Sequence[int],
+        parameters: GenerationParameters,
+    ) -> None:
+        """`prompt`: every token of the session before the reply. Raises RequestError for stop
+        strings that cannot be looked for."""
+        self._parameters = parameters
+        self._bundle = bundle
+        self._eos = frozenset() if parameters.ignore_eos else bundle.eos_token_ids
+        self._sampler = Sampler(parameters.sampling, bundle.manifest.model.vocab_size, prompt)
+        has_text = (bundle.folder / "tokenizer.json").exists()
+        self._text = TextStream(bundle.tokenizer, parameters.stop) if has_text else None
+        if parameters.stop and not has_text:
+            raise RequestError("stop strings need a tokenizer, and this bundle has none")
+        self._lengths = DraftLength(parameters.draft)
+        self._ngrams = None if self._lengths.off else NgramIndex(prompt)
+        self._prompt: list[int] = list(prompt)
+        # tokens that are to be sent, None once the reply is finished; then the step under way
+        self._pending: list[int] | None = []
+        self._step: NextStep | None = None
+        self._match: Match | None = None
+        self._unsent: int | None = None  # a guess that was not worth sending, but may come true
+        self._first = True
+        self._unspent: StepProfile | None = None  # of steps that brought no token
+        self._generated = 0
+        self._budget = parameters.max_new_tokens
+
+    @property
+    def echo(self) -> bool:
+        """Whether to ask for what the server receives."""
+        return self._parameters.echo
+
+    def next_step(self, position: int, max_length: int) -> NextStep | None:
+        """What to forward next, to a session that holds some tokens and may hold so many; None at
+        the end. At first it holds some of the prompt's, fewer than all."""
+        if self._pending is None:
+            return None
+        if self._step is None:
+            self._pending = self._prompt[position:]
+            # the last token is never sent back, so there is one more than the session holds
+            self._budget = min(self._budget, max_length - len(self._prompt) + 1)
+        guesses: list[int] = []
+        self._unsent = None
+        if self._ngrams is not None and not (self._first or self._sampler.undecided):
+            left = min(
+                max_length - position - len(self._pending), self._budget - self._generated - 1
+            )
+            match = self._match = self._ngrams.match()
+            if match is not None:
+                guesses = self._ngrams.propose(match, min(self._lengths.choose(match.n), left))
+                self._unsent = None if guesses else self._ngrams.propose(match, 1)[0]
+        sampler = self._sampler
+        # hidden states are rounded no more than the rows that were sent
+        dtype = sampler.dtype if self._bundle.head is None else "float16"
+        wanted = LogitsWanted("all" if guesses else "last", dtype, sampler.top_k)
+        self._step = NextStep(self._pending + guesses, len(guesses), wanted)
+        return self._step
+
+    def take(self, reply: Reply) -> tuple[list[Piece], int]:
+        """The pieces that a step brings, and how many of its tokens belong to the session.
+
+        A guess is kept where the logits before it choose the same token: then those after it are
+        the ones that the next step would have brought. As every token is drawn from the model's own
+        distribution, this is rejection sampling (Leviathan et al., 2023) for a draft that is
+        certain of its guesses; with a seed even the tokens are those of a run without guesses.
+        """
+        step, logits = self._step, reply.logits
+        if step is None or logits is None or len(logits.values) != step.drafted + 1:
+            raise ServerError("the server did not send the logits that were asked for")
+        profile = replace(reply.profile, drafted=step.drafted)
+        given = len(step.token_ids) - step.drafted
+        pieces: list[Piece] = []
+        for row in range(step.drafted + 1):
+            choice = self._sampler.sample(logits, row)
+            if choice is None:  # the same position again, for more of its logits
+                kept = given + row - 1
+                self._pending = step.token_ids[kept : kept + 1]
+                break
+            pieces.append(self._piece(choice, reply.received if not row else ()))
+            kept = given + row
+            if self._pending is None:
+                break
+            if row == step.drafted or choice.token_id != step.token_ids[kept]:
+                break
+        self._count(profile, pieces)
+        if not pieces:
+            self._unspent = profile if self._unspent is None else self._unspent + profile
+        else:
+            total = profile if self._unspent is None else self._unspent + profile
+            pieces[0], self._unspent = replace(pieces[0], profile=total), None
+        return pieces, kept
+
+    def _count(self, profile: StepProfile, pieces: Sequence[Piece]) -> None:
+        if self._first or not pieces:
+            self._lengths.begin(profile)
+        else:
+            n = self._match.n if self._match is not None else 1
+            self._lengths.take(profile, profile.drafted, len(pieces) - 1, n)
+            if self._unsent is not None:
+                self._lengths.observe(n, 1, int(pieces[0].token_id == self._unsent))
+        self._first = False
+
+    def _piece(self, choice: Choice, received: tuple[float, ...]) -> Piece:
+        """The piece of a chosen token, which is to be sent next unless it ends the reply."""
+        token = choice.token_id
+        self._generated += 1
+        if self._ngrams is not None:
+            self._ngrams.extend([token])
+        text, finish = "", self._finish_reason(token)
+        if self._text is not None and token not in self._eos:
+            text = self._text.push(token)
+            if self._text.stopped:
+                finish = "stop"
+        if finish is not None and self._text is not None:
+            text += self._text.flush()
+        self._pending = None if finish else [token]
+        return Piece(text, token, choice.logprob, None, finish, received, choice.top_logprobs)
+
+    def _finish_reason(self, token: int) -> FinishReason | None:
+        if token in self._eos:
+            return "stop"
+        return "length" if self._generated >= self._budget else None
+
+
+def _not_empty(token_ids: list[int]) -> list[int]:
+    if not token_ids:
+        raise RequestError("the prompt is empty")
+    return token_ids

@@ -1,0 +1,109 @@
+"""Model folders as the page loads them: a client, and what the Key Center shows of its key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stip_client.aio import AsyncClient
+from stip_client.cli.connection_options import Access
+from stip_client.errors import BundleError, RequestError
+from stip_client.web.shown_masks import (
+    Shown,
+    answers,
+    check_belongs,
+    input_blocks,
+    input_mask,
+    layer_permutations,
+    residual_permutations,
+)
+from stip_keys.masks.keys import MasterKey
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model folder in use. All tabs that load it share its client.
+
+    `layer` and `residuals` are empty without the developer's master key; then `blocks` has the rest
+    of the input permutation. `answers`: what opens them, where the key holds more than the input's.
+    """
+
+    folder: Path
+    client: AsyncClient
+    input: Shown
+    answers: Sequence[Shown] = ()
+    blocks: Sequence[Shown] = ()
+    layer: Sequence[Shown] = ()
+    residuals: Sequence[Shown] = ()
+
+
+class Loader:
+    """Loads model folders, each once while it is unchanged."""
+
+    def __init__(
+        self, server: str, access: Access, master: MasterKey | None, *, only: Path | None = None
+    ) -> None:
+        """`only`: the one folder that may be loaded, where others than the user reach the page."""
+        self._server = server
+        self._access = access
+        self._master = master
+        self._only = only
+        self._loaded: dict[tuple[Path, int], Loaded] = {}
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no folder but one may be loaded."""
+        return self._only is not None
+
+    def load(self, text: str) -> Loaded:
+        """Load OUT or OUT/client. Raises ClientError: for a folder that is no client bundle, or
+        was made with another master key."""
+        if not text.strip():
+            raise RequestError(
+                "no model folder is given", hint="it is the one that stip-keys convert wrote"
+            )
+        folder = client_folder(Path(text.strip()).expanduser())
+        if self._only is not None and folder.resolve() != client_folder(self._only).resolve():
+            raise RequestError("this page loads no folder but the one it was started with")
+        try:
+            changed = (folder / MANIFEST).stat().st_mtime_ns
+        except OSError as error:
+            raise BundleError(
+                f"there is no model in {folder}: {error.strerror}",
+                hint="load the folder that stip-keys convert wrote, or its client folder",
+            ) from error
+        found = self._loaded.get((folder.resolve(), changed))
+        if found is None:
+            found = self._open(folder)
+            self._loaded[folder.resolve(), changed] = found
+        return found
+
+    async def close(self) -> None:
+        """Close every client."""
+        for each in self._loaded.values():
+            await each.client.close()
+
+    def _open(self, folder: Path) -> Loaded:
+        client = AsyncClient(self._server, folder, **self._access)
+        bundle = client.bundle
+        shown, opened = input_mask(bundle), answers(bundle)
+        if self._master is None:
+            return Loaded(folder, client, shown, opened, blocks=input_blocks(bundle))
+        check_belongs(self._master, bundle.manifest)
+        return Loaded(
+            folder,
+            client,
+            shown,
+            opened,
+            layer=layer_permutations(self._master, bundle.manifest),
+            residuals=residual_permutations(self._master, bundle.manifest),
+        )
+
+
+def client_folder(folder: Path) -> Path:
+    """The client bundle in the folder that stip-keys convert wrote, or the folder itself."""
+    inner = folder / "client"
+    return inner if not (folder / MANIFEST).exists() and inner.is_dir() else folder

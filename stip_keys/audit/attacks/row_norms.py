@@ -1,0 +1,67 @@
+"""Norms of masked rows, and then the inner products between them.
+
+An orthogonal mask, and so a permutation too, keeps both. Norms leave few candidates for a token;
+a few rows' inner products with each other leave one choice; and inner products with these name the
+rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stip.v1.manifest_pb2 import Scheme
+from stip_keys.audit.attack import Attack, Attacker, Findings, View
+from stip_keys.audit.solvers.distinct_rows import DistinctRows
+from stip_keys.audit.solvers.inner_products import (
+    Products,
+    consistent_anchors,
+    decode,
+    nearest_norms,
+    squared_norms,
+)
+from stip_keys.audit.solvers.mask_from_rows import permutation_between, rotation_between
+
+
+def run(view: View) -> Findings:
+    """Every row's token by its inner products, or by its norm alone where these agree with none.
+
+    Also the mask: a permutation from all rows, a rotation once as many are known as it has columns.
+    """
+    assert view.public is not None
+    embedding = view.public.embedding
+    distinct = DistinctRows(view.conversations)
+    products = Products(distinct.rows)
+    norms = squared_norms(embedding)
+    anchors = consistent_anchors(products, embedding, norms)
+    if anchors is None:
+        return Findings(
+            distinct.spread(nearest_norms(products, norms)),
+            reason="no choice of tokens agrees with the inner products: norms alone were compared",
+        )
+    tokens = decode(products, embedding, *anchors)
+    return Findings(
+        distinct.spread(tokens), key=_mask(view.scheme, embedding[tokens[:, 0]], distinct.rows)
+    )
+
+
+def _mask(
+    scheme: Scheme, plain: NDArray[np.float16], sent: NDArray[np.float16]
+) -> dict[str, NDArray[Any]]:
+    """The client's mask by its label, where the rows determine it."""
+    if scheme == Scheme.SCHEME_ROTATION:
+        rotation = rotation_between(plain, sent)
+        return {} if rotation is None else {"rotation": rotation}
+    p_0 = permutation_between(plain, sent)
+    return {} if p_0 is None else {"residual/0": p_0}
+
+
+ATTACK = Attack(
+    "row norms and inner products",
+    Attacker.WIRE,
+    "orthogonal Procrustes: rows that are known up to a rotation are known by their Gram matrix "
+    "(Schönemann, 1966); here its entries are matched first",
+    run,
+)

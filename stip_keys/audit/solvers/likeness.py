@@ -1,0 +1,71 @@
+"""How alike a masked hidden state and a plain one are, by what the mask leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stip_keys.audit.attacks.sorted_values import sorted_values
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass
+class SortedValues:
+    """A permutation leaves sorted values alone."""
+
+    def distances(
+        self, states: Float32, embedded: Float32, masked: Float32, sent: NDArray[Any]
+    ) -> Float32:
+        """Of each of `states` [candidates, hidden_size] from the masked state, relative to it.
+
+        `embedded` are the candidates' rows as they would enter the first layer, `sent` is the row
+        that did.
+        """
+        del embedded, sent
+        difference = sorted_values(states) - sorted_values(masked)
+        relative: Float32 = np.linalg.norm(difference, axis=1) / np.linalg.norm(masked)
+        return relative
+
+    def learn(self, state: Float32, embedded: Float32, masked: Float32, sent: NDArray[Any]) -> None:
+        """A state has been decoded; the sorted values of the next tell nothing of it."""
+
+
+@dataclass
+class InnerProducts:
+    """A rotation leaves inner products alone.
+
+    Compared are a state's with itself, with its own row sent, and with the states and rows decoded
+    before: one rotation holds for all of them.
+    """
+
+    _plain: list[Float32] = field(default_factory=list)
+    _masked: list[Float32] = field(default_factory=list)
+
+    def distances(
+        self, states: Float32, embedded: Float32, masked: Float32, sent: NDArray[Any]
+    ) -> Float32:
+        """The root mean square error of the products, each relative to its vectors' norms."""
+        row = sent.astype(np.float32)
+        norm = np.linalg.norm(masked)
+        errors = [
+            (np.einsum("ij,ij->i", states, states) - masked @ masked) / norm**2,
+            (np.einsum("ij,ij->i", states, embedded) - masked @ row) / (norm * np.linalg.norm(row)),
+        ]
+        if self._masked:
+            known = np.array(self._masked)
+            products = states @ np.array(self._plain).T - known @ masked
+            errors += list((products / (norm * np.linalg.norm(known, axis=1))).T)
+        mean: Float32 = np.sqrt(np.mean(np.square(errors), axis=0))
+        return mean
+
+    def learn(self, state: Float32, embedded: Float32, masked: Float32, sent: NDArray[Any]) -> None:
+        """A state has been decoded: the next are compared with it and its row."""
+        self._plain += [state, embedded]
+        self._masked += [masked, sent.astype(np.float32)]
+
+
+Likeness = SortedValues | InnerProducts

@@ -1,0 +1,199 @@
+"""Solves a substitution of tokens by the pairs that a language is made of.
+
+Pseudonyms are numbers 0, 1, …, one for each token; a text is an array of them. The assignment of
+tokens to pseudonyms is improved one at a time, exchanging where a token is taken, as long as the
+text becomes likelier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stip_keys.audit.attack import UNKNOWN, WIDTH, Language, Tokens
+from stip_keys.masks.derivation import Indices
+
+# Weight of a token's own frequency against the pairs it was seen in.
+SMOOTHING = 1.0
+RESTARTS, SWEEPS, PROPOSALS = 24, 20, 8
+# Tokens that the first pseudonym may be, where nothing is known: one an attempt.
+BEGINNINGS = 8
+
+Float64 = NDArray[np.float64]
+
+
+class Bigrams:
+    """Probabilities of pairs: those counted, and beyond them those of single tokens.
+
+    log P(b | a) = base(b) - mass(a) + bonus(a, b), the last for pairs that were counted alone.
+    """
+
+    def __init__(self, language: Language) -> None:
+        unigrams = language.unigrams.astype(np.float64) + 0.01
+        self.vocab_size = len(unigrams)
+        self.base = np.log(SMOOTHING * unigrams / unigrams.sum())
+        pairs = np.array(list(language.bigrams), np.int64).reshape(-1, 2)
+        counts = np.array(list(language.bigrams.values()), np.float64)
+        after = np.bincount(pairs[:, 0], counts, minlength=self.vocab_size)
+        self.mass = np.log(after + SMOOTHING)
+        bonus = np.log1p(counts / np.exp(self.base[pairs[:, 1]]))
+        keys = pairs[:, 0] * self.vocab_size + pairs[:, 1]
+        order = np.argsort(keys)
+        self._keys, self._bonus = keys[order], bonus[order]
+        self._successors = _grouped(pairs[:, 0], pairs[:, 1], bonus, self.vocab_size)
+        self._predecessors = _grouped(pairs[:, 1], pairs[:, 0], bonus, self.vocab_size)
+        doubled = pairs[:, 0] == pairs[:, 1]
+        self.doubles = np.zeros(self.vocab_size)
+        self.doubles[pairs[doubled, 0]] = bonus[doubled]
+
+    def bonus(self, first: Tokens, second: Tokens) -> Float64:
+        """Of pairs of tokens, 0 for those never counted."""
+        if not len(self._keys):
+            return np.zeros(len(first))
+        keys = first * self.vocab_size + second
+        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[place] == keys, self._bonus[place], 0.0)
+
+    def successors(self, token: int) -> tuple[Tokens, Float64]:
+        """The tokens counted after one, and the bonus of each."""
+        tokens, bonus, bounds = self._successors
+        own = slice(bounds[token], bounds[token + 1])
+        return tokens[own], bonus[own]
+
+    def predecessors(self, token: int) -> tuple[Tokens, Float64]:
+        """The tokens counted before one, and the bonus of each."""
+        tokens, bonus, bounds = self._predecessors
+        own = slice(bounds[token], bounds[token + 1])
+        return tokens[own], bonus[own]
+
+
+def _grouped(
+    by: Tokens, tokens: Tokens, bonus: Float64, vocab_size: int
+) -> tuple[Tokens, Float64, Indices]:
+    order = np.argsort(by, kind="stable")
+    return tokens[order], bonus[order], np.searchsorted(by[order], np.arange(vocab_size + 1))
+
+
+class Substitution:
+    """A text of pseudonyms, and an assignment of tokens to them: UNKNOWN where there is none yet.
+
+    `known` holds tokens that are certain, by pseudonym.
+    """
+
+    def __init__(
+        self, bigrams: Bigrams, texts: Sequence[Indices], count: int, known: Mapping[int, int]
+    ) -> None:
+        self._bigrams = bigrams
+        self._known = known
+        pairs = np.concatenate([np.column_stack([text[:-1], text[1:]]) for text in texts])
+        self._pairs, self._counts = np.unique(pairs, axis=0, return_counts=True)
+        self._frequencies = np.bincount(np.concatenate(texts), minlength=count)
+        self.tokens = np.full(count, UNKNOWN)
+
+    def solve(self, rng: np.random.Generator) -> float:
+        """Assign all tokens; the better of some attempts. The log-likelihood of the text."""
+        best: tuple[float, Tokens] | None = None
+        for attempt in range(RESTARTS):
+            self._begin(rng, attempt)
+            self._climb()
+            likelihood = self._likelihood()
+            if best is None or likelihood > best[0]:
+                best = likelihood, self.tokens.copy()
+        assert best is not None
+        self.tokens = best[1]
+        return best[0]
+
+    def candidates(self) -> Tokens:
+        """For every pseudonym its token, and then those next likely: int64 [pseudonyms, WIDTH]."""
+        table = np.full((len(self.tokens), WIDTH), UNKNOWN)
+        for pseudonym, token in enumerate(self.tokens):
+            order = np.argsort(-self._scores(pseudonym), kind="stable")[:WIDTH]
+            ranked = np.append(token, order[order != token])[:WIDTH]
+            table[pseudonym, : len(ranked)] = ranked
+        for pseudonym, token in self._known.items():
+            table[pseudonym, 1:] = UNKNOWN
+            table[pseudonym, 0] = token
+        return table
+
+    def _begin(self, rng: np.random.Generator, attempt: int) -> None:
+        """Assign what is known, and then always that which occurs most beside what is assigned.
+
+        Attempts differ in the first token, where nothing is known, and in the noise on the others.
+        """
+        rank = 0 if self._known else attempt % BEGINNINGS
+        noise = 0.5 * (attempt // (1 if self._known else BEGINNINGS))
+        self.tokens[:] = UNKNOWN
+        free = np.ones(self._bigrams.vocab_size, np.bool_)
+        for pseudonym, token in self._known.items():
+            self.tokens[pseudonym], free[token] = token, False
+        for _ in range(np.count_nonzero(self.tokens == UNKNOWN)):
+            beside = np.zeros(len(self.tokens))
+            first, second = self._pairs.T
+            is_set = self.tokens != UNKNOWN
+            np.add.at(beside, first[is_set[second]], self._counts[is_set[second]])
+            np.add.at(beside, second[is_set[first]], self._counts[is_set[first]])
+            beside += 1e-3 * self._frequencies
+            beside[is_set] = -1
+            pseudonym = int(beside.argmax())
+            scores = self._scores(pseudonym) + noise * rng.gumbel(size=len(free))
+            scores[~free] = -np.inf
+            token = int(np.argsort(-scores, kind="stable")[rank])
+            rank = 0
+            self.tokens[pseudonym], free[token] = token, False
+
+    def _climb(self) -> None:
+        order = np.argsort(-self._frequencies, kind="stable")
+        likelihood = self._likelihood()
+        for _ in range(SWEEPS):
+            before = likelihood
+            for pseudonym in map(int, order):
+                if pseudonym not in self._known:
+                    likelihood = self._improve(pseudonym, likelihood)
+            if likelihood <= before + 1e-9:
+                return
+
+    def _improve(self, pseudonym: int, likelihood: float) -> float:
+        """Try the tokens that fit a pseudonym's neighbours best, exchanging those taken."""
+        own = self.tokens[pseudonym]
+        for token in np.argsort(-self._scores(pseudonym), kind="stable")[:PROPOSALS]:
+            if token == own:
+                return likelihood
+            holder = np.nonzero(self.tokens == token)[0]
+            if len(holder) and int(holder[0]) in self._known:
+                continue
+            self.tokens[pseudonym] = token
+            self.tokens[holder] = own
+            changed = self._likelihood()
+            if changed > likelihood + 1e-9:
+                return changed
+            self.tokens[pseudonym], self.tokens[holder] = own, token
+        return likelihood
+
+    def _likelihood(self) -> float:
+        first, second = self.tokens[self._pairs.T]
+        bigrams = self._bigrams
+        logarithms = bigrams.base[second] - bigrams.mass[first] + bigrams.bonus(first, second)
+        return float(self._counts @ logarithms)
+
+    def _scores(self, pseudonym: int) -> Float64:
+        """The log-likelihood of a pseudonym's pairs for every token, but for a constant."""
+        bigrams = self._bigrams
+        first, second = self._pairs.T
+        itself = (first == pseudonym) & (second == pseudonym)
+        before = (second == pseudonym) & (self.tokens[first] != UNKNOWN) & ~itself
+        after = (first == pseudonym) & (self.tokens[second] != UNKNOWN) & ~itself
+        doubled = self._counts[itself].sum()
+        # a token's own frequency counts also where no neighbour is known
+        entering = max(self._counts[before].sum() + doubled, 1)
+        scores: Float64 = entering * bigrams.base
+        scores -= (self._counts[after].sum() + doubled) * bigrams.mass
+        scores += doubled * bigrams.doubles
+        for other, count in zip(first[before], self._counts[before], strict=True):
+            tokens, bonus = bigrams.successors(int(self.tokens[other]))
+            scores[tokens] += count * bonus
+        for other, count in zip(second[after], self._counts[after], strict=True):
+            tokens, bonus = bigrams.predecessors(int(self.tokens[other]))
+            scores[tokens] += count * bonus
+        return scores

@@ -1,0 +1,66 @@
+"""stip-keys rotate: gives bundles a new key, without the checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from stip_keys.commands.messages import say
+from stip_keys.commands.options import (
+    add_base_seed,
+    add_passphrase_file,
+    add_signing,
+    make_bundles,
+    make_key,
+    signing_key,
+)
+from stip_keys.convert.rekeying import KeyRotation
+from stip_keys.masks.errors import KeysError
+from stip_keys.masks.key_file import read_master_key
+from stip_keys.masks.passphrase import PassphraseSource
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "rotate",
+        help="give bundles a new key, without the checkpoint",
+        description="Move the bundles of one master key on to another. They are those that "
+        "converting the checkpoint with the new key would make, byte for byte.",
+        allow_abbrev=False,  # --passphrase SECRET must not pass for --passphrase-file
+    )
+    parser.add_argument("bundles", type=Path, metavar="SRC", help="the folder that convert wrote")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    parser.add_argument(
+        "--key", type=Path, required=True, metavar="FILE", help="master key they were made with"
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--new-key",
+        type=Path,
+        metavar="FILE",
+        help="master key to move on to (default: a new one, OUT/master.key)",
+    )
+    add_base_seed(source)
+    add_passphrase_file(parser, "--passphrase-file", "--key")
+    add_passphrase_file(parser, "--new-passphrase-file", "--new-key")
+    add_signing(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    old = read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
+    made_key = None
+    if arguments.new_passphrase_file and not arguments.new_key:
+        raise KeysError("--new-passphrase-file opens the file of --new-key, and there is none")
+    if arguments.new_key:
+        source = PassphraseSource(arguments.new_passphrase_file, option="--new-passphrase-file")
+        new = read_master_key(arguments.new_key, source)
+    else:
+        new = made_key = make_key(arguments.base_seed)
+    signed_by = signing_key(arguments)
+    rotation = KeyRotation(arguments.bundles, old, new)
+    if rotation.is_signed and signed_by is None:
+        say("warning: the bundles are signed, and those with the new key will not be: no --sign")
+    make_bundles(rotation, arguments, "rotating", new_key=made_key, signed_by=signed_by)
+    return 0

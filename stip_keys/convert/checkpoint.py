@@ -1,0 +1,167 @@
+"""Reads a Hugging Face checkpoint: config.json and one or many safetensors files.
+
+Reads rows on demand. A file is mapped only while rows are copied out of it, so that the pages of a
+large checkpoint never add up in this process's resident memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from stip.v1.manifest_pb2 import ModelConfig
+from stip_keys.convert.families import architecture
+from stip_keys.convert.model_config import read_model_config
+from stip_keys.convert.weight_types import BY_SAFETENSORS_NAME, WeightType
+from stip_keys.masks.derivation import Indices
+from stip_keys.masks.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a checkpoint, still on disk."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: WeightType
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row along the first axis."""
+        return self.dtype.numpy.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """A copy of rows start..stop of the first axis."""
+        with self._opened() as stored:
+            return np.array(stored[start:stop])
+
+    def take(self, indices: Indices) -> NDArray[Any]:
+        """A copy of some rows of the first axis, in this order; none others are read."""
+        with self._opened() as stored:
+            return np.concatenate([stored[index : index + 1] for index in indices.tolist()])
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with safe_open(self.file, framework="np") as file:
+                yield file.get_slice(self.name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.file} has become unreadable: {error}") from error
+
+
+class Checkpoint:
+    """A checkpoint folder.
+
+    `hf_config` is config.json, `config` the dimensions in it, `tensors` every tensor by its name.
+    Raises CheckpointError naming the file, field or tensor that is wrong.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
+            raise CheckpointError(
+                f"{folder} is not a folder",
+                hint="SRC is a Hugging Face checkpoint: config.json and *.safetensors",
+            )
+        self.hf_config = read_json(folder / "config.json")
+        self.config: ModelConfig = read_model_config(self.hf_config)
+        self.tensors = self._stored_tensors()
+        if "tie_word_embeddings" not in self.hf_config:
+            head = architecture(self.config.model_type).head
+            self.config.tie_word_embeddings = head not in self.tensors
+
+    def eos_token_ids(self) -> list[int]:
+        """The tokens that end a reply: generation_config.json's, else config.json's."""
+        generation = self.folder / "generation_config.json"
+        ids = read_json(generation).get("eos_token_id") if generation.exists() else None
+        if ids is None:
+            ids = self.hf_config.get("eos_token_id")
+        listed = [] if ids is None else ids if isinstance(ids, list) else [ids]
+        if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in listed):
+            raise CheckpointError(f"eos_token_id is {ids!r}, not token ids")
+        return listed
+
+    def _stored_tensors(self) -> dict[str, StoredTensor]:
+        tensors: dict[str, StoredTensor] = {}
+        for file in self._shards():
+            for stored in read_header(file):
+                if stored.name in tensors:
+                    raise CheckpointError(
+                        f"tensor {stored.name} is in both {tensors[stored.name].file.name} "
+                        f"and {file.name}"
+                    )
+                tensors[stored.name] = stored
+        return tensors
+
+    def _shards(self) -> list[Path]:
+        index = self.folder / INDEX
+        if index.exists():
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, Mapping):
+                raise CheckpointError(f"{INDEX}: no weight_map")
+            for name in weight_map.values():
+                if not isinstance(name, str) or Path(name).name != name:
+                    raise CheckpointError(f"{INDEX}: {name!r} is not a file name")
+            names = sorted(set(weight_map.values()))
+        else:
+            names = sorted(path.name for path in self.folder.glob("*.safetensors"))
+        if not names:
+            raise CheckpointError(
+                f"{self.folder} holds no *.safetensors file",
+                hint="checkpoints in other formats must be saved as safetensors first",
+            )
+        for name in names:
+            if not (self.folder / name).is_file():
+                raise CheckpointError(f"shard {name} is missing from {self.folder}")
+        return [self.folder / name for name in names]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of the checkpoint."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} is missing from {path.parent}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path} is not JSON") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return content
+
+
+def read_header(file: Path, *, but: str | None = None) -> list[StoredTensor]:
+    """The tensors of a safetensors file, except those whose names end with `but`.
+
+    Raises CheckpointError.
+    """
+    stored = []
+    try:
+        with safe_open(file, framework="np") as opened:
+            for name in sorted(opened.keys()):
+                if but is not None and name.endswith(but):
+                    continue
+                header = opened.get_slice(name)
+                dtype = BY_SAFETENSORS_NAME.get(header.get_dtype())
+                if dtype is None:
+                    raise CheckpointError(
+                        f"tensor {name} in {file.name} is {header.get_dtype()} "
+                        f"(supported: {', '.join(BY_SAFETENSORS_NAME)})"
+                    )
+                stored.append(StoredTensor(name, file, tuple(header.get_shape()), dtype))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged or truncated: {error}") from error
+    return stored

@@ -1,0 +1,169 @@
+"""Turns an open request into a session: new, forked or resumed. On the event loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+
+from stip.v1.inference_pb2 import Limits, OpenSession
+from stip.v1.manifest_pb2 import Head
+from stip_server.engine.engine import Engine
+from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
+from stip_server.sessions.admission import Admission
+from stip_server.sessions.sessions import ID_BYTES, Holder, Session, Sessions, session_gone
+
+# characters of a caller's text that are told back
+SHOWN = 80
+
+
+class Opening:
+    """Opens the sessions of one server."""
+
+    def __init__(
+        self, engine: Engine, sessions: Sessions, admission: Admission, limits: Limits
+    ) -> None:
+        self._engine = engine
+        self._sessions = sessions
+        self._admission = admission
+        self._limits = limits
+
+    async def open(self, request: OpenSession, identity: str, holder: Holder) -> Session:
+        """The session asked for, attached to `holder`, with no step outstanding.
+
+        Raises ServiceError; no session was opened or taken over then, unless the one that was to
+        be resumed ended meanwhile.
+        """
+        self._check_bundle(request)
+        if request.resume_session_id:
+            if request.HasField("fork"):
+                raise InvalidArgument(
+                    "RESUME_AND_FORK", "a session is either resumed or forked", field="open.fork"
+                )
+            session = self._sessions.resume(request.resume_session_id, identity, holder)
+            try:
+                # those of an earlier stream count; it sends no others
+                await self._done(session)
+            except BaseException:
+                if session.holder is holder:
+                    self._sessions.let_go(session)
+                raise
+            session.end = session.length
+            return session
+        max_length = self._max_length(request)
+        if not request.HasField("fork"):
+            return await self._admit(request, identity, max_length, holder)
+        return await self._fork(request, identity, max_length, holder)
+
+    async def _admit(
+        self, request: OpenSession, identity: str, max_length: int, holder: Holder
+    ) -> Session:
+        wait = min(request.wait_millis, self._limits.max_open_wait_millis) / 1000
+        return await self._admission.open(identity, max_length, holder, wait)
+
+    async def _fork(
+        self, request: OpenSession, identity: str, max_length: int, holder: Holder
+    ) -> Session:
+        source = self._source(request, identity)
+        if not 0 < request.fork.length <= source.length:
+            await self._done(source)  # what is under way counts
+        await self._forkable(request, source, max_length)
+        session = await self._admit(request, identity, max_length, holder)
+        try:
+            # again: waiting for room takes time
+            session.length = session.end = await self._forkable(request, source, max_length)
+            if session not in self._sessions:  # evicted meanwhile: nobody would free its cache
+                raise session_gone()
+        except BaseException:
+            self._sessions.close(session)
+            raise
+        self._engine.fork(source.id, session.id, session.length)
+        self._sessions.used(source)
+        return session
+
+    async def _forkable(self, request: OpenSession, source: Session, max_length: int) -> int:
+        """The tokens that a fork begins with, once no step under way can take them away."""
+        while True:
+            if source not in self._sessions:
+                raise session_gone()
+            length = self._fork_length(request, source, max_length)
+            if all(position >= length for position in source.under_way.values()):
+                return length
+            await self._done(source)
+
+    def _source(self, request: OpenSession, identity: str) -> Session:
+        if len(request.fork.session_id) != ID_BYTES:
+            raise InvalidArgument(
+                "NO_FORK_SOURCE",
+                f"fork.session_id has {len(request.fork.session_id)} bytes, not {ID_BYTES}",
+                field="open.fork.session_id",
+            )
+        source = self._sessions.find(request.fork.session_id, identity)
+        self._sessions.used(source)  # not the one to evict for its own fork
+        return source
+
+    @staticmethod
+    def _fork_length(request: OpenSession, source: Session, max_length: int) -> int:
+        length = request.fork.length or source.length
+        if length > source.length:
+            raise OutOfRange(
+                "POSITION_BEYOND_END",
+                f"a fork of {length} tokens; the session holds {source.length}",
+                field="open.fork.length",
+            )
+        if length > max_length:
+            raise OutOfRange(
+                "CONTEXT_OVERFLOW",
+                f"a fork of {length} tokens into a session of at most {max_length}",
+                field="open.max_length",
+            )
+        return length
+
+    async def _done(self, session: Session) -> None:
+        """Wait until the steps that are with the engine now have been computed, or cancelled."""
+        done = asyncio.Event()
+        session.when_done(done.set)
+        await done.wait()
+        if session not in self._sessions:
+            raise session_gone()
+
+    def _max_length(self, request: OpenSession) -> int:
+        if request.max_length > self._limits.max_length:
+            raise OutOfRange(
+                "CONTEXT_OVERFLOW",
+                f"a session of {request.max_length} tokens; at most {self._limits.max_length}",
+                field="open.max_length",
+            )
+        return request.max_length or self._limits.default_length
+
+    def _check_bundle(self, request: OpenSession) -> None:
+        manifest = self._engine.manifest
+        head = request.head or Head.HEAD_SERVER
+        if head != manifest.head:
+            raise FailedPrecondition(
+                "WRONG_HEAD",
+                f"the client expects logits to be made by {_head_name(head)}, this model has "
+                f"{_head_name(manifest.head)}: its client bundle is another",
+                field="open.head",
+            )
+        if request.key_id != manifest.key_id:
+            raise FailedPrecondition(
+                "WRONG_KEY",
+                f"the client's key_id {_shown(request.key_id)} is not this model's "
+                f"{manifest.key_id!r}",
+                field="open.key_id",
+            )
+        if request.bundle_id != manifest.bundle_id:
+            raise FailedPrecondition(
+                "WRONG_BUNDLE",
+                f"the client's bundle_id {_shown(request.bundle_id)} is not this server's "
+                f"{manifest.bundle_id!r}: the bundles come from different conversions",
+                field="open.bundle_id",
+            )
+
+
+def _head_name(head: int) -> str:
+    return Head.Name(Head.ValueType(head)) if head in Head.values() else f"unknown head {head}"
+
+
+def _shown(text: str) -> str:
+    """A caller's text, in a length that fits into a status."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")

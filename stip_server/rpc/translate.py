@@ -1,0 +1,246 @@
+"""Translates between the protocol's messages and the server's plain data, checking what comes in.
+
+Every check raises a ServiceError that names the field, the value found and what would be right.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stip.v1.inference_pb2 import (
+    InferRequest,
+    Limits,
+    Logits,
+    LogitsRequest,
+    LogitsRows,
+    StepResult,
+)
+from stip.v1.inference_pb2 import Step as StepMessage
+from stip.v1.manifest_pb2 import Head, Manifest
+from stip.v1.tensor_pb2 import DataType, Tensor
+from stip_model.bundle.manifest import answer_width
+from stip_server.engine.step import Rows, StepLogits
+from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
+
+ECHOED_FLOATS = 10
+# the unsigned integer of each type's width, and the bits that are all set in NaN and Inf
+_FLOATS: dict[int, tuple[np.dtype[Any], int]] = {
+    DataType.DATA_TYPE_FLOAT16: (np.dtype("<u2"), 0x7C00),
+    DataType.DATA_TYPE_BFLOAT16: (np.dtype("<u2"), 0x7F80),
+    DataType.DATA_TYPE_FLOAT32: (np.dtype("<u4"), 0x7F800000),
+}
+_ROWS = {
+    LogitsRows.LOGITS_ROWS_UNSPECIFIED: Rows.NONE,
+    LogitsRows.LOGITS_ROWS_NONE: Rows.NONE,
+    LogitsRows.LOGITS_ROWS_LAST: Rows.LAST,
+    LogitsRows.LOGITS_ROWS_ALL: Rows.ALL,
+}
+
+
+class LogitsForm(NamedTuple):
+    """Which logits a step asks for, and how many bytes they are."""
+
+    rows: Rows
+    half_precision: bool
+    top_k: int
+    size: int
+
+
+class StepRequest(NamedTuple):
+    """A step that may be taken: its message, and what that holds."""
+
+    message: StepMessage
+    hidden_states: NDArray[Any]  # [rows, hidden_size]
+    logits: LogitsForm
+
+
+def step_request(
+    request: InferRequest, manifest: Manifest, limits: Limits, *, end: int, max_length: int
+) -> StepRequest:
+    """The step of a request to a session that will hold `end` tokens, and may hold `max_length`."""
+    if request.WhichOneof("request") != "step":
+        raise FailedPrecondition(
+            "NOT_A_STEP", "after open, a request must be a step or close", field="open"
+        )
+    message = request.step
+    rows = hidden_states(message.hidden_states, manifest.model.hidden_size, limits)
+    form = logits_request(message.logits, len(rows), manifest, limits)
+    if message.echo and not limits.echo_allowed:
+        raise FailedPrecondition(
+            "ECHO_NOT_ALLOWED", "this server does not echo (--allow-echo)", field="step.echo"
+        )
+    if message.position > end:
+        raise OutOfRange(
+            "POSITION_BEYOND_END",
+            f"position {message.position} is beyond the session's {end} tokens",
+            field="step.position",
+        )
+    new_end = message.position + len(rows)
+    if new_end > max_length:
+        raise OutOfRange(
+            "CONTEXT_OVERFLOW",
+            f"{new_end} tokens are beyond the session's maximum of {max_length}",
+            field="step.hidden_states",
+        )
+    return StepRequest(message, rows, form)
+
+
+def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[Any]:
+    """The rows of a step, [rows, hidden_size], in the type they were sent in (bfloat16 as float32).
+
+    The array is a view of the message's bytes where it can be.
+    """
+    where = "step.hidden_states"
+    if tensor.dtype not in _FLOATS:
+        raise InvalidArgument(
+            "WRONG_DTYPE",
+            f"hidden_states are {_dtype_name(tensor.dtype)}; FLOAT16, BFLOAT16, FLOAT32 are taken",
+            field=f"{where}.dtype",
+        )
+    bits, exponent = _FLOATS[tensor.dtype]
+    shape = list(tensor.shape)
+    if len(shape) != 2 or shape[1] != hidden_size or shape[0] < 1:
+        raise InvalidArgument(
+            "WRONG_SHAPE",
+            f"hidden_states have shape {_short(shape)}; [rows, {hidden_size}] is taken",
+            field=f"{where}.shape",
+        )
+    if shape[0] > limits.max_step_rows:
+        raise InvalidArgument(
+            "TOO_MANY_ROWS",
+            f"a step of {shape[0]} rows; at most {limits.max_step_rows} are taken",
+            field=f"{where}.shape",
+        )
+    expected = shape[0] * shape[1] * bits.itemsize
+    if len(tensor.data) != expected:
+        raise InvalidArgument(
+            "WRONG_BYTE_COUNT",
+            f"hidden_states have {len(tensor.data)} bytes; shape {shape} of "
+            f"{_dtype_name(tensor.dtype)} has {expected}",
+            field=f"{where}.data",
+        )
+    if expected > limits.max_step_bytes:
+        raise InvalidArgument(
+            "TOO_MANY_BYTES",
+            f"a step of {expected} bytes; at most {limits.max_step_bytes} are taken",
+            field=f"{where}.data",
+        )
+    raw = np.frombuffer(tensor.data, dtype=bits)
+    mask = bits.type(exponent)
+    bad = (raw & mask) == mask
+    if bad.any():
+        row = int(bad.argmax()) // hidden_size
+        raise InvalidArgument(
+            "NOT_FINITE", f"row {row} of hidden_states holds NaN or Inf", field=f"{where}.data"
+        )
+    return _as_floats(raw, tensor.dtype).reshape(shape)
+
+
+def logits_request(
+    request: LogitsRequest, num_rows: int, manifest: Manifest, limits: Limits
+) -> LogitsForm:
+    """The logits that a step of num_rows rows asks for, or the final hidden states."""
+    if request.rows not in _ROWS:
+        raise InvalidArgument(
+            "WRONG_LOGITS_ROWS", f"logits.rows is {request.rows}", field="step.logits.rows"
+        )
+    if request.dtype not in (
+        DataType.DATA_TYPE_UNSPECIFIED,
+        DataType.DATA_TYPE_FLOAT16,
+        DataType.DATA_TYPE_FLOAT32,
+    ):
+        raise InvalidArgument(
+            "WRONG_DTYPE",
+            f"logits as {_dtype_name(request.dtype)}; FLOAT16 or FLOAT32 are given",
+            field="step.logits.dtype",
+        )
+    width = answer_width(manifest)
+    if request.top_k and manifest.head == Head.HEAD_CLIENT:
+        raise InvalidArgument(
+            "TOP_K_WITHOUT_HEAD",
+            f"top_k is {request.top_k}; the head is the client's, whole rows are given (top_k 0)",
+            field="step.logits.top_k",
+        )
+    if request.top_k > width:
+        raise InvalidArgument(
+            "TOP_K_TOO_LARGE",
+            f"top_k {request.top_k} is beyond the vocabulary of {width}",
+            field="step.logits.top_k",
+        )
+    rows = _ROWS[request.rows]
+    half = request.dtype != DataType.DATA_TYPE_FLOAT32
+    count = {Rows.NONE: 0, Rows.LAST: 1, Rows.ALL: num_rows}[rows]
+    itemsize = 2 if half else 4
+    row = itemsize * width
+    if request.top_k:  # each with its index, and the row's log-sum-exp
+        row = (itemsize + 4) * request.top_k + 4
+    size = count * row
+    if size > limits.max_logits_bytes:
+        raise InvalidArgument(
+            "TOO_MANY_LOGITS",
+            f"{count} rows of answers take {size} bytes; "
+            f"at most {limits.max_logits_bytes} are given",
+            field="step.logits",
+        )
+    return LogitsForm(rows, half, request.top_k, size)
+
+
+def step_result(
+    message: StepMessage,
+    length: int,
+    answers: StepLogits | None,
+    head: Head,
+    *,
+    queue: float,
+    compute: float,
+) -> StepResult:
+    """The answer to a step; queue and compute in seconds."""
+    result = StepResult(length=length)
+    result.timings.queue_nanos = max(0, round(queue * 1e9))
+    result.timings.compute_nanos = round(compute * 1e9)
+    if answers is not None:
+        half = message.logits.dtype != DataType.DATA_TYPE_FLOAT32
+        logits = _logits_message(answers, half=half)
+        if head == Head.HEAD_CLIENT:
+            result.hidden_states.CopyFrom(logits.values)
+        else:
+            result.logits.CopyFrom(logits)
+    if message.echo:
+        sent = message.hidden_states
+        bits = np.frombuffer(sent.data, dtype=_FLOATS[sent.dtype][0])[:ECHOED_FLOATS]
+        result.received.extend(_as_floats(bits, sent.dtype).astype(np.float32).tolist())
+    return result
+
+
+def _logits_message(logits: StepLogits, *, half: bool) -> Logits:
+    shape = [logits.rows, logits.width]
+    dtype = DataType.DATA_TYPE_FLOAT16 if half else DataType.DATA_TYPE_FLOAT32
+    message = Logits(values=Tensor(dtype=dtype, shape=shape, data=logits.values))
+    if logits.indices:
+        message.indices.CopyFrom(
+            Tensor(dtype=DataType.DATA_TYPE_INT32, shape=shape, data=logits.indices)
+        )
+        message.log_sum_exp.CopyFrom(
+            Tensor(dtype=DataType.DATA_TYPE_FLOAT32, shape=[logits.rows], data=logits.log_sum_exp)
+        )
+    return message
+
+
+def _as_floats(bits: NDArray[Any], dtype: int) -> NDArray[Any]:
+    """The floats that raw bits stand for; bfloat16, which NumPy lacks, as float32, exactly."""
+    if dtype == DataType.DATA_TYPE_BFLOAT16:
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return bits.view(np.float16 if bits.itemsize == 2 else np.float32)
+
+
+def _dtype_name(dtype: int) -> str:
+    if dtype in DataType.values():
+        return DataType.Name(DataType.ValueType(dtype)).removeprefix("DATA_TYPE_")
+    return f"unknown type {dtype}"
+
+
+def _short(shape: list[int]) -> str:
+    return str(shape) if len(shape) <= 8 else f"{shape[:8]} and {len(shape) - 8} more"

@@ -1,0 +1,98 @@
+"""What the server accepts, from its settings, its model and the memory it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stip.v1.inference_pb2 import Limits
+from stip.v1.manifest_pb2 import Manifest, ModelConfig
+from stip_model.bundle.manifest import answer_width
+from stip_server.errors import StartError
+from stip_server.sessions.kv_memory import GROWTH, capacity_for, readable
+
+MAX_STEP_BYTES = 1024 * 1024
+MAX_LOGITS_BYTES = 64 * 1024 * 1024
+MAX_STEPS_IN_FLIGHT = 4
+# a message is a step's bytes and some framing
+MESSAGE_OVERHEAD = 64 * 1024
+# tokens of a session that states no maximum
+DEFAULT_LENGTH = 4096
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """The limits an operator sets, in tokens, seconds and bytes.
+
+    `max_length` None is as long as the model's context and the memory for keys and values allow.
+    `answer_bytes` hold what sessions leave unread beyond a row of logits each.
+    The last three hold for each identity; None is no limit.
+    """
+
+    max_sessions: int = 64
+    max_length: int | None = None
+    max_step_rows: int = 2048
+    answer_bytes: int = 256 * 1024 * 1024
+    session_ttl: float = 300.0
+    max_open_wait: float = 60.0
+    allow_echo: bool = False
+    max_sessions_per_identity: int | None = None
+    kv_bytes_per_identity: int | None = None
+    tokens_per_second: float | None = None
+
+
+def check_max_length(settings: LimitSettings, model: ModelConfig) -> None:
+    """Raises StartError for a length beyond the model's context."""
+    if (settings.max_length or 0) > model.max_position_embeddings:
+        raise StartError(
+            f"--max-length {settings.max_length} is beyond the model's context of "
+            f"{model.max_position_embeddings} tokens"
+        )
+
+
+def limits(
+    settings: LimitSettings,
+    model: ModelConfig,
+    *,
+    kv_bytes: int,
+    kv_bytes_per_token: int,
+    row_bytes: int,
+) -> Limits:
+    """The limits announced to clients.
+
+    kv_bytes is what all sessions together may take, row_bytes the largest answer to a single token.
+
+    Raises StartError where not one session fits, or not one row of logits.
+    """
+    fitting = kv_bytes // (GROWTH * kv_bytes_per_token) * GROWTH
+    length = settings.max_length or min(model.max_position_embeddings, fitting)
+    if not 1 <= length <= fitting:
+        raise StartError(
+            f"a session of {max(1, length)} tokens takes "
+            f"{readable(capacity_for(max(1, length)) * kv_bytes_per_token)} of keys and values; "
+            f"there are {readable(kv_bytes)}",
+            hint="raise --kv-memory, or lower --max-length",
+        )
+    if settings.answer_bytes < row_bytes:
+        raise StartError(
+            f"--answer-memory {readable(settings.answer_bytes)} has no room for one answer, "
+            f"which takes {readable(row_bytes)}"
+        )
+    return Limits(
+        max_sessions=settings.max_sessions,
+        max_length=length,
+        max_step_rows=settings.max_step_rows,
+        max_step_bytes=MAX_STEP_BYTES,
+        max_logits_bytes=min(MAX_LOGITS_BYTES, settings.answer_bytes),
+        max_steps_in_flight=MAX_STEPS_IN_FLIGHT,
+        session_ttl_millis=round(settings.session_ttl * 1000),
+        echo_allowed=settings.allow_echo,
+        default_length=min(DEFAULT_LENGTH, length),
+        kv_bytes=kv_bytes,
+        kv_bytes_per_token=kv_bytes_per_token,
+        max_open_wait_millis=round(settings.max_open_wait * 1000),
+    )
+
+
+def row_bytes(manifest: Manifest) -> int:
+    """Bytes of the largest answer that a single token can have: in float32."""
+    return 4 * answer_width(manifest)

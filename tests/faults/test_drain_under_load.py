@@ -1,0 +1,161 @@
+"""SIGTERM on a server that eight clients keep busy, a second one, and one while weights load."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
+
+import grpc
+import numpy as np
+import pytest
+
+from stip.v1.manifest_pb2 import Manifest
+from tests.support.command_line import assert_no_traceback
+from tests.support.servers.health_watch import NOT_SERVING, SERVING, health_of
+from tests.support.servers.watched import PATIENCE, Watched, eventually, watched_server
+from tests.support.wire.requests import (
+    Refusal,
+    WireStream,
+    connection,
+    open_request,
+    refusal_of,
+    step_request,
+)
+
+TIMES = 5
+PREFILLING, DECODING = 4, 4
+PROMPT_ROWS, BATCH_ROWS, ITERATION = 600, 16, 0.01
+ENDLESS = 2000
+GRACE = 60
+DEADLINE = 2 * PATIENCE
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+StartServer = Callable[[], Watched]
+
+
+@pytest.fixture
+def start(model: Path, tmp_path: Path) -> Iterator[StartServer]:
+    """Starts a server on which a prompt takes many iterations."""
+    with ExitStack() as stack:
+
+        def start() -> Watched:
+            program = ("tests.support.servers.failpoints", f"slow={ITERATION}", "--")
+            flags = ("--max-batch-rows", BATCH_ROWS, "--grace", GRACE)
+            server = watched_server(model / "server", tmp_path, *flags, program=program)
+            return stack.enter_context(server)
+
+        yield start
+
+
+class Worker:
+    """A client that sends steps of so many rows, each when the last one is answered."""
+
+    def __init__(self, address: str, manifest: Manifest, rows: int) -> None:
+        self._address = address
+        self._manifest = manifest
+        self._step = step_request(0, np.ones((rows, 60), np.float16))
+        self.rows = rows
+        self.enough = Event()
+        self.sent = self.answered = 0
+
+    def run(self) -> Refusal:
+        """Work until the server ends the stream; how it does."""
+        with connection(self._address) as channel:
+            stream = WireStream(channel, deadline=DEADLINE)
+            stream.send(open_request(self._manifest, max_length=self.rows)).opened()
+            try:
+                while not self.enough.is_set() or self.sent > self.answered:
+                    if self.sent == self.answered:
+                        stream.send(self._step)
+                        self.sent += 1
+                    assert stream.result().length == self.rows
+                    self.answered += 1
+            except grpc.RpcError as error:
+                return refusal_of(error)
+            return stream.refusal()
+
+
+def workers_of(server: Watched, manifest: Manifest) -> list[Worker]:
+    rows = [PROMPT_ROWS] * PREFILLING + [1] * DECODING
+    return [Worker(server.address, manifest, each) for each in rows]
+
+
+def busy(server: Watched, workers: list[Worker]) -> bool:
+    """Whether the server has read every prompt, and tokens are decoded beside them."""
+    decoding = all(worker.answered for worker in workers if worker.rows == 1)
+    return decoding and server.metric("stip_waiting_steps") >= PREFILLING
+
+
+def test_what_runs_is_answered_and_nothing_else_is_begun(
+    start: StartServer, manifest: Manifest
+) -> None:
+    for _ in range(TIMES):
+        server = start()
+        workers = workers_of(server, manifest)
+        with (
+            ThreadPoolExecutor(len(workers)) as pool,
+            health_of(server.address) as health,
+            connection(server.address) as channel,
+        ):
+            running = [pool.submit(worker.run) for worker in workers]
+            grpc.channel_ready_future(channel).result(PATIENCE)
+            eventually(lambda: busy(server, workers))  # noqa: B023
+            for worker in workers[:PREFILLING]:
+                worker.enough.set()
+            server.server.process.send_signal(signal.SIGTERM)
+            health.await_change(NOT_SERVING)
+            refusals = [WireStream(channel).send(open_request(manifest)).refusal()]
+            assert server.alive  # it still works on the prompts
+            assert not all(each.done() for each in running)
+            refusals += [each.result(DEADLINE) for each in running]
+            assert health.seen == [SERVING, NOT_SERVING]
+        assert {(each.code, each.reason) for each in refusals} == {(UNAVAILABLE, "DRAINING")}
+        for worker in workers:
+            assert worker.answered >= worker.sent - (worker.rows == 1)
+        assert server.server.process.wait(PATIENCE) == 0
+        server.assert_no_errors(of_grpc=False)
+
+
+def test_a_second_signal_ends_what_still_runs(start: StartServer, manifest: Manifest) -> None:
+    server = start()
+    workers = [Worker(server.address, manifest, ENDLESS) for _ in range(2 * PREFILLING)]
+    with ThreadPoolExecutor(len(workers)) as pool, health_of(server.address) as health:
+        running = [pool.submit(worker.run) for worker in workers]
+        eventually(lambda: server.metric("stip_waiting_steps") == len(workers))
+        for worker in workers:
+            worker.enough.set()
+        server.server.process.send_signal(signal.SIGTERM)
+        health.await_change(NOT_SERVING)
+        server.server.process.send_signal(signal.SIGTERM)
+        refusals = [each.result(DEADLINE) for each in running]
+    assert {(each.code, each.reason) for each in refusals} == {(UNAVAILABLE, "DRAINING")}
+    assert all(worker.answered == 0 for worker in workers)
+    assert server.server.process.wait(PATIENCE) == 0
+    server.assert_no_errors(of_grpc=False)
+
+
+def test_a_signal_while_the_weights_load_ends_the_process_with_0(model: Path) -> None:
+    program = ["-m", "tests.support.servers.failpoints", "load=3600", "--"]
+    flags = ["--model", str(model / "server"), "--port", "0", "--cpu"]
+    with subprocess.Popen(
+        [sys.executable, *program, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        while not said.endswith("loading\n"):
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert stdout == ""
+    assert_no_traceback(said + stderr)

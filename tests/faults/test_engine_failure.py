@@ -1,0 +1,95 @@
+"""A computation that fails: its step is answered with an error, and nothing else notices."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stip_client import Client, ConnectionLostError, ServerError, SessionLostError
+from tests.support.servers.failpoints import faulty_server
+
+FAILING, LOSING, DYING = 33, 37, 39
+TIMES = 10
+
+
+@pytest.fixture(scope="module")
+def client(model: Path) -> Iterator[Client]:
+    faults = (f"fail={FAILING}", f"lose={LOSING}", "slow=0.002")
+    with (
+        faulty_server(model / "server", faults) as server,
+        Client(server.address, model / "client", patience=0) as client,
+    ):
+        yield client
+
+
+def test_a_failed_step_fails_alone_and_its_session_goes_on(client: Client) -> None:
+    with client.session() as session:
+        expected = session.forward([5, 6, 7])
+        for _ in range(TIMES):
+            with pytest.raises(ServerError, match="injected") as failure:
+                session.forward(list(range(FAILING)))
+            assert failure.value.reason == "ENGINE_FAILED"
+            assert session.position == 3
+        again = session.forward([8])
+        session.rollback(0)
+        assert np.array_equal(session.forward([5, 6, 7]), expected)
+        assert np.array_equal(session.forward([8]), again)
+
+
+def test_a_step_that_fails_in_a_batch_harms_none_of_the_others(client: Client) -> None:
+    """Neighbours decode while others fail beside them, and get what they get alone."""
+    tokens = list(range(40, 80))
+    with client.session() as alone:
+        expected = np.concatenate([alone.forward([token]) for token in tokens])
+    found: dict[int, np.ndarray] = {}
+
+    def decode(index: int) -> None:
+        with client.session() as session:
+            found[index] = np.concatenate([session.forward([token]) for token in tokens])
+
+    neighbours = [threading.Thread(target=decode, args=(index,)) for index in range(3)]
+    for thread in neighbours:
+        thread.start()
+    with client.session() as failing:
+        failures = 0
+        while any(thread.is_alive() for thread in neighbours):
+            with pytest.raises(ServerError):
+                failing.forward(list(range(FAILING)))
+            failures += 1
+    for thread in neighbours:
+        thread.join()
+    assert failures > 3
+    for logits in found.values():
+        assert np.isfinite(logits).all()
+        assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+    assert len(found) == len(neighbours)
+
+
+def test_a_session_whose_cache_is_lost_is_gone_and_no_other(client: Client) -> None:
+    with client.session() as healthy:
+        expected = healthy.forward([5, 6, 7])
+        doomed = client.session()
+        doomed.forward([5, 6])
+        with pytest.raises(SessionLostError, match="keys and values are lost") as failure:
+            doomed.forward(list(range(LOSING)))
+        assert failure.value.reason == "CACHE_LOST"
+        with pytest.raises(SessionLostError):
+            doomed.forward([7])
+        healthy.rollback(0)
+        assert np.array_equal(healthy.forward([5, 6, 7]), expected)
+
+
+def test_a_server_that_cannot_serve_is_not_said_to_be_out_of_reach(model: Path) -> None:
+    with (
+        faulty_server(model / "server", (f"die={DYING}",)) as server,
+        Client(server.address, model / "client", patience=0) as client,
+        client.session() as session,
+    ):
+        with pytest.raises(ConnectionLostError) as failure:
+            session.forward(list(range(DYING)))
+        assert failure.value.reason == "ENGINE_DEAD"
+        assert failure.value.hint == "try again in a while, or another server"

@@ -1,0 +1,188 @@
+"""An engine that hangs or dies: everyone is told within seconds, and the process still obeys."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import chain, count
+from pathlib import Path
+from statistics import median
+from time import monotonic, sleep
+
+import grpc
+import numpy as np
+import pytest
+
+from stip.v1.manifest_pb2 import Manifest
+from tests.support.servers.health_watch import NOT_SERVING, SERVING, health_of
+from tests.support.servers.watched import PATIENCE, Watched, watched_server
+from tests.support.wire.requests import (
+    Refusal,
+    WireStream,
+    connection,
+    logits_of,
+    open_request,
+    step_request,
+)
+
+STALLING, DYING = 17, 19
+# Seconds within which everyone is told; what a slow machine takes beside that; a longer stall.
+TOLD_WITHIN, SLACK = 5.0, 1.5
+STALL = 8
+SERVERS, TIMES = 2, 2
+ROWS = np.ones((3, 60), np.float16)
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+StartServer = Callable[..., Watched]
+
+
+@pytest.fixture
+def start(model: Path, tmp_path: Path) -> Iterator[StartServer]:
+    """Starts a server with faults in its engine."""
+    numbers = count()
+    with ExitStack() as stack:
+
+        def start(*faults: str, flags: tuple[object, ...] = ()) -> Watched:
+            program = ("tests.support.servers.failpoints", *faults, "--")
+            folder = tmp_path / f"server-{next(numbers)}"
+            folder.mkdir()
+            server = watched_server(model / "server", folder, *flags, program=program)
+            return stack.enter_context(server)
+
+        yield start
+
+
+def begin(channel: grpc.Channel, manifest: Manifest) -> tuple[WireStream, bytes]:
+    """A stream, and the id of its session."""
+    stream = WireStream(channel, deadline=2 * PATIENCE).send(open_request(manifest, max_length=64))
+    return stream, stream.opened().session_id
+
+
+def strike(stream: WireStream, rows: int) -> None:
+    """Send a step of so many rows."""
+    stream.send(step_request(0, np.ones((rows, 60), np.float16)))
+
+
+def resume(channel: grpc.Channel, manifest: Manifest, session_id: bytes) -> tuple[WireStream, int]:
+    """A stream that has resumed a session, and the session's length."""
+    stream = WireStream(channel, deadline=2 * PATIENCE)
+    stream.send(open_request(manifest, resume_session_id=session_id))
+    return stream, stream.opened().length
+
+
+def refused_open(channel: grpc.Channel, manifest: Manifest) -> Refusal:
+    return WireStream(channel, deadline=PATIENCE).send(open_request(manifest)).refusal()
+
+
+@pytest.mark.quiet
+def test_a_stalled_engine_is_told_of_and_loses_no_session(
+    start: StartServer, manifest: Manifest
+) -> None:
+    servers = [start(f"stall={STALLING}:{STALL}") for _ in range(SERVERS)]
+    with ThreadPoolExecutor(SERVERS) as pool:
+        took = list(chain(*pool.map(lambda each: stall_again_and_again(each, manifest), servers)))
+    assert median(took) < TOLD_WITHIN and max(took) < TOLD_WITHIN + SLACK, took
+
+
+def stall_again_and_again(server: Watched, manifest: Manifest) -> list[float]:
+    """Stall an engine, and see it get well; the seconds until everyone was told, each time."""
+    with connection(server.address) as channel, health_of(server.address) as health:
+        took = []
+        for _ in range(TIMES):
+            idle, idle_id = begin(channel, manifest)
+            stalled, stalled_id = begin(channel, manifest)
+            before = logits_of(idle.send(step_request(0, ROWS)).result())
+
+            began = monotonic()
+            strike(stalled, STALLING)
+            for stream in (stalled, idle):
+                refusal = stream.refusal()
+                assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_STALLED")
+            health.await_change(NOT_SERVING)
+            took.append(monotonic() - began)
+            refusal = refused_open(channel, manifest)
+            assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_STALLED")
+            # what does not need the engine is still told
+            assert server.metric("stip_serving") == 0
+            assert server.metric("stip_engine_heartbeat_age_seconds") >= 4
+            assert server.load().sessions == 2
+
+            health.await_change(SERVING)
+            resumed, length = resume(channel, manifest, idle_id)
+            assert length == len(ROWS)
+            after = logits_of(resumed.send(step_request(0, ROWS)).result())
+            np.testing.assert_array_equal(after, before)
+            resumed.close()
+            resumed, length = resume(channel, manifest, stalled_id)
+            assert length in (0, STALLING)
+            resumed.close()
+            assert server.metric("stip_serving") == 1
+    server.stop()
+    assert len(re.findall(r"CRITICAL .*does not answer.*stalled", server.log)) == TIMES
+    assert len(re.findall("well again", server.log)) == TIMES
+    assert "Traceback" not in server.log
+    return took
+
+
+@pytest.mark.quiet
+def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
+    start: StartServer, manifest: Manifest
+) -> None:
+    server = start(f"die={DYING}", flags=("--log-format", "json"))
+    with connection(server.address) as channel, health_of(server.address) as health:
+        idle, _ = begin(channel, manifest)
+        dying, _ = begin(channel, manifest)
+        began = monotonic()
+        strike(dying, DYING)
+        for stream in (dying, idle):
+            refusal = stream.refusal()
+            assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
+        health.await_change(NOT_SERVING)
+        assert monotonic() - began < TOLD_WITHIN
+        for _ in range(3):
+            assert refused_open(channel, manifest).reason == "ENGINE_DEAD"
+        sleep(1)
+        assert health.seen == [SERVING, NOT_SERVING]
+    server.stop()
+    records = [json.loads(line) for line in server.log.splitlines()]
+    critical = [each["message"] for each in records if each["level"] == "CRITICAL"]
+    assert len([each for each in critical if "will not compute again" in each]) == 1
+    assert len([each for each in critical if "does not answer" in each]) == 1
+    assert sum("Traceback" in each.get("exception", "") for each in records) == 1
+
+
+@pytest.mark.quiet
+def test_an_engine_that_dies_while_the_server_drains_is_not_waited_for(
+    start: StartServer, manifest: Manifest
+) -> None:
+    server = start("slow=1", f"die={DYING}", flags=("--grace", 600))
+    with connection(server.address) as channel:
+        stream, _ = begin(channel, manifest)
+        stream.send(step_request(0, ROWS), step_request(3, np.ones((DYING, 60), np.float16)))
+        sleep(0.3)
+        began = monotonic()
+        server.server.process.terminate()
+        refusal = stream.refusal()
+        assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
+    server.stop()
+    assert monotonic() - began < 2 * (TOLD_WITHIN + SLACK)
+
+
+@pytest.mark.parametrize("noticed", [False, True], ids=["before it is noticed", "after"])
+def test_a_server_whose_engine_hangs_for_good_ends_on_sigterm(
+    noticed: bool, start: StartServer, manifest: Manifest
+) -> None:
+    server = start(f"stall={STALLING}:3600", flags=("--grace", 1))
+    with connection(server.address) as channel:
+        stream, _ = begin(channel, manifest)
+        strike(stream, STALLING)
+        if noticed:
+            assert stream.refusal().reason == "ENGINE_STALLED"
+        else:
+            sleep(0.5)
+        server.stop()
+        if not noticed:
+            assert stream.refusal().code is UNAVAILABLE
+    assert "Traceback" not in server.log

@@ -1,0 +1,105 @@
+"""A client process that is killed while the server computes its prompt."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from time import sleep
+
+import numpy as np
+import pytest
+
+from stip.v1.inference_pb2 import Load
+from stip.v1.manifest_pb2 import Manifest
+from tests.support.servers.healthy_session import healthy_session
+from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.wire.requests import (
+    WireStream,
+    connection,
+    logits_of,
+    open_request,
+    step_request,
+)
+
+TIMES = 8
+STEP_ROWS, STEPS = 2000, 4
+BATCH_ROWS = 16
+# What an iteration takes, so that the prompt takes seconds and the client dies in its midst.
+ITERATION = 0.01
+PREFIX, NEXT = 40, 3
+
+
+@pytest.fixture
+def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
+    program = ("tests.support.servers.failpoints", f"slow={ITERATION}", "--")
+    flags = ("--max-batch-rows", BATCH_ROWS)
+    with watched_server(model / "server", tmp_path, *flags, program=program) as server:
+        yield server
+
+
+def test_a_killed_client_costs_nothing_more_and_its_session_can_be_resumed(
+    server: Watched, manifest: Manifest, model: Path, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0)
+    rows = (draw.integers(-64, 65, (STEP_ROWS * STEPS, 60)) / 64).astype(np.float16)
+    np.save(tmp_path / "rows.npy", rows)
+    moments = Random(0)
+    with connection(server.address) as channel:
+        stream = WireStream(channel).send(open_request(manifest, max_length=len(rows)))
+        stream.opened()
+        stream.send(
+            *(step_request(at, rows[at : at + n]) for at, n in ((0, PREFIX), (PREFIX, NEXT)))
+        )
+        stream.result()
+        expected = logits_of(stream.result())
+        stream.close()
+        for _ in range(TIMES):
+            before = computed_rows(server)
+            session_id = prompt_and_die(server, model, tmp_path / "rows.npy", moments.random())
+            resumed = WireStream(channel, deadline=60)
+            resumed.send(open_request(manifest, resume_session_id=session_id))
+            length = resumed.opened().length
+            # nothing of it is computed any more, and all that was is there
+            assert PREFIX < length < len(rows) - STEP_ROWS
+            assert computed_rows(server) == before + length
+            sleep(5 * ITERATION)
+            assert computed_rows(server) == before + length
+            next_rows = rows[PREFIX : PREFIX + NEXT]
+            found = logits_of(resumed.send(step_request(PREFIX, next_rows)).result())
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+            resumed.close()
+    eventually(lambda: server.load() == Load())
+    server.stop()
+    server.assert_no_errors()
+
+
+def test_a_killed_client_is_noticed_beside_another_session(
+    server: Watched, manifest: Manifest, model: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "rows.npy", np.ones((STEP_ROWS * STEPS, 60), np.float16))
+    with healthy_session(server.address, manifest):
+        prompt_and_die(server, model, tmp_path / "rows.npy", 0.2)
+        eventually(lambda: server.metric("stip_sessions", state="parked") == 1)
+        eventually(lambda: server.metric("stip_waiting_steps") <= 1)
+
+
+def prompt_and_die(server: Watched, model: Path, rows: Path, lives: float) -> bytes:
+    """Start a client and kill it `lives` seconds after its prompt has begun; its session's id."""
+    before = computed_rows(server)
+    command = [sys.executable, "-m", "tests.support.servers.prompting_client", server.address]
+    command += [str(model / "client"), str(rows), str(STEP_ROWS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        session_id = bytes.fromhex(process.stdout.readline())
+        eventually(lambda: computed_rows(server) > before + PREFIX)
+        sleep(lives)
+        process.kill()
+    return session_id
+
+
+def computed_rows(server: Watched) -> float:
+    """Rows that the engine has computed since it began."""
+    return server.metric("stip_iteration_rows_sum")

@@ -1,0 +1,211 @@
+"""A server that cannot be reached, dies or falls silent: the client says so, and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+
+from stip_client import AsyncClient, Client, ConnectionLostError, SessionLostError
+from tests.support.command_line import assert_refused
+from tests.support.parties import Server, run_tool
+from tests.support.servers.watched import eventually, watched_server
+
+# Seconds are what these claim.
+pytestmark = pytest.mark.quiet
+NOTICED_WITHIN = 5.0
+# For processes and machines that are slow to start, not for what is claimed.
+PATIENCE = 60.0
+
+
+@contextmanager
+def talking(server: Server, bundle: Path) -> Iterator[subprocess.Popen[str]]:
+    """`stip-client generate` in the middle of a long answer."""
+    command = [sys.executable, "-m", "stip_client", "generate", "--server", server.address]
+    command += ["--bundle", str(bundle), "--prompt", "w5 w6", "--max-new-tokens", "90000"]
+    command += ["--patience", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(30).startswith("w")
+        yield process
+        if process.poll() is None:
+            process.kill()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_the_command_line_notices_a_server_lost_in_mid_answer(
+    signum: int, own_server: Callable[..., Server], model: Path
+) -> None:
+    server = own_server()
+    with talking(server, model / "client") as client:
+        server.process.send_signal(signum)
+        lost_at = monotonic()
+        stdout, stderr = client.communicate(timeout=PATIENCE)
+        took = monotonic() - lost_at
+    done = subprocess.CompletedProcess([], client.returncode, stdout, stderr)
+    assert_refused(done, f"no connection to {server.address}", hint="server running")
+    assert took < NOTICED_WITHIN
+
+
+def test_json_tells_what_had_come_and_the_error(tmp_path: Path, model: Path) -> None:
+    with watched_server(model / "server", tmp_path) as server:
+        command = [sys.executable, "-m", "stip_client", "generate", "--server", server.address]
+        command += ["--bundle", str(model / "client"), "--prompt", "w5 w6", "--patience", "0"]
+        command += ["--max-new-tokens", "90000", "--draft", "off", "--json"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as client:
+            eventually(lambda: server.metric("stip_tokens_total", kind="decode") >= 5)
+            server.server.process.kill()
+            stdout, stderr = client.communicate(timeout=PATIENCE)
+    done = subprocess.CompletedProcess([], client.returncode, stdout, stderr)
+    assert_refused(done, f"no connection to {server.address}", hint="server running")
+    answer = json.loads(stdout)
+    assert f"error: {answer['error']}\n" in stderr
+    assert answer["prompt_tokens"] == 2
+    assert answer["finish_reason"] is None
+    tokens = answer["token_ids"]
+    assert len(tokens) == len(answer["steps"]) >= 4
+    assert answer["text"] == " ".join(f"w{token}" for token in tokens)
+
+
+def test_a_frozen_server_is_noticed_and_nothing_is_lost_when_it_thaws(
+    own_server: Callable[..., Server], model: Path
+) -> None:
+    server = own_server()
+    with (
+        Client(server.address, model / "client", patience=0) as client,
+        client.session() as session,
+    ):
+        session.forward([5, 6, 7])
+        right = session.forward([8], rows="last")
+        session.rollback(3)
+
+        server.process.send_signal(signal.SIGSTOP)
+        lost_at = monotonic()
+        with pytest.raises(ConnectionLostError):
+            session.forward([8], rows="last")
+        assert monotonic() - lost_at < NOTICED_WITHIN
+        assert session.position == 3
+
+        server.process.send_signal(signal.SIGCONT)
+        np.testing.assert_allclose(session.forward([8], rows="last"), right, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_the_asynchronous_client_notices_a_server_lost_in_mid_answer(
+    signum: int, own_server: Callable[..., Server], model: Path
+) -> None:
+    server = own_server()
+
+    async def generate() -> float:
+        async with AsyncClient(server.address, model / "client", patience=0) as client:
+            pieces = client.generate([5, 6], max_new_tokens=90_000)
+            await anext(pieces)
+            server.process.send_signal(signum)
+            lost_at = monotonic()
+            with pytest.raises(ConnectionLostError):
+                # more may have been on the way
+                await read_to_the_end(pieces)
+            return monotonic() - lost_at
+
+    assert asyncio.run(generate()) < NOTICED_WITHIN
+
+
+async def read_to_the_end(pieces: AsyncIterator[object]) -> None:
+    async for _ in pieces:
+        pass
+
+
+def test_a_session_does_not_outlive_its_server(
+    own_server: Callable[..., Server], model: Path
+) -> None:
+    server = own_server()
+    port = server.address.rpartition(":")[2]
+    with (
+        Client(server.address, model / "client", patience=0) as client,
+        client.session() as session,
+    ):
+        session.forward([5, 6, 7])
+        server.process.kill()
+        server.process.wait()
+        with pytest.raises(ConnectionLostError):
+            session.forward([8])
+        own_server("--port", port)
+        with pytest.raises(SessionLostError):
+            # the channel may still wait before it connects anew
+            retry_connecting(lambda: session.forward([8]))
+
+
+def retry_connecting(call: Callable[[], object]) -> None:
+    deadline = monotonic() + PATIENCE
+    while True:
+        try:
+            call()
+        except ConnectionLostError:
+            assert monotonic() < deadline
+            sleep(0.2)
+        else:
+            return
+
+
+@pytest.fixture
+def closed_port() -> str:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The address of a server that accepts connections and says nothing."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        yield f"127.0.0.1:{silent.getsockname()[1]}"
+
+
+def test_a_closed_port_is_an_error_at_once(closed_port: str, model: Path) -> None:
+    started = monotonic()
+    done = run_tool(
+        *("stip_client", "generate", "--server", closed_port),
+        *("--bundle", model / "client", "--prompt", "w5"),
+    )
+    assert monotonic() - started < NOTICED_WITHIN
+    assert_refused(done, f"no connection to {closed_port}", hint="is the server running")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("call", ["session", "model_info"])
+def test_a_silent_server_is_an_error_within_the_timeout(
+    call: str, black_hole: str, model: Path
+) -> None:
+    with Client(black_hole, model / "client", connect_timeout=1.0) as client:
+        started = monotonic()
+        with pytest.raises(ConnectionLostError, match=black_hole):
+            getattr(client, call)()
+        assert monotonic() - started < 2.0
+
+
+@pytest.mark.parametrize("call", ["session", "model_info"])
+def test_a_silent_server_is_an_error_within_the_asynchronous_timeout(
+    call: str, black_hole: str, model: Path
+) -> None:
+    async def ask() -> float:
+        async with AsyncClient(black_hole, model / "client", connect_timeout=1.0) as client:
+            started = monotonic()
+            with pytest.raises(ConnectionLostError, match=black_hole):
+                await getattr(client, call)()
+            return monotonic() - started
+
+    assert asyncio.run(ask()) < 2.0

@@ -1,0 +1,130 @@
+"""One iteration: whatever forms of answer meet in it, each step gets its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from stip_model.bundle.manifest import ServerBundle
+from stip_model.decoder import Linear, Model
+from stip_model.loading import load_model
+from stip_server.engine.iteration import forward
+from stip_server.engine.step import Chunk, Rows, Step, StepLogits, join_logits
+
+# rows of the step, rows asked for, top_k, float16; neighbours of one form and of different ones
+ASKED = (
+    (2, Rows.ALL, 0, False),
+    (1, Rows.LAST, 0, False),
+    (3, Rows.LAST, 4, True),
+    (1, Rows.NONE, 4, True),
+    (2, Rows.ALL, 4, True),
+    (1, Rows.LAST, 4, False),
+    (4, Rows.LAST, 1, False),
+    (2, Rows.ALL, 1, False),
+    (3, Rows.ALL, 0, True),
+    (2, Rows.LAST, 0, False),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundles: Path) -> Model:
+    mx.set_default_device(mx.cpu)
+    return load_model(ServerBundle(tiny_bundles / "server"), mx.float32)
+
+
+def hidden_states_of(model: Model, rows: int, seed: int = 0) -> NDArray[np.float32]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((rows, model.config.hidden_size)).astype(np.float32)
+
+
+def chunk(model: Model, index: int) -> Chunk:
+    num_rows, rows, top_k, half_precision = ASKED[index]
+    hidden_states = hidden_states_of(model, num_rows, seed=index)
+    step = Step(bytes([index]), 0, hidden_states, rows, half_precision, top_k, lambda _: None)
+    return Chunk(step, 0, num_rows)
+
+
+def assert_same(parts: list[StepLogits], others: list[StepLogits], half: bool) -> None:
+    found, expected = join_logits(parts), join_logits(others)
+    if found is None or expected is None:
+        assert found is expected
+        return
+    assert (found.rows, found.width) == (expected.rows, expected.width)
+    values, same = (
+        np.frombuffer(each.values, np.float16 if half else np.float32) for each in (found, expected)
+    )
+    assert np.isfinite(values).all()
+    np.testing.assert_allclose(values, same, rtol=1e-2 if half else 1e-4, atol=1e-3)
+    assert found.indices == expected.indices
+    sums, other_sums = (np.frombuffer(each.log_sum_exp, np.float32) for each in (found, expected))
+    np.testing.assert_allclose(sums, other_sums, rtol=1e-5)
+
+
+def test_forms_that_meet_are_answered_as_each_is_alone(model: Model) -> None:
+    indices = range(len(ASKED))
+    together = forward(model, [(chunk(model, each), model.new_cache()) for each in indices])
+    for index, found in enumerate(together):
+        (alone,) = forward(model, [(chunk(model, index), model.new_cache())])
+        assert_same(found, alone, ASKED[index][3])
+        wanted = {Rows.ALL: ASKED[index][0], Rows.LAST: 1, Rows.NONE: 0}[ASKED[index][1]]
+        assert sum(part.rows for part in found) == wanted
+
+
+def test_the_weights_are_read_once_for_the_rows_of_all_sessions(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, rows = Linear.__call__, []
+
+    def counted(self: Linear, x: mx.array) -> mx.array:
+        rows.append(x.shape[0])
+        return project(self, x)
+
+    monkeypatch.setattr(Linear, "__call__", counted)
+    batch = [(chunk(model, index), model.new_cache()) for index in range(len(ASKED))]
+    forward(model, batch)
+    of_all = sum(num_rows for num_rows, *_ in ASKED)
+    kept = sum({Rows.ALL: asked[0], Rows.LAST: 1, Rows.NONE: 0}[asked[1]] for asked in ASKED)
+    # of the last layer's projections only the first one takes rows that nobody asks for
+    assert rows == [of_all] * (4 * len(model.layers) - 3) + [kept] * 3
+
+
+def test_what_is_copied_shows_that_the_engine_lives(model: Model) -> None:
+    cache, beats = model.new_cache(), 0
+
+    def alive() -> None:
+        nonlocal beats
+        beats += 1
+
+    cache.reserve(1)
+    cache.length = cache._capacity  # the next row needs a larger array
+    step = Step(b"1", cache.length, hidden_states_of(model, 1), Rows.NONE, False, 0, lambda _: None)
+    forward(model, [(Chunk(step, 0, 1), cache)], alive)
+    assert beats == len(model.layers)
+
+
+@pytest.mark.parametrize("head_rows", [1, 2, 3])
+def test_wide_answers_are_computed_a_few_rows_at_a_time_and_show_it(
+    model: Model, head_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indices = range(len(ASKED))
+
+    def answers() -> tuple[list[list[StepLogits]], list[int]]:
+        shown: list[int] = []
+        batch = [(chunk(model, each), model.new_cache()) for each in indices]
+        found = forward(model, batch, after_layer=lambda computed: shown.append(computed.shape[0]))
+        return found, shown[len(model.layers) :]
+
+    expected, shown = answers()
+    # the head once, whatever forms are asked for in whatever order
+    assert shown == [sum(part.rows for parts in expected for part in parts)]
+    monkeypatch.setattr(model, "head_rows", head_rows)
+    found, shown = answers()
+    for index in indices:
+        assert_same(found[index], expected[index], ASKED[index][3])
+    assert max(shown) == head_rows and sum(shown) == sum(
+        part.rows for parts in found for part in parts
+    )

@@ -1,0 +1,41 @@
+"""Why a service takes no streams: the latest reason, and draining is for good."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from stip_server.auth.callers import Authenticator
+from stip_server.errors import Unavailable
+from stip_server.rpc.service import InferenceService
+
+
+def reasons(*events: str) -> list[str | None]:
+    """What is told after each of: a condition of the engine, "well", or "drain"."""
+
+    async def run() -> list[str | None]:
+        nobody: Any = SimpleNamespace(metrics=None, close=lambda _: None)
+        service = InferenceService(nobody, nobody, Authenticator(), nobody, max_connections=1)
+        told = []
+        for each in events:
+            if each == "well":
+                service.engine_recovered()
+            elif each == "drain":
+                await service.drain()
+            else:
+                service.engine_failed(Unavailable(f"ENGINE_{each}", "the engine"))
+            told.append(service._unavailable and service._unavailable.reason)
+        return told
+
+    return asyncio.run(run())
+
+
+def test_an_engine_that_is_stuck_may_get_well_or_die() -> None:
+    assert reasons("STALLED", "well") == ["ENGINE_STALLED", None]
+    assert reasons("STALLED", "DEAD") == ["ENGINE_STALLED", "ENGINE_DEAD"]
+
+
+def test_a_server_that_drains_does_so_whatever_its_engine_does() -> None:
+    assert reasons("drain", "DEAD", "well") == ["DRAINING"] * 3
+    assert reasons("STALLED", "drain", "well") == ["ENGINE_STALLED", "DRAINING", "DRAINING"]
