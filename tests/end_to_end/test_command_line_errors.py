@@ -80,10 +80,12 @@ ERRORS = {
 
 
 @pytest.fixture
-def places(model: Path, source: Path, strict_server: Server, tmp_path: Path) -> dict[str, object]:
+def places(
+    talking_bundles: Path, talking_checkpoint: Path, strict_server: Server, tmp_path: Path
+) -> dict[str, object]:
     return {
-        "model": model,
-        "source": source,
+        "model": talking_bundles,
+        "source": talking_checkpoint,
         "server": strict_server.address,
         "out": tmp_path / "out",
     }
@@ -101,8 +103,10 @@ def test_wrong_usage_exits_with_2_and_the_usage(name: str, places: dict[str, obj
 @pytest.mark.parametrize(
     "address", ["", "localhost", ":50051", "localhost:", "localhost:99999", "h:0", "h:x", "::1:5"]
 )
-def test_an_address_without_host_or_port_is_wrong_usage(address: str, model: Path) -> None:
-    done = run_tool(CLIENT, "generate", "--server", address, "--bundle", model / "client")
+def test_an_address_without_host_or_port_is_wrong_usage(
+    address: str, talking_bundles: Path
+) -> None:
+    done = run_tool(CLIENT, "generate", "--server", address, "--bundle", talking_bundles / "client")
     assert_refused(done, f"{address!r} is not HOST:PORT", status=2)
 
 
@@ -120,9 +124,9 @@ def test_an_error_within_the_demo_is_told_in_the_words_of_the_party_that_met_it(
     assert done.stderr.count("error") == 1
 
 
-def test_json_of_an_error_before_the_first_token(model: Path) -> None:
+def test_json_of_an_error_before_the_first_token(talking_bundles: Path) -> None:
     done = run_tool(
-        *(CLIENT, "generate", "--server", "localhost:1", "--bundle", model / "client"),
+        *(CLIENT, "generate", "--server", "localhost:1", "--bundle", talking_bundles / "client"),
         *("--prompt", "w5", "--json"),
     )
     assert_refused(done, "no connection to localhost:1")
@@ -131,9 +135,16 @@ def test_json_of_an_error_before_the_first_token(model: Path) -> None:
     assert (answer["text"], answer["token_ids"], answer["finish_reason"]) == ("", [], None)
 
 
-def test_a_reply_that_cannot_be_so_long_is_told_of(model: Path) -> None:
-    with server_process(model / "server", "--max-length", 8) as server:
-        command = [CLIENT, "generate", "--server", server.address, "--bundle", model / "client"]
+def test_a_reply_that_cannot_be_so_long_is_told_of(talking_bundles: Path) -> None:
+    with server_process(talking_bundles / "server", "--max-length", 8) as server:
+        command = [
+            CLIENT,
+            "generate",
+            "--server",
+            server.address,
+            "--bundle",
+            talking_bundles / "client",
+        ]
         command += ["--prompt", "w5 w6 w7", "--max-new-tokens"]
         # the last token is not sent back to a session, so it takes no place there
         fits, longer = run_tool(*command, 6), run_tool(*command, 7)
@@ -147,13 +158,13 @@ def test_a_reply_that_cannot_be_so_long_is_told_of(model: Path) -> None:
 
 @pytest.mark.parametrize("verbosity", [None, "INFO"])
 def test_grpc_says_nothing_of_its_own_unless_it_is_asked_to(
-    verbosity: str | None, model: Path, strict_server: Server
+    verbosity: str | None, talking_bundles: Path, strict_server: Server
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
     if verbosity is not None:
         environment["GRPC_VERBOSITY"] = verbosity
     command = (CLIENT, "generate", "--server", strict_server.address, "--tls", "--prompt", "w5")
-    done = run_tool(*command, "--bundle", model / "client", env=environment)
+    done = run_tool(*command, "--bundle", talking_bundles / "client", env=environment)
     assert_refused(done, "no connection to", hint="does not speak TLS")
     assert ("ssl_transport_security" in done.stderr) == (verbosity is not None)
 
@@ -167,9 +178,18 @@ def test_the_package_holds_what_it_says_and_imports_it_when_asked() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_prompt_longer_than_the_context_is_refused(model: Path, strict_server: Server) -> None:
+def test_a_prompt_longer_than_the_context_is_refused(
+    talking_bundles: Path, strict_server: Server
+) -> None:
     done = run_tool(
-        *(CLIENT, "generate", "--server", strict_server.address, "--bundle", model / "client"),
+        *(
+            CLIENT,
+            "generate",
+            "--server",
+            strict_server.address,
+            "--bundle",
+            talking_bundles / "client",
+        ),
         *("--prompt", "-"),
         input="w5 " * 100_001,
     )
@@ -178,10 +198,10 @@ def test_a_prompt_longer_than_the_context_is_refused(model: Path, strict_server:
 
 @pytest.mark.parametrize("where", ["argument", "standard input"])
 def test_a_prompt_that_is_not_text_is_refused(
-    where: str, model: Path, strict_server: Server
+    where: str, talking_bundles: Path, strict_server: Server
 ) -> None:
     command = [sys.executable, "-m", CLIENT, "generate", "--server", strict_server.address]
-    command += ["--bundle", str(model / "client"), "--prompt"]
+    command += ["--bundle", str(talking_bundles / "client"), "--prompt"]
     not_utf8 = b"w5 \xff\xfe"
     done = subprocess.run(
         [*command, not_utf8 if where == "argument" else "-"],
@@ -196,9 +216,16 @@ def test_a_prompt_that_is_not_text_is_refused(
     assert "stip-client: error: " in stderr
 
 
-def test_a_reader_that_goes_away_is_no_error(model: Path, strict_server: Server) -> None:
+def test_a_reader_that_goes_away_is_no_error(talking_bundles: Path, strict_server: Server) -> None:
     command = [sys.executable, "-m", CLIENT, "generate", "--server", strict_server.address]
-    command += ["--bundle", str(model / "client"), "--prompt", "w5", "--max-new-tokens", "2000"]
+    command += [
+        "--bundle",
+        str(talking_bundles / "client"),
+        "--prompt",
+        "w5",
+        "--max-new-tokens",
+        "2000",
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

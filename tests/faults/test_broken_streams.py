@@ -57,28 +57,30 @@ def send_oversized(stream: WireStream, channel: grpc.Channel) -> None:
 def test_a_broken_stream_leaves_its_session_to_be_resumed(
     breaks: Callable[[WireStream, grpc.Channel], None],
     strict_server: Server,
-    channel: grpc.Channel,
-    manifest: Manifest,
+    strict_channel: grpc.Channel,
+    talking_manifest: Manifest,
 ) -> None:
     for _ in range(TIMES):
         with connection(strict_server.address) as its_own:
-            stream = WireStream(its_own).send(open_request(manifest), step_request(0, ROWS))
+            stream = WireStream(its_own).send(open_request(talking_manifest), step_request(0, ROWS))
             session_id = stream.opened().session_id
             stream.result()
             breaks(stream, its_own)
             sleep(0.02)
-            with WireStream(channel) as resumed:
-                resumed.send(open_request(manifest, resume_session_id=session_id))
+            with WireStream(strict_channel) as resumed:
+                resumed.send(open_request(talking_manifest, resume_session_id=session_id))
                 assert resumed.opened().length >= 3
                 assert resumed.send(step_request(3, ROWS)).result().length == 6
 
 
-def test_another_stream_takes_a_session_over(channel: grpc.Channel, manifest: Manifest) -> None:
-    first = WireStream(channel).send(open_request(manifest), step_request(0, ROWS))
+def test_another_stream_takes_a_session_over(
+    strict_channel: grpc.Channel, talking_manifest: Manifest
+) -> None:
+    first = WireStream(strict_channel).send(open_request(talking_manifest), step_request(0, ROWS))
     session_id = first.opened().session_id
     first.result()
-    with WireStream(channel) as second:
-        second.send(open_request(manifest, resume_session_id=session_id))
+    with WireStream(strict_channel) as second:
+        second.send(open_request(talking_manifest, resume_session_id=session_id))
         assert second.opened().length == 3
         refusal = first.refusal()
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.ABORTED, "TAKEN_OVER")
@@ -86,31 +88,33 @@ def test_another_stream_takes_a_session_over(channel: grpc.Channel, manifest: Ma
 
 
 def test_a_session_that_was_closed_cannot_be_resumed(
-    channel: grpc.Channel, manifest: Manifest
+    strict_channel: grpc.Channel, talking_manifest: Manifest
 ) -> None:
-    with WireStream(channel) as stream:
-        session_id = stream.send(open_request(manifest)).opened().session_id
-    late = WireStream(channel).send(open_request(manifest, resume_session_id=session_id))
+    with WireStream(strict_channel) as stream:
+        session_id = stream.send(open_request(talking_manifest)).opened().session_id
+    late = WireStream(strict_channel).send(
+        open_request(talking_manifest, resume_session_id=session_id)
+    )
     assert late.refusal().code is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=[each[:3].hex() for each in GARBAGE])
 def test_bytes_that_are_no_message_are_refused_as_the_first_request(
-    garbage: bytes, channel: grpc.Channel
+    garbage: bytes, strict_channel: grpc.Channel
 ) -> None:
-    refusal = WireStream(channel).send(garbage).refusal()
+    refusal = WireStream(strict_channel).send(garbage).refusal()
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("garbage", GARBAGE, ids=[each[:3].hex() for each in GARBAGE])
 def test_bytes_that_are_no_message_are_refused_and_the_session_survives(
-    garbage: bytes, channel: grpc.Channel, manifest: Manifest
+    garbage: bytes, strict_channel: grpc.Channel, talking_manifest: Manifest
 ) -> None:
-    stream = WireStream(channel).send(open_request(manifest), step_request(0, ROWS))
+    stream = WireStream(strict_channel).send(open_request(talking_manifest), step_request(0, ROWS))
     session_id = stream.opened().session_id
     stream.result()
     refusal = stream.send(garbage).refusal()
-    with WireStream(channel) as resumed:
-        resumed.send(open_request(manifest, resume_session_id=session_id))
+    with WireStream(strict_channel) as resumed:
+        resumed.send(open_request(talking_manifest, resume_session_id=session_id))
         assert resumed.opened().length == 3
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT

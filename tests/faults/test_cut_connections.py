@@ -31,9 +31,9 @@ SHORTEST, LONGEST = 1_500, 60_000
 
 
 @pytest.fixture
-def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
+def server(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
     # no session expires, however long a slow machine takes to connect again
-    with watched_server(model / "server", tmp_path, "--session-ttl", 3600) as server:
+    with watched_server(talking_bundles / "server", tmp_path, "--session-ttl", 3600) as server:
         yield server
 
 
@@ -76,9 +76,9 @@ def choose(session: Session, tokens: list[int]) -> int:
 
 
 def test_clients_resume_and_get_the_tokens_of_an_undisturbed_run(
-    server: Watched, model: Path
+    server: Watched, talking_bundles: Path
 ) -> None:
-    with Client(server.address, model / "client") as client:
+    with Client(server.address, talking_bundles / "client") as client:
         expected = [talk(client, number) for number in range(CLIENTS)]
     draw, lock = Random(SEED), Lock()
 
@@ -87,7 +87,9 @@ def test_clients_resume_and_get_the_tokens_of_an_undisturbed_run(
             return draw.randint(SHORTEST, LONGEST)
 
     def disturbed(number: int) -> list[int]:
-        with Client(cutting.address, model / "client", patience=PATIENT[number]) as client:
+        with Client(
+            cutting.address, talking_bundles / "client", patience=PATIENT[number]
+        ) as client:
             return talk(client, number)
 
     with proxy(server.address, budget) as cutting, ThreadPoolExecutor(CLIENTS) as pool:
@@ -100,10 +102,10 @@ def test_clients_resume_and_get_the_tokens_of_an_undisturbed_run(
     server.assert_no_errors()
 
 
-def test_the_asynchronous_client_resumes_as_well(server: Watched, model: Path) -> None:
+def test_the_asynchronous_client_resumes_as_well(server: Watched, talking_bundles: Path) -> None:
     async def talk_async(address: str) -> np.ndarray:
         rows = []
-        async with AsyncClient(address, model / "client", patience=0) as client:
+        async with AsyncClient(address, talking_bundles / "client", patience=0) as client:
             session = await persist_async(client.session)
             for token in prompt_of(0):
                 forward = lambda token=token: session.forward([token], rows="last")  # noqa: E731

@@ -39,14 +39,14 @@ StartServer = Callable[[], Watched]
 
 
 @pytest.fixture
-def start(model: Path, tmp_path: Path) -> Iterator[StartServer]:
+def start(talking_bundles: Path, tmp_path: Path) -> Iterator[StartServer]:
     """Starts a server on which a prompt takes many iterations."""
     with ExitStack() as stack:
 
         def start() -> Watched:
             program = ("tests.support.servers.failpoints", f"slow={ITERATION}", "--")
             flags = ("--max-batch-rows", BATCH_ROWS, "--grace", GRACE)
-            server = watched_server(model / "server", tmp_path, *flags, program=program)
+            server = watched_server(talking_bundles / "server", tmp_path, *flags, program=program)
             return stack.enter_context(server)
 
         yield start
@@ -92,11 +92,11 @@ def busy(server: Watched, workers: list[Worker]) -> bool:
 
 
 def test_what_runs_is_answered_and_nothing_else_is_begun(
-    start: StartServer, manifest: Manifest
+    start: StartServer, talking_manifest: Manifest
 ) -> None:
     for _ in range(TIMES):
         server = start()
-        workers = workers_of(server, manifest)
+        workers = workers_of(server, talking_manifest)
         with (
             ThreadPoolExecutor(len(workers)) as pool,
             health_of(server.address) as health,
@@ -109,7 +109,7 @@ def test_what_runs_is_answered_and_nothing_else_is_begun(
                 worker.enough.set()
             server.server.process.send_signal(signal.SIGTERM)
             health.await_change(NOT_SERVING)
-            refusals = [WireStream(channel).send(open_request(manifest)).refusal()]
+            refusals = [WireStream(channel).send(open_request(talking_manifest)).refusal()]
             assert server.alive  # it still works on the prompts
             assert not all(each.done() for each in running)
             refusals += [each.result(DEADLINE) for each in running]
@@ -121,9 +121,11 @@ def test_what_runs_is_answered_and_nothing_else_is_begun(
         server.assert_no_errors(of_grpc=False)
 
 
-def test_a_second_signal_ends_what_still_runs(start: StartServer, manifest: Manifest) -> None:
+def test_a_second_signal_ends_what_still_runs(
+    start: StartServer, talking_manifest: Manifest
+) -> None:
     server = start()
-    workers = [Worker(server.address, manifest, ENDLESS) for _ in range(2 * PREFILLING)]
+    workers = [Worker(server.address, talking_manifest, ENDLESS) for _ in range(2 * PREFILLING)]
     with ThreadPoolExecutor(len(workers)) as pool, health_of(server.address) as health:
         running = [pool.submit(worker.run) for worker in workers]
         eventually(lambda: server.metric("stip_waiting_steps") == len(workers))
@@ -139,9 +141,9 @@ def test_a_second_signal_ends_what_still_runs(start: StartServer, manifest: Mani
     server.assert_no_errors(of_grpc=False)
 
 
-def test_a_signal_while_the_weights_load_ends_the_process_with_0(model: Path) -> None:
+def test_a_signal_while_the_weights_load_ends_the_process_with_0(talking_bundles: Path) -> None:
     program = ["-m", "tests.support.servers.failpoints", "load=3600", "--"]
-    flags = ["--model", str(model / "server"), "--port", "0", "--cpu"]
+    flags = ["--model", str(talking_bundles / "server"), "--port", "0", "--cpu"]
     with subprocess.Popen(
         [sys.executable, *program, *flags],
         stdout=subprocess.PIPE,

@@ -17,11 +17,11 @@ TIMES = 10
 
 
 @pytest.fixture(scope="module")
-def client(model: Path) -> Iterator[Client]:
+def client(talking_bundles: Path) -> Iterator[Client]:
     faults = (f"fail={FAILING}", f"lose={LOSING}", "slow=0.002")
     with (
-        faulty_server(model / "server", faults) as server,
-        Client(server.address, model / "client", patience=0) as client,
+        faulty_server(talking_bundles / "server", faults) as server,
+        Client(server.address, talking_bundles / "client", patience=0) as client,
     ):
         yield client
 
@@ -83,10 +83,10 @@ def test_a_session_whose_cache_is_lost_is_gone_and_no_other(client: Client) -> N
         assert np.array_equal(healthy.forward([5, 6, 7]), expected)
 
 
-def test_a_server_that_cannot_serve_is_not_said_to_be_out_of_reach(model: Path) -> None:
+def test_a_server_that_cannot_serve_is_not_said_to_be_out_of_reach(talking_bundles: Path) -> None:
     with (
-        faulty_server(model / "server", (f"die={DYING}",)) as server,
-        Client(server.address, model / "client", patience=0) as client,
+        faulty_server(talking_bundles / "server", (f"die={DYING}",)) as server,
+        Client(server.address, talking_bundles / "client", patience=0) as client,
         client.session() as session,
     ):
         with pytest.raises(ConnectionLostError) as failure:

@@ -39,7 +39,7 @@ StartServer = Callable[..., Watched]
 
 
 @pytest.fixture
-def start(model: Path, tmp_path: Path) -> Iterator[StartServer]:
+def start(talking_bundles: Path, tmp_path: Path) -> Iterator[StartServer]:
     """Starts a server with faults in its engine."""
     numbers = count()
     with ExitStack() as stack:
@@ -48,7 +48,7 @@ def start(model: Path, tmp_path: Path) -> Iterator[StartServer]:
             program = ("tests.support.servers.failpoints", *faults, "--")
             folder = tmp_path / f"server-{next(numbers)}"
             folder.mkdir()
-            server = watched_server(model / "server", folder, *flags, program=program)
+            server = watched_server(talking_bundles / "server", folder, *flags, program=program)
             return stack.enter_context(server)
 
         yield start
@@ -78,11 +78,13 @@ def refused_open(channel: grpc.Channel, manifest: Manifest) -> Refusal:
 
 @pytest.mark.quiet
 def test_a_stalled_engine_is_told_of_and_loses_no_session(
-    start: StartServer, manifest: Manifest
+    start: StartServer, talking_manifest: Manifest
 ) -> None:
     servers = [start(f"stall={STALLING}:{STALL}") for _ in range(SERVERS)]
     with ThreadPoolExecutor(SERVERS) as pool:
-        took = list(chain(*pool.map(lambda each: stall_again_and_again(each, manifest), servers)))
+        took = list(
+            chain(*pool.map(lambda each: stall_again_and_again(each, talking_manifest), servers))
+        )
     assert median(took) < TOLD_WITHIN and max(took) < TOLD_WITHIN + SLACK, took
 
 
@@ -128,12 +130,12 @@ def stall_again_and_again(server: Watched, manifest: Manifest) -> list[float]:
 
 @pytest.mark.quiet
 def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
-    start: StartServer, manifest: Manifest
+    start: StartServer, talking_manifest: Manifest
 ) -> None:
     server = start(f"die={DYING}", flags=("--log-format", "json"))
     with connection(server.address) as channel, health_of(server.address) as health:
-        idle, _ = begin(channel, manifest)
-        dying, _ = begin(channel, manifest)
+        idle, _ = begin(channel, talking_manifest)
+        dying, _ = begin(channel, talking_manifest)
         began = monotonic()
         strike(dying, DYING)
         for stream in (dying, idle):
@@ -142,7 +144,7 @@ def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
         health.await_change(NOT_SERVING)
         assert monotonic() - began < TOLD_WITHIN
         for _ in range(3):
-            assert refused_open(channel, manifest).reason == "ENGINE_DEAD"
+            assert refused_open(channel, talking_manifest).reason == "ENGINE_DEAD"
         sleep(1)
         assert health.seen == [SERVING, NOT_SERVING]
     server.stop()
@@ -155,11 +157,11 @@ def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
 
 @pytest.mark.quiet
 def test_an_engine_that_dies_while_the_server_drains_is_not_waited_for(
-    start: StartServer, manifest: Manifest
+    start: StartServer, talking_manifest: Manifest
 ) -> None:
     server = start("slow=1", f"die={DYING}", flags=("--grace", 600))
     with connection(server.address) as channel:
-        stream, _ = begin(channel, manifest)
+        stream, _ = begin(channel, talking_manifest)
         stream.send(step_request(0, ROWS), step_request(3, np.ones((DYING, 60), np.float16)))
         sleep(0.3)
         began = monotonic()
@@ -172,11 +174,11 @@ def test_an_engine_that_dies_while_the_server_drains_is_not_waited_for(
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["before it is noticed", "after"])
 def test_a_server_whose_engine_hangs_for_good_ends_on_sigterm(
-    noticed: bool, start: StartServer, manifest: Manifest
+    noticed: bool, start: StartServer, talking_manifest: Manifest
 ) -> None:
     server = start(f"stall={STALLING}:3600", flags=("--grace", 1))
     with connection(server.address) as channel:
-        stream, _ = begin(channel, manifest)
+        stream, _ = begin(channel, talking_manifest)
         strike(stream, STALLING)
         if noticed:
             assert stream.refusal().reason == "ENGINE_STALLED"

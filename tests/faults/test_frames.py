@@ -26,8 +26,8 @@ NOT_HTTP2 = (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x
 
 
 @pytest.fixture
-def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
-    with watched_server(model / "server", tmp_path, "--session-ttl", 1) as server:
+def server(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
+    with watched_server(talking_bundles / "server", tmp_path, "--session-ttl", 1) as server:
         yield server
 
 
@@ -42,11 +42,11 @@ def send(address: str, content: bytes, *, waits: bool) -> None:
 
 
 def test_no_connection_harms_the_server_or_another_session(
-    server: Watched, manifest: Manifest
+    server: Watched, talking_manifest: Manifest
 ) -> None:
-    draw, fuzzer = Random(SEED), FrameFuzzer(SEED, manifest)
+    draw, fuzzer = Random(SEED), FrameFuzzer(SEED, talking_manifest)
     files = server.metric("process_open_fds")
-    with healthy_session(server.address, manifest):
+    with healthy_session(server.address, talking_manifest):
         silent = [dial(server.address) for _ in range(SILENT)]
         for number in range(CONNECTIONS):
             noise = draw.randbytes(draw.randint(1, 300))
@@ -65,16 +65,18 @@ def test_no_connection_harms_the_server_or_another_session(
 
 
 @pytest.mark.parametrize("path", ["/stip.v1.InferenceService/Nothing", "/nothing.Service/Infer"])
-def test_a_method_that_does_not_exist_is_unimplemented(path: str, channel: grpc.Channel) -> None:
+def test_a_method_that_does_not_exist_is_unimplemented(
+    path: str, strict_channel: grpc.Channel
+) -> None:
     with pytest.raises(grpc.RpcError) as error:
-        channel.unary_unary(path)(b"", timeout=PATIENCE)
+        strict_channel.unary_unary(path)(b"", timeout=PATIENCE)
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_stream_called_as_a_single_call_and_the_other_way_round_ends(
-    server: Watched, manifest: Manifest
+    server: Watched, talking_manifest: Manifest
 ) -> None:
-    with healthy_session(server.address, manifest), connection(server.address) as channel:
+    with healthy_session(server.address, talking_manifest), connection(server.address) as channel:
         with pytest.raises(grpc.RpcError) as error:
             channel.unary_unary(INFER)(b"\xff", timeout=PATIENCE)
         assert refusal_of(error.value).reason == "MALFORMED"
@@ -95,16 +97,16 @@ def test_a_model_info_request_of_no_meaning_is_refused(server: Watched) -> None:
 
 
 def test_a_call_whose_path_is_not_utf8_takes_neither_the_port_nor_the_sessions(
-    server: Watched, manifest: Manifest
+    server: Watched, talking_manifest: Manifest
 ) -> None:
-    with healthy_session(server.address, manifest) as healthy:
+    with healthy_session(server.address, talking_manifest) as healthy:
         for _ in range(TIMES):
             send(server.address, PATH_NOT_UTF8, waits=False)
             healthy.wait_for_rounds(1)
             with closing(dial(server.address)), connection(server.address) as channel:
                 grpc.channel_ready_future(channel).result(PATIENCE)
                 with WireStream(channel, deadline=PATIENCE) as stream:
-                    stream.send(open_request(manifest, max_length=16)).opened()
+                    stream.send(open_request(talking_manifest, max_length=16)).opened()
         assert server.load().sessions == 1
     server.stop()
     server.assert_no_errors(of_grpc=False)

@@ -174,21 +174,21 @@ def is_right(tensor: Tensor) -> bool:
 
 
 @pytest.fixture
-def fuzzed(model: Path, tmp_path: Path) -> Iterator[Watched]:
+def fuzzed(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
     flags = ("--session-ttl", 1, "--max-sessions", 2000, "--max-open-wait", 1)
     logs = ("--log-level", "debug")
-    with watched_server(model / "server", tmp_path, *flags, *logs) as server:
+    with watched_server(talking_bundles / "server", tmp_path, *flags, *logs) as server:
         yield server
 
 
 def test_no_request_harms_the_server_or_another_session(
-    fuzzed: Watched, manifest: Manifest
+    fuzzed: Watched, talking_manifest: Manifest
 ) -> None:
     tally = Tally()
-    clients = [FuzzingClient(fuzzed, manifest, number, tally) for number in range(CLIENTS)]
+    clients = [FuzzingClient(fuzzed, talking_manifest, number, tally) for number in range(CLIENTS)]
     rss = []
     with (
-        healthy_session(fuzzed.address, manifest) as healthy,
+        healthy_session(fuzzed.address, talking_manifest) as healthy,
         ThreadPoolExecutor(CLIENTS) as pool,
     ):
         for share in (SLOW_START, 1.0):
@@ -208,8 +208,8 @@ def test_no_request_harms_the_server_or_another_session(
     fuzzed.assert_no_errors()
 
 
-def test_the_fuzzer_draws_the_same_requests_from_the_same_seed(manifest: Manifest) -> None:
-    first, second, other = (Fuzzer(seed, manifest) for seed in ("a", "a", "b"))
+def test_the_fuzzer_draws_the_same_requests_from_the_same_seed(talking_manifest: Manifest) -> None:
+    first, second, other = (Fuzzer(seed, talking_manifest) for seed in ("a", "a", "b"))
     drawn = [first.script() for _ in range(50)]
     assert drawn == [second.script() for _ in range(50)]
     assert drawn != [other.script() for _ in range(50)]

@@ -28,9 +28,9 @@ ROWS = np.ones((3, 60), np.float16)
 
 
 @pytest.fixture
-def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
+def server(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
     program = ("tests.support.servers.failpoints", f"keepalive={KEEPALIVE}", "--")
-    with watched_server(model / "server", tmp_path, program=program) as server:
+    with watched_server(talking_bundles / "server", tmp_path, program=program) as server:
         yield server
 
 
@@ -55,26 +55,30 @@ def test_a_connection_that_pings_without_end_is_answered_and_kept(strict_server:
 
 @pytest.mark.parametrize("at_work", [False, True], ids=["idle", "with answers on the way"])
 def test_a_client_that_vanishes_is_noticed_and_its_session_can_be_resumed(
-    at_work: bool, server: Watched, manifest: Manifest
+    at_work: bool, server: Watched, talking_manifest: Manifest
 ) -> None:
     with proxy(server.address) as way, connection(way.address) as channel:
         stream = WireStream(channel, deadline=10 * PATIENCE)
-        session_id = stream.send(open_request(manifest, max_length=5000)).opened().session_id
+        session_id = (
+            stream.send(open_request(talking_manifest, max_length=5000)).opened().session_id
+        )
         stream.send(step_request(0, ROWS)).result()
         if at_work:
             stream.send(*(step_request(3, np.ones((900, 60), np.float16)) for _ in range(4)))
         way.fall_silent()
         eventually(lambda: server.metric("stip_sessions", state="parked") == 1, NOTICED_WITHIN)
         with connection(server.address) as direct, WireStream(direct) as resumed:
-            resumed.send(open_request(manifest, resume_session_id=session_id))
+            resumed.send(open_request(talking_manifest, resume_session_id=session_id))
             assert resumed.opened().length >= len(ROWS)
             assert resumed.send(step_request(3, ROWS)).result().length == 6
         stream.break_off()
 
 
 @pytest.mark.quiet  # a client that is not let run for a second is taken for one that vanished
-def test_an_idle_client_of_ours_outlives_many_keepalives(server: Watched, model: Path) -> None:
-    with Client(server.address, model / "client") as client, client.session() as session:
+def test_an_idle_client_of_ours_outlives_many_keepalives(
+    server: Watched, talking_bundles: Path
+) -> None:
+    with Client(server.address, talking_bundles / "client") as client, client.session() as session:
         session.forward([5, 6, 7])
         stream = session._stream
         sleep(3 * KEEPALIVE)

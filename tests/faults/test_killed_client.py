@@ -33,22 +33,22 @@ PREFIX, NEXT = 40, 3
 
 
 @pytest.fixture
-def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
+def server(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
     program = ("tests.support.servers.failpoints", f"slow={ITERATION}", "--")
     flags = ("--max-batch-rows", BATCH_ROWS)
-    with watched_server(model / "server", tmp_path, *flags, program=program) as server:
+    with watched_server(talking_bundles / "server", tmp_path, *flags, program=program) as server:
         yield server
 
 
 def test_a_killed_client_costs_nothing_more_and_its_session_can_be_resumed(
-    server: Watched, manifest: Manifest, model: Path, tmp_path: Path
+    server: Watched, talking_manifest: Manifest, talking_bundles: Path, tmp_path: Path
 ) -> None:
     draw = np.random.default_rng(0)
     rows = (draw.integers(-64, 65, (STEP_ROWS * STEPS, 60)) / 64).astype(np.float16)
     np.save(tmp_path / "rows.npy", rows)
     moments = Random(0)
     with connection(server.address) as channel:
-        stream = WireStream(channel).send(open_request(manifest, max_length=len(rows)))
+        stream = WireStream(channel).send(open_request(talking_manifest, max_length=len(rows)))
         stream.opened()
         stream.send(
             *(step_request(at, rows[at : at + n]) for at, n in ((0, PREFIX), (PREFIX, NEXT)))
@@ -58,9 +58,11 @@ def test_a_killed_client_costs_nothing_more_and_its_session_can_be_resumed(
         stream.close()
         for _ in range(TIMES):
             before = computed_rows(server)
-            session_id = prompt_and_die(server, model, tmp_path / "rows.npy", moments.random())
+            session_id = prompt_and_die(
+                server, talking_bundles, tmp_path / "rows.npy", moments.random()
+            )
             resumed = WireStream(channel, deadline=60)
-            resumed.send(open_request(manifest, resume_session_id=session_id))
+            resumed.send(open_request(talking_manifest, resume_session_id=session_id))
             length = resumed.opened().length
             # nothing of it is computed any more, and all that was is there
             assert PREFIX < length < len(rows) - STEP_ROWS
@@ -77,11 +79,11 @@ def test_a_killed_client_costs_nothing_more_and_its_session_can_be_resumed(
 
 
 def test_a_killed_client_is_noticed_beside_another_session(
-    server: Watched, manifest: Manifest, model: Path, tmp_path: Path
+    server: Watched, talking_manifest: Manifest, talking_bundles: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "rows.npy", np.ones((STEP_ROWS * STEPS, 60), np.float16))
-    with healthy_session(server.address, manifest):
-        prompt_and_die(server, model, tmp_path / "rows.npy", 0.2)
+    with healthy_session(server.address, talking_manifest):
+        prompt_and_die(server, talking_bundles, tmp_path / "rows.npy", 0.2)
         eventually(lambda: server.metric("stip_sessions", state="parked") == 1)
         eventually(lambda: server.metric("stip_waiting_steps") <= 1)
 

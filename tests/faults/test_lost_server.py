@@ -46,10 +46,10 @@ def talking(server: Server, bundle: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_the_command_line_notices_a_server_lost_in_mid_answer(
-    signum: int, own_server: Callable[..., Server], model: Path
+    signum: int, own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     server = own_server()
-    with talking(server, model / "client") as client:
+    with talking(server, talking_bundles / "client") as client:
         server.process.send_signal(signum)
         lost_at = monotonic()
         stdout, stderr = client.communicate(timeout=PATIENCE)
@@ -59,10 +59,17 @@ def test_the_command_line_notices_a_server_lost_in_mid_answer(
     assert took < NOTICED_WITHIN
 
 
-def test_json_tells_what_had_come_and_the_error(tmp_path: Path, model: Path) -> None:
-    with watched_server(model / "server", tmp_path) as server:
+def test_json_tells_what_had_come_and_the_error(tmp_path: Path, talking_bundles: Path) -> None:
+    with watched_server(talking_bundles / "server", tmp_path) as server:
         command = [sys.executable, "-m", "stip_client", "generate", "--server", server.address]
-        command += ["--bundle", str(model / "client"), "--prompt", "w5 w6", "--patience", "0"]
+        command += [
+            "--bundle",
+            str(talking_bundles / "client"),
+            "--prompt",
+            "w5 w6",
+            "--patience",
+            "0",
+        ]
         command += ["--max-new-tokens", "90000", "--draft", "off", "--json"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -82,11 +89,11 @@ def test_json_tells_what_had_come_and_the_error(tmp_path: Path, model: Path) -> 
 
 
 def test_a_frozen_server_is_noticed_and_nothing_is_lost_when_it_thaws(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     server = own_server()
     with (
-        Client(server.address, model / "client", patience=0) as client,
+        Client(server.address, talking_bundles / "client", patience=0) as client,
         client.session() as session,
     ):
         session.forward([5, 6, 7])
@@ -106,12 +113,12 @@ def test_a_frozen_server_is_noticed_and_nothing_is_lost_when_it_thaws(
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_the_asynchronous_client_notices_a_server_lost_in_mid_answer(
-    signum: int, own_server: Callable[..., Server], model: Path
+    signum: int, own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     server = own_server()
 
     async def generate() -> float:
-        async with AsyncClient(server.address, model / "client", patience=0) as client:
+        async with AsyncClient(server.address, talking_bundles / "client", patience=0) as client:
             pieces = client.generate([5, 6], max_new_tokens=90_000)
             await anext(pieces)
             server.process.send_signal(signum)
@@ -130,12 +137,12 @@ async def read_to_the_end(pieces: AsyncIterator[object]) -> None:
 
 
 def test_a_session_does_not_outlive_its_server(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     server = own_server()
     port = server.address.rpartition(":")[2]
     with (
-        Client(server.address, model / "client", patience=0) as client,
+        Client(server.address, talking_bundles / "client", patience=0) as client,
         client.session() as session,
     ):
         session.forward([5, 6, 7])
@@ -175,11 +182,11 @@ def black_hole() -> Iterator[str]:
         yield f"127.0.0.1:{silent.getsockname()[1]}"
 
 
-def test_a_closed_port_is_an_error_at_once(closed_port: str, model: Path) -> None:
+def test_a_closed_port_is_an_error_at_once(closed_port: str, talking_bundles: Path) -> None:
     started = monotonic()
     done = run_tool(
         *("stip_client", "generate", "--server", closed_port),
-        *("--bundle", model / "client", "--prompt", "w5"),
+        *("--bundle", talking_bundles / "client", "--prompt", "w5"),
     )
     assert monotonic() - started < NOTICED_WITHIN
     assert_refused(done, f"no connection to {closed_port}", hint="is the server running")
@@ -188,9 +195,9 @@ def test_a_closed_port_is_an_error_at_once(closed_port: str, model: Path) -> Non
 
 @pytest.mark.parametrize("call", ["session", "model_info"])
 def test_a_silent_server_is_an_error_within_the_timeout(
-    call: str, black_hole: str, model: Path
+    call: str, black_hole: str, talking_bundles: Path
 ) -> None:
-    with Client(black_hole, model / "client", connect_timeout=1.0) as client:
+    with Client(black_hole, talking_bundles / "client", connect_timeout=1.0) as client:
         started = monotonic()
         with pytest.raises(ConnectionLostError, match=black_hole):
             getattr(client, call)()
@@ -199,10 +206,12 @@ def test_a_silent_server_is_an_error_within_the_timeout(
 
 @pytest.mark.parametrize("call", ["session", "model_info"])
 def test_a_silent_server_is_an_error_within_the_asynchronous_timeout(
-    call: str, black_hole: str, model: Path
+    call: str, black_hole: str, talking_bundles: Path
 ) -> None:
     async def ask() -> float:
-        async with AsyncClient(black_hole, model / "client", connect_timeout=1.0) as client:
+        async with AsyncClient(
+            black_hole, talking_bundles / "client", connect_timeout=1.0
+        ) as client:
             started = monotonic()
             with pytest.raises(ConnectionLostError, match=black_hole):
                 await getattr(client, call)()

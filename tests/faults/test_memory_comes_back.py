@@ -78,13 +78,13 @@ def settle(server: Watched) -> tuple[float, float]:
 
 
 def test_after_a_thousand_abandoned_sessions_memory_is_back_where_it_was(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
     limits = ("--session-ttl", 0.5, "--max-sessions", 2 * BATCH)
-    with watched_server(model / "server", tmp_path, *limits) as server:
-        abandon(server, manifest, WARM_UP)
+    with watched_server(talking_bundles / "server", tmp_path, *limits) as server:
+        abandon(server, talking_manifest, WARM_UP)
         active, rss = settle(server)
-        abandon(server, manifest, SESSIONS)
+        abandon(server, talking_manifest, SESSIONS)
         active_after, rss_after = settle(server)
         ended = sum(
             server.metric("stip_sessions_ended_total", cause=cause)
@@ -102,15 +102,17 @@ def test_after_a_thousand_abandoned_sessions_memory_is_back_where_it_was(
 
 @pytest.fixture
 def small_server(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> Iterator[Callable[..., Watched]]:
     """Starts a server with memory for four pieces of keys and values."""
     contexts = []
 
     def start(*arguments: object) -> Watched:
-        size = 4 * GROWTH * kv_bytes_per_token(manifest.model, itemsize=4)
+        size = 4 * GROWTH * kv_bytes_per_token(talking_manifest.model, itemsize=4)
         contexts.append(
-            watched_server(model / "server", tmp_path, "--kv-memory", f"{size}B", *arguments)
+            watched_server(
+                talking_bundles / "server", tmp_path, "--kv-memory", f"{size}B", *arguments
+            )
         )
         return contexts[-1].__enter__()
 
@@ -131,32 +133,32 @@ def last_logits(stream: WireStream, steps: int = 5) -> NDArray[np.float32]:
 
 
 def test_without_room_an_open_is_refused_at_once_and_running_sessions_are_not_harmed(
-    small_server: Callable[..., Watched], manifest: Manifest
+    small_server: Callable[..., Watched], talking_manifest: Manifest
 ) -> None:
     server = small_server()
     with connection(server.address) as channel, WireStream(channel, deadline=60) as running:
-        running.send(opening(manifest, 3), prefill(10)).opened()
+        running.send(opening(talking_manifest, 3), prefill(10)).opened()
         running.result()
         undisturbed = last_logits(running)
         for _ in range(20):
-            refusal = WireStream(channel).send(opening(manifest, 2)).refusal()
+            refusal = WireStream(channel).send(opening(talking_manifest, 2)).refusal()
             assert (refusal.code, refusal.reason) == (EXHAUSTED, "KV_MEMORY")
             assert refusal.retry_after is not None and refusal.retry_after > 0
             np.testing.assert_allclose(last_logits(running), undisturbed, rtol=1e-5, atol=1e-4)
         assert server.metric("stip_rejections_total", reason="KV_MEMORY") == 20
         with WireStream(channel) as fitting:
-            fitting.send(opening(manifest, 1)).opened()
+            fitting.send(opening(talking_manifest, 1)).opened()
             assert server.metric("stip_kv_free_bytes") == 0
 
 
 def test_an_open_waits_as_long_as_it_says_and_is_then_refused(
-    small_server: Callable[..., Watched], manifest: Manifest
+    small_server: Callable[..., Watched], talking_manifest: Manifest
 ) -> None:
     server = small_server()
     with connection(server.address) as channel, WireStream(channel) as running:
-        running.send(opening(manifest, 4), prefill(10)).opened()
+        running.send(opening(talking_manifest, 4), prefill(10)).opened()
         began = monotonic()
-        refusal = WireStream(channel).send(opening(manifest, 1, wait_millis=300)).refusal()
+        refusal = WireStream(channel).send(opening(talking_manifest, 1, wait_millis=300)).refusal()
         assert monotonic() - began >= 0.3
         assert (refusal.code, refusal.reason) == (EXHAUSTED, "KV_MEMORY")
         assert refusal.retry_after is not None
@@ -165,14 +167,14 @@ def test_an_open_waits_as_long_as_it_says_and_is_then_refused(
 
 
 def test_an_open_that_waits_is_admitted_when_another_session_closes(
-    small_server: Callable[..., Watched], manifest: Manifest
+    small_server: Callable[..., Watched], talking_manifest: Manifest
 ) -> None:
     server = small_server()
     with connection(server.address) as channel:
-        first = WireStream(channel).send(opening(manifest, 4))
+        first = WireStream(channel).send(opening(talking_manifest, 4))
         first.opened()
         waiting = WireStream(channel, deadline=60)
-        waiting.send(opening(manifest, 3, wait_millis=LONG_WAIT), prefill(10))
+        waiting.send(opening(talking_manifest, 3, wait_millis=LONG_WAIT), prefill(10))
         eventually(lambda: server.load().waiting_opens == 1)
         assert server.load().sessions == 1
         first.close()
@@ -182,35 +184,35 @@ def test_an_open_that_waits_is_admitted_when_another_session_closes(
 
 
 def test_a_session_that_cannot_fit_at_all_is_not_told_to_retry(
-    small_server: Callable[..., Watched], manifest: Manifest
+    small_server: Callable[..., Watched], talking_manifest: Manifest
 ) -> None:
     server = small_server()
     with connection(server.address) as channel:
-        request = open_request(manifest, max_length=4 * GROWTH + 1, wait_millis=LONG_WAIT)
+        request = open_request(talking_manifest, max_length=4 * GROWTH + 1, wait_millis=LONG_WAIT)
         refusal = WireStream(channel).send(request).refusal()
         assert (refusal.code, refusal.reason) == (
             *(grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_OVERFLOW"),
         )
         assert refusal.retry_after is None
         with WireStream(channel) as fitting:
-            fitting.send(opening(manifest, 4)).opened()
+            fitting.send(opening(talking_manifest, 4)).opened()
 
 
 def test_the_least_recently_used_of_idle_sessions_makes_room(
-    small_server: Callable[..., Watched], manifest: Manifest
+    small_server: Callable[..., Watched], talking_manifest: Manifest
 ) -> None:
     server = small_server("--session-ttl", 1)
     with connection(server.address) as channel:
         names = "first", "second", "third"
         streams = {name: WireStream(channel, deadline=60) for name in names}
         for stream in streams.values():
-            stream.send(opening(manifest, 1), prefill(10)).opened()
+            stream.send(opening(talking_manifest, 1), prefill(10)).opened()
             stream.result()
         for name in ("first", "third"):
             streams[name].send(step_request(10, ROWS[10:11])).result()
         sleep(1.1)
         with WireStream(channel) as newcomer:
-            newcomer.send(opening(manifest, 2)).opened()
+            newcomer.send(opening(talking_manifest, 2)).opened()
             evicted = streams["second"].refusal()
             assert (evicted.code, evicted.reason) == (grpc.StatusCode.NOT_FOUND, "EVICTED")
             assert server.metric("stip_sessions_ended_total", cause="evicted") == 1

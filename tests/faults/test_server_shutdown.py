@@ -47,11 +47,11 @@ def wait_for_exit(server: Server, started: float) -> float:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_steps_under_way_are_answered(
-    signum: int, own_server: Callable[..., Server], manifest: Manifest
+    signum: int, own_server: Callable[..., Server], talking_manifest: Manifest
 ) -> None:
     server = own_server()
     with connection(server.address) as channel:
-        stream = WireStream(channel, deadline=60).send(open_request(manifest))
+        stream = WireStream(channel, deadline=60).send(open_request(talking_manifest))
         stream.opened()
         starts = range(0, 4 * LONG_ROWS, LONG_ROWS)  # as many as may be in flight
         stream.send(*(step_request(start, LONG_STEP) for start in starts))
@@ -136,21 +136,21 @@ def reflection_stream(channel: grpc.Channel, manifest: Manifest) -> Iterator[Non
 def test_what_is_idle_does_not_hold_up_the_exit(
     idle: Callable[..., contextmanager[None]],
     own_server: Callable[..., Server],
-    manifest: Manifest,
+    talking_manifest: Manifest,
 ) -> None:
     server = own_server()
     with connection(server.address) as channel:
-        with idle(channel, manifest):
+        with idle(channel, talking_manifest):
             took = stop(server)
         assert took < AT_ONCE
 
 
 def test_a_client_is_told_that_the_server_shuts_down(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     server = own_server()
     with (
-        Client(server.address, model / "client", patience=0) as client,
+        Client(server.address, talking_bundles / "client", patience=0) as client,
         client.session() as session,
     ):
         session.forward([5, 6, 7])
@@ -161,11 +161,11 @@ def test_a_client_is_told_that_the_server_shuts_down(
 
 @pytest.mark.parametrize("grace", [0, 0.05])
 def test_a_server_without_grace_leaves_at_once_and_quietly(
-    grace: float, own_server: Callable[..., Server], manifest: Manifest
+    grace: float, own_server: Callable[..., Server], talking_manifest: Manifest
 ) -> None:
     server = own_server("--grace", grace)
     with connection(server.address) as channel:
-        stream = WireStream(channel).send(open_request(manifest))
+        stream = WireStream(channel).send(open_request(talking_manifest))
         stream.opened()
         stream.send(
             *(step_request(start, LONG_STEP) for start in range(0, 4 * LONG_ROWS, LONG_ROWS))
@@ -174,16 +174,25 @@ def test_a_server_without_grace_leaves_at_once_and_quietly(
         assert stop(server) < AT_ONCE
 
 
-def test_a_port_that_is_taken_is_an_error(model: Path, strict_server: Server) -> None:
+def test_a_port_that_is_taken_is_an_error(talking_bundles: Path, strict_server: Server) -> None:
     port = strict_server.address.rpartition(":")[2]
-    done = run_tool("stip_server", "--model", model / "server", "--port", port, "--cpu")
+    done = run_tool("stip_server", "--model", talking_bundles / "server", "--port", port, "--cpu")
     assert_refused(done, f"cannot listen on 127.0.0.1:{port}", hint="--port 0")
     assert done.stdout == ""
 
 
-def test_a_host_that_is_not_ours_is_an_error(model: Path) -> None:
+def test_a_host_that_is_not_ours_is_an_error(talking_bundles: Path) -> None:
     done = run_tool(
-        *("stip_server", "--model", model / "server", "--host", "192.0.2.1", "--port", 0, "--cpu"),
+        *(
+            "stip_server",
+            "--model",
+            talking_bundles / "server",
+            "--host",
+            "192.0.2.1",
+            "--port",
+            0,
+            "--cpu",
+        ),
         "--insecure",
     )
     assert_refused(done, "cannot listen on 192.0.2.1:0")

@@ -36,9 +36,9 @@ TOKENS = 60
 
 
 @pytest.fixture
-def undisturbed(strict_server: Server, model: Path) -> Callable[..., list[int]]:
+def undisturbed(strict_server: Server, talking_bundles: Path) -> Callable[..., list[int]]:
     def run(**options: Any) -> list[int]:
-        with Client(strict_server.address, model / "client") as client:
+        with Client(strict_server.address, talking_bundles / "client") as client:
             return tokens(client.generate(PROMPT, max_new_tokens=TOKENS, **options))
 
     return run
@@ -67,12 +67,12 @@ def disturbed(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_connection_that_is_cut_again_and_again_changes_nothing(
-    way: str, strict_server: Server, model: Path, undisturbed: Callable[..., list[int]]
+    way: str, strict_server: Server, talking_bundles: Path, undisturbed: Callable[..., list[int]]
 ) -> None:
     options = WAYS[way]
     with (
         proxy(strict_server.address, delay=0.002) as far,
-        Client(far.address, model / "client") as client,
+        Client(far.address, talking_bundles / "client") as client,
     ):
         found = []
         for piece in client.generate(PROMPT, max_new_tokens=TOKENS, **options):
@@ -86,23 +86,25 @@ def test_a_connection_that_is_cut_again_and_again_changes_nothing(
 def test_another_server_takes_the_place_of_one_that_is_lost(
     signum: int,
     own_server: Callable[..., Server],
-    model: Path,
+    talking_bundles: Path,
     undisturbed: Callable[..., list[int]],
 ) -> None:
     first, second = own_server(), own_server()
     target = f"{first.address},{second.address}"
-    found = disturbed(target, model, lambda: first.process.send_signal(signum))
+    found = disturbed(target, talking_bundles, lambda: first.process.send_signal(signum))
     assert found == undisturbed()
 
 
 def test_the_asynchronous_client_moves_as_well(
-    own_server: Callable[..., Server], model: Path, undisturbed: Callable[..., list[int]]
+    own_server: Callable[..., Server], talking_bundles: Path, undisturbed: Callable[..., list[int]]
 ) -> None:
     first, second = own_server(), own_server()
 
     async def run() -> list[int]:
         found = []
-        async with AsyncClient([first.address, second.address], model / "client") as client:
+        async with AsyncClient(
+            [first.address, second.address], talking_bundles / "client"
+        ) as client:
             async for piece in client.generate(PROMPT, max_new_tokens=TOKENS):
                 found.append(piece.token_id)
                 if len(found) == 20:
@@ -114,7 +116,7 @@ def test_the_asynchronous_client_moves_as_well(
 
 def test_a_server_that_is_started_again_is_sent_what_it_has_lost(
     own_server: Callable[..., Server],
-    model: Path,
+    talking_bundles: Path,
     undisturbed: Callable[..., list[int]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -126,7 +128,7 @@ def test_a_server_that_is_started_again_is_sent_what_it_has_lost(
         own_server("--port", first.address.rpartition(":")[2])
 
     with caplog.at_level(logging.WARNING, logger="stip_client"):
-        assert disturbed(first.address, model, restart) == undisturbed()
+        assert disturbed(first.address, talking_bundles, restart) == undisturbed()
     # it is said once, not with every attempt
     assert [each.getMessage().partition(";")[2] for each in caplog.records] == [
         " trying again for up to 30 s"
@@ -134,11 +136,11 @@ def test_a_server_that_is_started_again_is_sent_what_it_has_lost(
 
 
 def test_a_conversation_moves_with_all_its_sessions(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     """Raw sessions and forks, which nobody resumes for the caller."""
     first, second = own_server(), own_server()
-    with Client(f"{first.address},{second.address}", model / "client") as client:
+    with Client(f"{first.address},{second.address}", talking_bundles / "client") as client:
         session = client.session()
         session.forward(PROMPT, rows="none")
         fork = session.fork(20)
@@ -155,10 +157,10 @@ def test_a_conversation_moves_with_all_its_sessions(
 
 
 def test_a_conversation_is_forked_from_a_lost_server_by_sending_it_again(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     first, second = own_server(), own_server()
-    with Client(f"{first.address},{second.address}", model / "client") as client:
+    with Client(f"{first.address},{second.address}", talking_bundles / "client") as client:
         reply = client.generate([*PROMPT, 1], keep=True, max_new_tokens=20, ignore_eos=True)
         next(reply)
         first.process.kill()
@@ -169,11 +171,14 @@ def test_a_conversation_is_forked_from_a_lost_server_by_sending_it_again(
 
 
 def test_a_fork_is_opened_where_its_source_is(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     first, second = own_server(), own_server()
     target = f"{first.address},{second.address}"
-    with Client(target, model / "client", patience=0) as client, client.session() as source:
+    with (
+        Client(target, talking_bundles / "client", patience=0) as client,
+        client.session() as source,
+    ):
         source.forward(PROMPT, rows="none")
         client.targets.leave(client.targets.current)
         with source.fork(20) as fork:  # else the session would be unknown
@@ -182,41 +187,46 @@ def test_a_fork_is_opened_where_its_source_is(
 
 
 def test_a_client_begins_with_the_first_server_that_answers(
-    own_server: Callable[..., Server], strict_server: Server, model: Path
+    own_server: Callable[..., Server], strict_server: Server, talking_bundles: Path
 ) -> None:
     gone = own_server()
     gone.process.kill()
     gone.process.wait()
-    with Client(f"{gone.address},{strict_server.address}", model / "client") as client:
+    with Client(f"{gone.address},{strict_server.address}", talking_bundles / "client") as client:
         assert client.model_info().limits.max_length > 0
         assert len(tokens(client.generate(PROMPT, max_new_tokens=3))) == 3
     done = run_tool(
         *("stip_client", "generate", "--server", f"{gone.address},{strict_server.address}"),
-        *("--bundle", model / "client", "--prompt", "w5", "--quiet"),
+        *("--bundle", talking_bundles / "client", "--prompt", "w5", "--quiet"),
     )
     assert done.returncode == 0 and done.stdout.startswith("w")
 
 
-def test_a_full_server_is_left_for_another(own_server: Callable[..., Server], model: Path) -> None:
+def test_a_full_server_is_left_for_another(
+    own_server: Callable[..., Server], talking_bundles: Path
+) -> None:
     full, other = own_server("--max-sessions", 1), own_server()
     with (
-        Client(full.address, model / "client") as holder,
+        Client(full.address, talking_bundles / "client") as holder,
         holder.session(),
-        Client(f"{full.address},{other.address}", model / "client") as client,
+        Client(f"{full.address},{other.address}", talking_bundles / "client") as client,
     ):
         assert len(tokens(client.generate(PROMPT, max_new_tokens=3))) == 3
-        with Client(full.address, model / "client") as alone, pytest.raises(ServerBusyError):
+        with (
+            Client(full.address, talking_bundles / "client") as alone,
+            pytest.raises(ServerBusyError),
+        ):
             alone.session()
 
 
 def test_a_server_that_is_lost_while_it_is_sent_a_conversation_is_left(
-    own_server: Callable[..., Server], strict_server: Server, model: Path
+    own_server: Callable[..., Server], strict_server: Server, talking_bundles: Path
 ) -> None:
     """A session that was opened on it is unknown to the next one."""
     first = own_server()
     with (
         proxy(first.address, budget=lambda: 4000) as cutting,
-        Client([cutting.address, strict_server.address], model / "client") as client,
+        Client([cutting.address, strict_server.address], talking_bundles / "client") as client,
     ):
         core = client._core(0, 0.0)
         core.tokens = PROMPT * 10
@@ -227,10 +237,10 @@ def test_a_server_that_is_lost_while_it_is_sent_a_conversation_is_left(
 
 
 def test_what_will_never_fit_costs_no_conversation(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     server = own_server("--kv-memory-per-identity", "1MiB")
-    with Client(server.address, model / "client") as client:
+    with Client(server.address, talking_bundles / "client") as client:
 
         def ask(prompt: list[int]) -> int:
             pieces = list(client.generate(prompt, keep=True, max_new_tokens=2))
@@ -246,13 +256,13 @@ def test_what_will_never_fit_costs_no_conversation(
 
 
 def test_waiting_for_room_begins_where_there_is_some(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     full, other = own_server("--max-sessions", 1), own_server()
     with (
-        Client(full.address, model / "client") as holder,
+        Client(full.address, talking_bundles / "client") as holder,
         holder.session(),
-        Client(f"{full.address},{other.address}", model / "client") as client,
+        Client(f"{full.address},{other.address}", talking_bundles / "client") as client,
     ):
         started = monotonic()
         client.session(wait=60).close()
@@ -260,12 +270,12 @@ def test_waiting_for_room_begins_where_there_is_some(
 
 
 def test_a_fork_that_waited_does_not_begin_with_what_its_source_has_become(
-    own_server: Callable[..., Server], model: Path
+    own_server: Callable[..., Server], talking_bundles: Path
 ) -> None:
     server = own_server("--max-sessions", 2)
 
     async def run() -> None:
-        async with AsyncClient(server.address, model / "client") as client:
+        async with AsyncClient(server.address, talking_bundles / "client") as client:
             source, other = await client.session(), await client.session()
             await source.forward(PROMPT, rows="none")
             fork = asyncio.create_task(awaited(source.fork(30, wait=50)))
@@ -286,12 +296,15 @@ def test_a_fork_that_waited_does_not_begin_with_what_its_source_has_become(
 
 
 def test_a_server_of_another_key_does_not_take_the_place(
-    own_server: Callable[..., Server], source: Path, model: Path, tmp_path: Path
+    own_server: Callable[..., Server],
+    talking_checkpoint: Path,
+    talking_bundles: Path,
+    tmp_path: Path,
 ) -> None:
-    bundles = convert(source, tmp_path / "other", "--base-seed", 99)
+    bundles = convert(talking_checkpoint, tmp_path / "other", "--base-seed", 99)
     first, other = own_server(), own_server("--model", bundles / "server")
     target = f"{first.address},{other.address}"
-    with Client(target, model / "client", patience=1.0) as client:
+    with Client(target, talking_bundles / "client", patience=1.0) as client:
         pieces = client.generate(PROMPT, max_new_tokens=TOKENS)
         next(pieces)
         first.process.kill()
@@ -299,9 +312,9 @@ def test_a_server_of_another_key_does_not_take_the_place(
             tokens(pieces)
 
 
-def test_patience_has_an_end(own_server: Callable[..., Server], model: Path) -> None:
+def test_patience_has_an_end(own_server: Callable[..., Server], talking_bundles: Path) -> None:
     only = own_server()
-    with Client(only.address, model / "client", patience=0.5) as client:
+    with Client(only.address, talking_bundles / "client", patience=0.5) as client:
         pieces = client.generate(PROMPT, max_new_tokens=TOKENS)
         next(pieces)
         only.process.kill()
@@ -310,11 +323,11 @@ def test_patience_has_an_end(own_server: Callable[..., Server], model: Path) -> 
 
 
 def test_a_session_that_somebody_else_took_over_is_not_taken_back(
-    strict_server: Server, model: Path
+    strict_server: Server, talking_bundles: Path
 ) -> None:
     with (
-        Client(strict_server.address, model / "client") as client,
-        Client(strict_server.address, model / "client") as thief,
+        Client(strict_server.address, talking_bundles / "client") as client,
+        Client(strict_server.address, talking_bundles / "client") as thief,
     ):
         session, stolen = client.session(), thief.session()
         session.forward(PROMPT, rows="none")

@@ -120,10 +120,10 @@ DAMAGED: dict[str, tuple[Damage, list[str]]] = {
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_bad_checkpoint_is_refused_by_name_and_nothing_is_written(
-    name: str, source: Path, tmp_path: Path
+    name: str, talking_checkpoint: Path, tmp_path: Path
 ) -> None:
     damage, says = DAMAGED[name]
-    checkpoint = shutil.copytree(source, tmp_path / "checkpoint")
+    checkpoint = shutil.copytree(talking_checkpoint, tmp_path / "checkpoint")
     damage(checkpoint)
     before = listing(tmp_path)
     done = run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / "out")
@@ -149,9 +149,9 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_block_count_that_does_not_fit_is_refused(
-    options: list[object], says: str, source: Path, tmp_path: Path
+    options: list[object], says: str, talking_checkpoint: Path, tmp_path: Path
 ) -> None:
-    done = run_tool("stip_keys", "convert", source, "-o", tmp_path / "out", *options)
+    done = run_tool("stip_keys", "convert", talking_checkpoint, "-o", tmp_path / "out", *options)
     assert_refused(done, says, hint="--blocks")
     assert listing(tmp_path) == []
 

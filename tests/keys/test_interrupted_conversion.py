@@ -131,21 +131,25 @@ def test_a_full_file_system_leaves_nothing_and_is_said_so(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_an_error(source: Path, tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_written_is_an_error(
+    talking_checkpoint: Path, tmp_path: Path
+) -> None:
     tmp_path.chmod(0o500)
-    done = run_tool("stip_keys", "convert", source, "-o", tmp_path / "out")
+    done = run_tool("stip_keys", "convert", talking_checkpoint, "-o", tmp_path / "out")
     tmp_path.chmod(0o700)
     assert_refused(done, "cannot write", "Permission denied")
 
 
-def test_an_output_below_a_file_is_an_error(source: Path, tmp_path: Path) -> None:
+def test_an_output_below_a_file_is_an_error(talking_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    done = run_tool("stip_keys", "convert", source, "-o", tmp_path / "file" / "out")
+    done = run_tool("stip_keys", "convert", talking_checkpoint, "-o", tmp_path / "file" / "out")
     assert_refused(done, "cannot write")
     assert (tmp_path / "file").read_text() == "precious"
 
 
-def test_an_output_with_too_long_a_name_is_an_error(source: Path, tmp_path: Path) -> None:
-    done = run_tool("stip_keys", "convert", source, "-o", tmp_path / ("x" * 300))
+def test_an_output_with_too_long_a_name_is_an_error(
+    talking_checkpoint: Path, tmp_path: Path
+) -> None:
+    done = run_tool("stip_keys", "convert", talking_checkpoint, "-o", tmp_path / ("x" * 300))
     assert_refused(done, "too long")
     assert listing(tmp_path) == []

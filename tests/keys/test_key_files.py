@@ -41,7 +41,9 @@ def test_an_existing_key_file_is_never_overwritten(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "bundles", "file"])
-def test_an_existing_output_is_never_touched(kind: str, source: Path, tmp_path: Path) -> None:
+def test_an_existing_output_is_never_touched(
+    kind: str, talking_checkpoint: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     if kind == "file":
         out.write_text("precious")
@@ -51,16 +53,18 @@ def test_an_existing_output_is_never_touched(kind: str, source: Path, tmp_path: 
         (out / "server").mkdir()
         (out / "server" / "manifest.json").write_text("{}")
     before = listing(tmp_path)
-    done = run_tool("stip_keys", "convert", source, "-o", out)
+    done = run_tool("stip_keys", "convert", talking_checkpoint, "-o", out)
     assert_refused(done, "out already exists", hint="-o")
     assert listing(tmp_path) == before
 
 
 def test_a_key_that_others_can_read_is_used_with_a_warning(
-    source: Path, master_key: Path, tmp_path: Path
+    talking_checkpoint: Path, master_key: Path, tmp_path: Path
 ) -> None:
     master_key.chmod(0o644)
-    done = run_tool("stip_keys", "convert", source, "-o", tmp_path / "out", "--key", master_key)
+    done = run_tool(
+        "stip_keys", "convert", talking_checkpoint, "-o", tmp_path / "out", "--key", master_key
+    )
     assert done.returncode == 0, done.stderr
     assert "stip-keys: warning: " in done.stderr
     assert "0644" in done.stderr
@@ -68,9 +72,9 @@ def test_a_key_that_others_can_read_is_used_with_a_warning(
 
 
 def test_a_client_key_that_others_can_read_is_used_with_a_warning(
-    model: Path, strict_server: Server, tmp_path: Path
+    talking_bundles: Path, strict_server: Server, tmp_path: Path
 ) -> None:
-    bundle = shutil.copytree(model / "client", tmp_path / "client")
+    bundle = shutil.copytree(talking_bundles / "client", tmp_path / "client")
     (bundle / "client.key").chmod(0o640)
     done = run_tool(
         *("stip_client", "generate", "--server", strict_server.address, "--bundle", bundle),
@@ -98,28 +102,40 @@ DAMAGED_KEYS = {
 
 
 @pytest.mark.parametrize("name", DAMAGED_KEYS)
-def test_a_damaged_key_is_refused_and_not_shown(name: str, source: Path, tmp_path: Path) -> None:
+def test_a_damaged_key_is_refused_and_not_shown(
+    name: str, talking_checkpoint: Path, tmp_path: Path
+) -> None:
     key = tmp_path / "master.key"
     key.write_text(DAMAGED_KEYS[name])
     key.chmod(0o600)
-    done = run_tool("stip_keys", "convert", source, "-o", tmp_path / "out", "--key", key)
+    done = run_tool(
+        "stip_keys", "convert", talking_checkpoint, "-o", tmp_path / "out", "--key", key
+    )
     assert_refused(done, str(key))
     assert not SECRET.search(done.stderr)
     assert not any(part in done.stderr.lower() for part in ("ab" * 31, "ab ab"))
     assert listing(tmp_path) == ["master.key"]
 
 
-def test_a_key_that_is_not_there_is_refused(source: Path, tmp_path: Path) -> None:
+def test_a_key_that_is_not_there_is_refused(talking_checkpoint: Path, tmp_path: Path) -> None:
     done = run_tool(
-        "stip_keys", "convert", source, "-o", tmp_path / "out", "--key", tmp_path / "no.key"
+        "stip_keys",
+        "convert",
+        talking_checkpoint,
+        "-o",
+        tmp_path / "out",
+        "--key",
+        tmp_path / "no.key",
     )
     assert_refused(done, "no.key", "No such file")
     assert listing(tmp_path) == []
 
 
-def test_no_secret_is_ever_printed(source: Path, master_key: Path, tmp_path: Path) -> None:
+def test_no_secret_is_ever_printed(
+    talking_checkpoint: Path, master_key: Path, tmp_path: Path
+) -> None:
     secret = json.loads(master_key.read_text())["key"]
-    out = convert(source, tmp_path / "out", "--key", master_key)
+    out = convert(talking_checkpoint, tmp_path / "out", "--key", master_key)
     subkeys = json.loads((out / "client" / "client.key").read_text())["subkeys"].values()
     for arguments in (["inspect", out], ["inspect", out, "--json"], ["inspect", master_key]):
         done = run_tool("stip_keys", *arguments)

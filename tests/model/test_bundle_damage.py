@@ -108,9 +108,11 @@ def generate(server: str, bundle: Path, *arguments: object) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("name", SERVER_DAMAGE)
-def test_a_server_does_not_start_with_a_bad_bundle(name: str, model: Path, tmp_path: Path) -> None:
+def test_a_server_does_not_start_with_a_bad_bundle(
+    name: str, talking_bundles: Path, tmp_path: Path
+) -> None:
     damage, says = SERVER_DAMAGE[name]
-    bundle = shutil.copytree(model / "server", tmp_path / "server")
+    bundle = shutil.copytree(talking_bundles / "server", tmp_path / "server")
     damage(bundle)
     assert_refused(start_server(bundle), *says)
 
@@ -153,10 +155,10 @@ CLIENT_DAMAGE: dict[str, tuple[Damage, list[str]]] = {
 
 @pytest.mark.parametrize("name", CLIENT_DAMAGE)
 def test_a_client_does_not_start_with_a_bad_bundle(
-    name: str, model: Path, strict_server: Server, tmp_path: Path
+    name: str, talking_bundles: Path, strict_server: Server, tmp_path: Path
 ) -> None:
     damage, says = CLIENT_DAMAGE[name]
-    bundle = shutil.copytree(model / "client", tmp_path / "client")
+    bundle = shutil.copytree(talking_bundles / "client", tmp_path / "client")
     damage(bundle)
     done = generate(strict_server.address, bundle)
     assert_refused(done, *says)
@@ -227,23 +229,23 @@ def test_a_rotation_is_told_from_a_head_at_the_client_by_the_manifest_alone(
     assert ClientBundle(bundle).head is None
 
 
-def test_the_bundles_are_not_to_be_mixed_up(model: Path, strict_server: Server) -> None:
-    done = start_server(model / "client")
+def test_the_bundles_are_not_to_be_mixed_up(talking_bundles: Path, strict_server: Server) -> None:
+    done = start_server(talking_bundles / "client")
     assert_refused(done, "not a server bundle", hint="OUT/server")
-    done = generate(strict_server.address, model / "server")
+    done = generate(strict_server.address, talking_bundles / "server")
     assert_refused(done, "not a client bundle", hint="OUT/client")
-    done = start_server(model)
+    done = start_server(talking_bundles)
     assert_refused(done, MANIFEST, hint="server folder")
-    done = generate(strict_server.address, model)
+    done = generate(strict_server.address, talking_bundles)
     assert_refused(done, MANIFEST, hint="client folder")
 
 
 @pytest.mark.parametrize("what", ["another key", "another conversion with the same key"])
 def test_a_wrong_key_is_refused_at_open(
-    what: str, source: Path, strict_server: Server, tmp_path: Path
+    what: str, talking_checkpoint: Path, strict_server: Server, tmp_path: Path
 ) -> None:
     if what == "another key":
-        other = convert(source, tmp_path / "other", "--base-seed", 8)
+        other = convert(talking_checkpoint, tmp_path / "other", "--base-seed", 8)
         reason, says = "WRONG_KEY", "key_id"
     else:
         checkpoint = write_talking_checkpoint(tmp_path / "checkpoint", seed=5)

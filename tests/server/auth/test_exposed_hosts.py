@@ -55,9 +55,18 @@ def guards(tmp_path: Path) -> dict[str, Sequence[object]]:
     ["0.0.0.0", "::", "", "192.0.2.1", "ip6-localhost", "localhost.example.org", "127.1"],
 )
 def test_a_host_that_others_may_reach_is_refused_before_anything_is_loaded(
-    host: str, model: Path
+    host: str, talking_bundles: Path
 ) -> None:
-    command = ("stip_server", "--model", model / "server", "--port", 0, "--cpu", "--host", host)
+    command = (
+        "stip_server",
+        "--model",
+        talking_bundles / "server",
+        "--port",
+        0,
+        "--cpu",
+        "--host",
+        host,
+    )
     hint = "--tls-cert FILE --tls-key FILE, and --token-file FILE or --client-ca FILE; or --insec"
     done = run_tool(*command)
     assert_refused(
@@ -74,9 +83,9 @@ def test_a_host_that_others_may_reach_is_refused_before_anything_is_loaded(
     ],
 )
 def test_half_a_guard_is_not_enough(
-    guard: str, says: str, hint: str, model: Path, guards: dict[str, Sequence[object]]
+    guard: str, says: str, hint: str, talking_bundles: Path, guards: dict[str, Sequence[object]]
 ) -> None:
-    command = ("stip_server", "--model", model / "server", "--port", 0, "--cpu")
+    command = ("stip_server", "--model", talking_bundles / "server", "--port", 0, "--cpu")
     done = run_tool(*command, "--host", "0.0.0.0", *guards[guard])
     assert_refused(done, says, hint=hint)
     assert (PLAIN in done.stderr) != (OPEN in done.stderr)
@@ -84,39 +93,43 @@ def test_half_a_guard_is_not_enough(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ipv6])
-def test_a_loopback_address_may_be_open(host: str, model: Path, manifest: Manifest) -> None:
-    with server_process(model / "server", "--host", host) as server:
+def test_a_loopback_address_may_be_open(
+    host: str, talking_bundles: Path, talking_manifest: Manifest
+) -> None:
+    with server_process(talking_bundles / "server", "--host", host) as server:
         shown = f"[{host}]" if ":" in host else host
         assert server.address.startswith(f"{shown}:")
         with connection(server.address) as channel:
-            assert model_info(channel).key_id == manifest.key_id
+            assert model_info(channel).key_id == talking_manifest.key_id
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", any_ipv6])
-def test_insecure_opens_every_address(host: str, model: Path, manifest: Manifest) -> None:
-    with server_process(model / "server", "--host", host, "--insecure") as server:
+def test_insecure_opens_every_address(
+    host: str, talking_bundles: Path, talking_manifest: Manifest
+) -> None:
+    with server_process(talking_bundles / "server", "--host", host, "--insecure") as server:
         port = server.address.rpartition(":")[2]
         with connection(f"127.0.0.1:{port}") as channel:  # a dual-stack socket where it is ::
-            assert model_info(channel).key_id == manifest.key_id
+            assert model_info(channel).key_id == talking_manifest.key_id
 
 
 @pytest.mark.parametrize("guard", ["TLS and tokens", "TLS and certificates"])
 def test_a_guarded_server_may_listen_everywhere(
     guard: str,
-    model: Path,
-    manifest: Manifest,
+    talking_bundles: Path,
+    talking_manifest: Manifest,
     guards: dict[str, Sequence[object]],
     tmp_path: Path,
 ) -> None:
     client = Authority(tmp_path / "strangers", "strangers").client("mallory")
     trust = trusting(tmp_path / "ca" / "ca.pem", client=client)
-    with server_process(model / "server", "--host", "0.0.0.0", *guards[guard]) as server:
+    with server_process(talking_bundles / "server", "--host", "0.0.0.0", *guards[guard]) as server:
         address = f"localhost:{server.address.rpartition(':')[2]}"
         with connection(address) as channel:
             assert info_refusal(channel).code is grpc.StatusCode.UNAVAILABLE
         with connection(address, trust) as channel:
             if guard == "TLS and tokens":
                 assert info_refusal(channel).reason == "TOKEN_MISSING"
-                assert model_info(channel, bearer(TOKEN)).key_id == manifest.key_id
+                assert model_info(channel, bearer(TOKEN)).key_id == talking_manifest.key_id
             else:
                 assert info_refusal(channel).code is grpc.StatusCode.UNAVAILABLE

@@ -58,7 +58,7 @@ def lines_of(pem: Path) -> list[str]:
 
 @pytest.fixture
 def server(
-    request: pytest.FixtureRequest, model: Path, tmp_path: Path
+    request: pytest.FixtureRequest, talking_bundles: Path, tmp_path: Path
 ) -> Iterator[tuple[Guarded, Authority, Authority]]:
     authority, clients = Authority(tmp_path / "ca"), Authority(tmp_path / "clients", "clients")
     pair = authority.server()
@@ -70,13 +70,16 @@ def server(
         "--log-format",
         getattr(request, "param", "text"),
     )
-    with guarded_server(model / "server", tmp_path, *arguments) as server:
+    with guarded_server(talking_bundles / "server", tmp_path, *arguments) as server:
         yield server, authority, clients
 
 
 @pytest.mark.parametrize("server", ["text", "json"], indirect=True)
 def test_the_server_logs_no_credential_whatever_happens(
-    server: tuple[Guarded, Authority, Authority], model: Path, manifest: Manifest, tmp_path: Path
+    server: tuple[Guarded, Authority, Authority],
+    talking_bundles: Path,
+    talking_manifest: Manifest,
+    tmp_path: Path,
 ) -> None:
     guarded, authority, clients = server
     carol = clients.client("carol")
@@ -90,7 +93,7 @@ def test_the_server_logs_no_credential_whatever_happens(
             )
         )
         owner = WireStream(channel, metadata=bearer(ALICE), deadline=60).send(
-            open_request(manifest), step_request(0, ROWS)
+            open_request(talking_manifest), step_request(0, ROWS)
         )
         session_id = owner.opened().session_id
         owner.result()
@@ -104,14 +107,14 @@ def test_the_server_logs_no_credential_whatever_happens(
             {"key_id": "wrong"},
         ):
             WireStream(channel, metadata=bearer(BOB)).send(
-                open_request(manifest, **changes)
+                open_request(talking_manifest, **changes)
             ).refusal()
         WireStream(channel, metadata=bearer(BOB)).send(b"\xff\xff").refusal()
         with WireStream(channel, metadata=bearer(BOB)) as stream:
-            stream.send(open_request(manifest)).opened()
+            stream.send(open_request(talking_manifest)).opened()
         tls = TLS(authority.certificate, carol.cert, carol.key)
         with (
-            Client(guarded.address, model / "client", tls=tls, token=ALICE) as client,
+            Client(guarded.address, talking_bundles / "client", tls=tls, token=ALICE) as client,
             client.session() as session,
         ):
             session.forward([5, 6, 7])
@@ -138,7 +141,11 @@ def test_the_server_logs_no_credential_whatever_happens(
 @pytest.mark.parametrize("by", ["file", "environment"])
 @pytest.mark.parametrize("fault", ["unknown token", "no server", "not TLS", "no token"])
 def test_the_client_shows_no_credential_whatever_fails(
-    by: str, fault: str, server: tuple[Guarded, Authority, Authority], model: Path, tmp_path: Path
+    by: str,
+    fault: str,
+    server: tuple[Guarded, Authority, Authority],
+    talking_bundles: Path,
+    tmp_path: Path,
 ) -> None:
     guarded, authority, clients = server
     carol = clients.client("carol")
@@ -153,7 +160,7 @@ def test_the_client_shows_no_credential_whatever_fails(
     else:
         environment["STIP_TOKEN"] = secret
     done = run_tool(
-        *("stip_client", "generate", "--server", address, "--bundle", model / "client"),
+        *("stip_client", "generate", "--server", address, "--bundle", talking_bundles / "client"),
         *("--prompt", "w1", *options),
         env=environment,
     )
@@ -165,13 +172,20 @@ def test_the_client_shows_no_credential_whatever_fails(
 
 
 def test_a_client_that_runs_shows_no_credential_in_its_arguments(
-    server: tuple[Guarded, Authority, Authority], model: Path, tmp_path: Path
+    server: tuple[Guarded, Authority, Authority], talking_bundles: Path, tmp_path: Path
 ) -> None:
     guarded, authority, clients = server
     carol = clients.client("carol")
     token = write_tokens(tmp_path / "token", ALICE)
     command = [sys.executable, "-m", "stip_client", "generate", "--server", guarded.address]
-    command += ["--bundle", model / "client", "--prompt", "w1", "--max-new-tokens", "100000"]
+    command += [
+        "--bundle",
+        talking_bundles / "client",
+        "--prompt",
+        "w1",
+        "--max-new-tokens",
+        "100000",
+    ]
     command += ["--tls-ca", authority.certificate, "--tls-cert", carol.cert]
     command += ["--tls-key", carol.key, "--token-file", token]
     command = list(map(str, command))
@@ -217,11 +231,11 @@ def raw_call(address: str, path: bytes, authorization: bytes) -> None:
 
 @pytest.mark.parametrize("method", ["GetModelInfo", "Infer"])
 def test_a_token_that_is_no_text_is_not_logged_either(
-    method: str, model: Path, tmp_path: Path
+    method: str, talking_bundles: Path, tmp_path: Path
 ) -> None:
     """gRPC itself logs the whole value of metadata that is not UTF-8."""
     path = write_tokens(tmp_path / "tokens", f"alice {ALICE}\n")
-    with guarded_server(model / "server", tmp_path, "--token-file", path) as server:
+    with guarded_server(talking_bundles / "server", tmp_path, "--token-file", path) as server:
         service = f"/stip.v1.InferenceService/{method}".encode()
         for scrap in (b"\xe4", b"\xff\xfe", b"\x1b[2J", b"\n"):
             raw_call(server.server.address, service, b"Bearer " + ALICE.encode() + scrap)

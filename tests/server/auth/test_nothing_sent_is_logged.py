@@ -54,10 +54,12 @@ def decimals(values: NDArray[np.float32]) -> set[str]:
 
 
 @pytest.fixture(params=["text", "json"])
-def server(model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Watched]:
+def server(
+    talking_bundles: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Watched]:
     program = ("tests.support.servers.failpoints", f"fail={FAILING}", f"lose={LOSING}", "--")
     flags = ("--allow-echo", "--log-level", "debug", "--log-format", request.param)
-    with watched_server(model / "server", tmp_path, *flags, program=program) as server:
+    with watched_server(talking_bundles / "server", tmp_path, *flags, program=program) as server:
         yield server
 
 
@@ -88,7 +90,9 @@ def wrong_requests(manifest: Manifest, session_id: bytes) -> list[InferRequest |
     ]
 
 
-def test_nothing_that_is_sent_or_answered_is_logged(server: Watched, manifest: Manifest) -> None:
+def test_nothing_that_is_sent_or_answered_is_logged(
+    server: Watched, talking_manifest: Manifest
+) -> None:
     secret: set[str] = set()
 
     def keep(request: InferRequest | bytes) -> InferRequest | bytes:
@@ -100,22 +104,22 @@ def test_nothing_that_is_sent_or_answered_is_logged(server: Watched, manifest: M
         return request
 
     with connection(server.address) as channel:
-        for number in range(len(wrong_requests(manifest, bytes(16)))):
-            stream = WireStream(channel, deadline=PATIENCE).send(open_request(manifest))
+        for number in range(len(wrong_requests(talking_manifest, bytes(16)))):
+            stream = WireStream(channel, deadline=PATIENCE).send(open_request(talking_manifest))
             session_id = stream.opened().session_id
             secret.update((session_id.hex(), base64.b64encode(session_id).decode()[:20]))
             secret.add(repr(session_id)[2:-1])
             logits = logits_of(stream.send(keep(step_request(0, rows_of(3)))).result())
             secret.update(forms(logits.tobytes()) | decimals(logits))
-            stream.send(keep(wrong_requests(manifest, session_id)[number])).refusal()
+            stream.send(keep(wrong_requests(talking_manifest, session_id)[number])).refusal()
             # found again under its id, or not
             for changes in (
                 {"resume_session_id": session_id},
                 {"fork": ForkPoint(session_id=session_id)},
                 {"resume_session_id": session_id[:-1]},
             ):
-                play(channel, open_request(manifest, **changes))
-        fuzzer = Fuzzer("log", manifest)
+                play(channel, open_request(talking_manifest, **changes))
+        fuzzer = Fuzzer("log", talking_manifest)
         for _ in range(STRAY):
             play(channel, *fuzzer.script().requests)
     with urllib.request.urlopen(server.metrics_url, timeout=PATIENCE) as answer:

@@ -53,7 +53,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def start(
-    model: Path, tmp_path_factory: pytest.TempPathFactory
+    talking_bundles: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Guarded]]:
     """Starts a server with a certificate and maybe a CA for its clients."""
     with ExitStack() as stack:
@@ -62,7 +62,9 @@ def start(
             arguments: list[object] = ["--tls-cert", issued.cert, "--tls-key", issued.key]
             arguments += [] if client_ca is None else ["--client-ca", client_ca]
             folder = tmp_path_factory.mktemp("server")
-            return stack.enter_context(guarded_server(model / "server", folder, *arguments))
+            return stack.enter_context(
+                guarded_server(talking_bundles / "server", folder, *arguments)
+            )
 
         yield start
 
@@ -87,12 +89,12 @@ def no_connection(address: str, credentials: grpc.ChannelCredentials | None) -> 
 
 
 def test_with_the_right_ca_a_session_works_by_name_and_by_address(
-    secure: Guarded, authority: Authority, model: Path
+    secure: Guarded, authority: Authority, talking_bundles: Path
 ) -> None:
     for host in ("localhost", "127.0.0.1"):
         tls = TLS(authority.certificate)
         with (
-            Client(f"{host}:{secure.port}", model / "client", tls=tls) as client,
+            Client(f"{host}:{secure.port}", talking_bundles / "client", tls=tls) as client,
             client.session() as session,
         ):
             assert np.isfinite(session.forward([5, 6, 7])).all()
@@ -141,9 +143,9 @@ def test_a_connection_that_does_not_fit_fails_and_the_client_says_what_to_do(
     strict_server: Server,
     authority: Authority,
     stranger: Authority,
-    model: Path,
+    talking_bundles: Path,
 ) -> None:
-    bundle, hint = model / "client", MISTAKES[name]
+    bundle, hint = talking_bundles / "client", MISTAKES[name]
     found = mistake(name, start, secure, strict_server, authority, stranger)
     with found as (address, tls):
         for _ in range(TIMES):
@@ -172,25 +174,33 @@ def test_a_connection_that_does_not_fit_fails_and_the_client_says_what_to_do(
 
 
 def test_a_client_certificate_of_the_right_ca_is_the_callers_identity(
-    mutual: Guarded, authority: Authority, clients: Authority, manifest: Manifest, model: Path
+    mutual: Guarded,
+    authority: Authority,
+    clients: Authority,
+    talking_manifest: Manifest,
+    talking_bundles: Path,
 ) -> None:
     alice, bob = clients.client("alice"), clients.client("bob")
     for issued in (alice, bob):
         with connection(mutual.address, trusting(authority.certificate, client=issued)) as channel:
-            refused = WireStream(channel).send(open_request(manifest, key_id="wrong")).refusal()
+            refused = (
+                WireStream(channel).send(open_request(talking_manifest, key_id="wrong")).refusal()
+            )
             assert refused.reason == "WRONG_KEY"
         said = f"identity=cert:{issued.cert.stem}"
         wait_until(lambda said=said: said in mutual.said)
     tls = TLS(authority.certificate, alice.cert, alice.key)
     with (
-        Client(mutual.address, model / "client", tls=tls) as client,
+        Client(mutual.address, talking_bundles / "client", tls=tls) as client,
         client.session() as session,
         connection(mutual.address, trusting(authority.certificate, client=bob)) as others,
     ):
         session.forward([5, 6, 7])
         session_id = session._core.open_request().open.resume_session_id
         assert len(session_id) == 16
-        thief = WireStream(others).send(open_request(manifest, resume_session_id=session_id))
+        thief = WireStream(others).send(
+            open_request(talking_manifest, resume_session_id=session_id)
+        )
         assert thief.refusal().reason == "SESSION_GONE"
         assert np.isfinite(session.forward([8])).all()
 
@@ -202,7 +212,7 @@ def test_who_has_no_client_certificate_of_the_ca_is_refused_at_the_handshake(
     authority: Authority,
     clients: Authority,
     tmp_path: Path,
-    model: Path,
+    talking_bundles: Path,
 ) -> None:
     certificate = {
         "none": lambda: None,
@@ -216,7 +226,7 @@ def test_who_has_no_client_certificate_of_the_ca_is_refused_at_the_handshake(
     assert "call refused" not in mutual.said.removeprefix(before)
     cert, key = (certificate.cert, certificate.key) if certificate else (None, None)
     with Client(
-        mutual.address, model / "client", tls=TLS(authority.certificate, cert, key)
+        mutual.address, talking_bundles / "client", tls=TLS(authority.certificate, cert, key)
     ) as client:
         with pytest.raises(ConnectionLostError) as caught:
             client.session()
@@ -233,14 +243,14 @@ def test_renewed_files_are_taken_up_and_a_broken_pair_keeps_the_old_one(
     start: Callable[..., Guarded],
     authority: Authority,
     stranger: Authority,
-    manifest: Manifest,
+    talking_manifest: Manifest,
 ) -> None:
     old, new = authority.server("renewed"), stranger.server()
     kept = Issued(old.cert.with_suffix(".kept"), old.key.with_suffix(".kept.key"))
     replace(kept, old)
     server = start(old)
     with connection(server.address, trusting(authority.certificate)) as channel:
-        stream = WireStream(channel).send(open_request(manifest), step_request(0, ROWS))
+        stream = WireStream(channel).send(open_request(talking_manifest), step_request(0, ROWS))
         stream.opened()
         stream.result()
         for turn in range(TIMES):

@@ -54,9 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(model: Path, folder: Path) -> Iterator[Guarded]:
+def server(talking_bundles: Path, folder: Path) -> Iterator[Guarded]:
     path = write_tokens(folder / "tokens", TOKENS)
-    with guarded_server(model / "server", folder, "--token-file", path) as server:
+    with guarded_server(talking_bundles / "server", folder, "--token-file", path) as server:
         yield server
 
 
@@ -105,7 +105,7 @@ CALLERS: dict[str, tuple[Metadata, str]] = {
 
 @pytest.mark.parametrize("name", CALLERS)
 def test_who_brings_no_token_of_the_file_is_told_so_before_anything_is_read(
-    name: str, server: Guarded, channel: grpc.Channel, manifest: Manifest
+    name: str, server: Guarded, channel: grpc.Channel, talking_manifest: Manifest
 ) -> None:
     metadata, reason = CALLERS[name]
     before = server.said
@@ -114,9 +114,9 @@ def test_who_brings_no_token_of_the_file_is_told_so_before_anything_is_read(
         assert (told.code, told.reason) == (UNAUTHENTICATED, reason)
         stream = WireStream(channel, metadata=metadata)
         if attempt % 4 == 1:
-            stream.send(open_request(manifest), step_request(0, ROWS))
+            stream.send(open_request(talking_manifest), step_request(0, ROWS))
         elif attempt % 4 == 2:
-            stream.send(open_request(manifest, key_id="wrong"))
+            stream.send(open_request(talking_manifest, key_id="wrong"))
         elif attempt % 4 == 3:
             stream.send(b"\xff\xff\xff")
         # and nothing at all for the rest: the answer waits for no request
@@ -142,10 +142,10 @@ def test_health_and_reflection_answer_without_a_token_and_model_info_does_not(
 
 @pytest.mark.parametrize("token", [None, "nobody-has-this-token"])
 def test_the_client_says_which_token_to_give(
-    token: str | None, server: Guarded, model: Path, tmp_path: Path
+    token: str | None, server: Guarded, talking_bundles: Path, tmp_path: Path
 ) -> None:
     hint = "give the token that the server's operator" if token is None else "the token given is"
-    with Client(server.address, model / "client", token=token) as client:
+    with Client(server.address, talking_bundles / "client", token=token) as client:
         for call in (client.model_info, client.session):
             with pytest.raises(UnauthenticatedError) as caught:
                 call()
@@ -153,7 +153,14 @@ def test_the_client_says_which_token_to_give(
     path = tmp_path / "token"
     options = () if token is None else ("--token-file", write_tokens(path, token))
     done = run_tool(
-        *("stip_client", "generate", "--server", server.address, "--bundle", model / "client"),
+        *(
+            "stip_client",
+            "generate",
+            "--server",
+            server.address,
+            "--bundle",
+            talking_bundles / "client",
+        ),
         *("--prompt", "w1", *options),
     )
     assert_refused(done, "token", hint=hint)
@@ -162,10 +169,12 @@ def test_the_client_says_which_token_to_give(
 
 @pytest.mark.parametrize("attached", [True, False], ids=["attached", "parked"])
 def test_another_identity_can_neither_resume_nor_fork_nor_close_a_session(
-    attached: bool, channel: grpc.Channel, manifest: Manifest
+    attached: bool, channel: grpc.Channel, talking_manifest: Manifest
 ) -> None:
     owner = WireStream(channel, metadata=bearer(ALICE), deadline=PATIENCE * 2)
-    session_id = owner.send(open_request(manifest), step_request(0, ROWS)).opened().session_id
+    session_id = (
+        owner.send(open_request(talking_manifest), step_request(0, ROWS)).opened().session_id
+    )
     owner.result()
     if not attached:
         owner.break_off()
@@ -175,7 +184,7 @@ def test_another_identity_can_neither_resume_nor_fork_nor_close_a_session(
         for each in (session_id, nobodys):
             for guess in ({"resume_session_id": each}, {"fork": ForkPoint(session_id=each)}):
                 thief = WireStream(channel, metadata=bearer(BOB))
-                told.append(thief.send(open_request(manifest, **guess)).refusal())
+                told.append(thief.send(open_request(talking_manifest, **guess)).refusal())
         assert told[0].code is grpc.StatusCode.NOT_FOUND
         assert told[0].reason == "SESSION_GONE"
         # that there is such a session does not show
@@ -186,16 +195,16 @@ def test_another_identity_can_neither_resume_nor_fork_nor_close_a_session(
     else:
         # another token of the same name is the same identity
         with WireStream(channel, metadata=bearer(ALICE_NEXT)) as resumed:
-            resumed.send(open_request(manifest, resume_session_id=session_id))
+            resumed.send(open_request(talking_manifest, resume_session_id=session_id))
             assert resumed.opened().length == 3
     assert model_info(channel, bearer(BOB)).load.sessions == 0
 
 
 def test_a_removed_token_ends_its_streams_within_seconds_and_no_others(
-    tokens: Path, channel: grpc.Channel, manifest: Manifest
+    tokens: Path, channel: grpc.Channel, talking_manifest: Manifest
 ) -> None:
     other = WireStream(channel, metadata=bearer(BOB), deadline=PATIENCE * 10)
-    other.send(open_request(manifest), step_request(0, ROWS)).opened()
+    other.send(open_request(talking_manifest), step_request(0, ROWS)).opened()
     assert other.result().length == 3
     for turn in range(REVOCATIONS):
         revoked, kept = ((ALICE, ALICE_NEXT), (ALICE_NEXT, ALICE))[turn % 2]
@@ -204,7 +213,7 @@ def test_a_removed_token_ends_its_streams_within_seconds_and_no_others(
         ]
         sessions = []
         for stream in streams[: TIMES // 2]:  # the others never send a request
-            sessions.append(stream.send(open_request(manifest)).opened().session_id)
+            sessions.append(stream.send(open_request(talking_manifest)).opened().session_id)
             stream.send(step_request(0, ROWS)).result()
         write_tokens(tokens, TOKENS.replace(f"alice {revoked}\n", ""))
         for stream in streams:
@@ -216,10 +225,10 @@ def test_a_removed_token_ends_its_streams_within_seconds_and_no_others(
         assert info_refusal(channel, bearer(revoked)).reason == "TOKEN_UNKNOWN"
         for session_id in sessions:  # which the identity still owns
             thief = WireStream(channel, metadata=bearer(revoked))
-            thief.send(open_request(manifest, resume_session_id=session_id))
+            thief.send(open_request(talking_manifest, resume_session_id=session_id))
             assert thief.refusal().reason == "TOKEN_UNKNOWN"
             with WireStream(channel, metadata=bearer(kept)) as resumed:
-                resumed.send(open_request(manifest, resume_session_id=session_id))
+                resumed.send(open_request(talking_manifest, resume_session_id=session_id))
                 assert resumed.opened().length == 3
         write_tokens(tokens, TOKENS)
         wait_until(lambda token=revoked: lets_in(channel, token))
@@ -228,19 +237,19 @@ def test_a_removed_token_ends_its_streams_within_seconds_and_no_others(
 
 
 def test_a_client_whose_token_was_removed_holds_no_session_by_not_reading(
-    model: Path, tmp_path: Path, manifest: Manifest
+    talking_bundles: Path, tmp_path: Path, talking_manifest: Manifest
 ) -> None:
     everything = LogitsRequest(rows=LogitsRows.LOGITS_ROWS_ALL, dtype=DataType.DATA_TYPE_FLOAT32)
     rows = np.ones((1500, 60), np.float16)
     path = write_tokens(tmp_path / "tokens", TOKENS)
     arguments = ("--token-file", path, "--session-ttl", 1)
     with (
-        guarded_server(model / "server", tmp_path, *arguments) as server,
+        guarded_server(talking_bundles / "server", tmp_path, *arguments) as server,
         connection(server.address) as channel,
         connection(server.address) as other,
     ):
         stream = WireStream(channel, metadata=bearer(ALICE), deadline=PATIENCE * 4)
-        stream.send(open_request(manifest)).opened()
+        stream.send(open_request(talking_manifest)).opened()
         # more than gRPC sends ahead of a reader
         stream.send(*(step_request(start, rows, logits=everything) for start in (0, 1500)))
         sleep(2)  # it is not idle, whatever its time to live
@@ -259,13 +268,13 @@ def test_a_new_token_is_taken_up(tokens: Path, channel: grpc.Channel) -> None:
 
 
 def test_a_token_that_moves_to_another_name_loses_the_first_ones_sessions(
-    tokens: Path, channel: grpc.Channel, manifest: Manifest
+    tokens: Path, channel: grpc.Channel, talking_manifest: Manifest
 ) -> None:
-    stream = WireStream(channel, metadata=bearer(ALICE)).send(open_request(manifest))
+    stream = WireStream(channel, metadata=bearer(ALICE)).send(open_request(talking_manifest))
     session_id = stream.opened().session_id
     write_tokens(tokens, TOKENS.replace(f"alice {ALICE}\n", f"bob {ALICE}\n"))
     assert stream.refusal().reason == "TOKEN_REVOKED"
-    again = open_request(manifest, resume_session_id=session_id)
+    again = open_request(talking_manifest, resume_session_id=session_id)
     thief = WireStream(channel, metadata=bearer(ALICE)).send(again)
     assert thief.refusal().reason == "SESSION_GONE"
     with WireStream(channel, metadata=bearer(ALICE_NEXT)) as owner:
@@ -282,11 +291,11 @@ def test_an_empty_or_damaged_file_keeps_the_old_tokens(
     tokens: Path,
     server: Guarded,
     channel: grpc.Channel,
-    manifest: Manifest,
+    talking_manifest: Manifest,
 ) -> None:
     before = server.said
     with WireStream(channel, metadata=bearer(ALICE), deadline=PATIENCE * 2) as stream:
-        stream.send(open_request(manifest), step_request(0, ROWS)).opened()
+        stream.send(open_request(talking_manifest), step_request(0, ROWS)).opened()
         stream.result()
         if content is None:
             tokens.unlink()
@@ -298,7 +307,7 @@ def test_an_empty_or_damaged_file_keeps_the_old_tokens(
 
 
 def test_with_client_certificates_and_tokens_both_are_needed_and_the_token_is_the_identity(
-    model: Path, tmp_path: Path, manifest: Manifest
+    talking_bundles: Path, tmp_path: Path, talking_manifest: Manifest
 ) -> None:
     authority, clients = Authority(tmp_path / "ca"), Authority(tmp_path / "clients", "clients")
     pair, mallory = authority.server(), clients.client("mallory")
@@ -306,36 +315,40 @@ def test_with_client_certificates_and_tokens_both_are_needed_and_the_token_is_th
     arguments = ("--tls-cert", pair.cert, "--tls-key", pair.key, "--token-file", path)
     arguments += ("--client-ca", clients.certificate)
     with ExitStack() as stack:
-        server = stack.enter_context(guarded_server(model / "server", tmp_path, *arguments))
+        server = stack.enter_context(
+            guarded_server(talking_bundles / "server", tmp_path, *arguments)
+        )
         ca = authority.certificate
         both, bare = (
             stack.enter_context(connection(server.address, trusting(ca, client=client)))
             for client in (mallory, None)
         )
         for _ in range(TIMES):
-            assert model_info(both, bearer(ALICE)).key_id == manifest.key_id
+            assert model_info(both, bearer(ALICE)).key_id == talking_manifest.key_id
             assert info_refusal(both).reason == "TOKEN_MISSING"
             assert info_refusal(both, bearer("nobody-has-this-token")).reason == "TOKEN_UNKNOWN"
             assert info_refusal(bare, bearer(ALICE)).code is grpc.StatusCode.UNAVAILABLE
-        told = WireStream(both, metadata=bearer(ALICE)).send(open_request(manifest, key_id="x"))
+        told = WireStream(both, metadata=bearer(ALICE)).send(
+            open_request(talking_manifest, key_id="x")
+        )
         assert told.refusal().reason == "WRONG_KEY"
         wait_until(lambda: "identity=token:alice" in server.said)
         assert "mallory" not in server.said
 
 
 def test_an_identity_without_a_token_left_keeps_no_room_from_others(
-    model: Path, tmp_path: Path, manifest: Manifest
+    talking_bundles: Path, tmp_path: Path, talking_manifest: Manifest
 ) -> None:
     path = write_tokens(tmp_path / "tokens", f"alice {ALICE}\n")
     arguments = ("--token-file", path, "--max-sessions", 2)
     with (
-        guarded_server(model / "server", tmp_path, *arguments) as server,
+        guarded_server(talking_bundles / "server", tmp_path, *arguments) as server,
         connection(server.address) as channel,
     ):
-        parked = WireStream(channel, metadata=bearer(ALICE)).send(open_request(manifest))
+        parked = WireStream(channel, metadata=bearer(ALICE)).send(open_request(talking_manifest))
         parked.opened()
         parked.break_off()
-        held = WireStream(channel, metadata=bearer(ALICE)).send(open_request(manifest))
+        held = WireStream(channel, metadata=bearer(ALICE)).send(open_request(talking_manifest))
         held.opened()
         write_tokens(path, f"bob {BOB}\n")
         assert held.refusal().reason == "TOKEN_REVOKED"

@@ -28,13 +28,13 @@ MANY = 400
 
 
 def test_connections_that_say_nothing_do_not_use_up_the_servers_files(
-    own_server: Callable[..., Server], manifest: Manifest
+    own_server: Callable[..., Server], talking_manifest: Manifest
 ) -> None:
     server = own_server("--max-connections", MAX_CONNECTIONS)
     process = psutil.Process(server.process.pid)
     host, _, port = server.address.rpartition(":")
     with connection(server.address) as channel, ExitStack() as silent:
-        stream = WireStream(channel, deadline=60).send(open_request(manifest))
+        stream = WireStream(channel, deadline=60).send(open_request(talking_manifest))
         stream.opened()
         before = process.num_fds()
         for _ in range(MANY):
@@ -58,7 +58,7 @@ def test_connections_that_say_nothing_do_not_use_up_the_servers_files(
 
 
 def test_one_connection_with_streams_too_many_is_told_when_to_retry(
-    own_server: Callable[..., Server], manifest: Manifest
+    own_server: Callable[..., Server], talking_manifest: Manifest
 ) -> None:
     server = own_server("--max-connections", MAX_CONNECTIONS)
     with ExitStack() as stack:
@@ -67,27 +67,27 @@ def test_one_connection_with_streams_too_many_is_told_when_to_retry(
         ]
         streams = [WireStream(channel) for channel in channels[:-1]]
         for stream in streams:
-            stream.send(open_request(manifest)).opened()
-        told = WireStream(channels[-1]).send(open_request(manifest)).refusal()
+            stream.send(open_request(talking_manifest)).opened()
+        told = WireStream(channels[-1]).send(open_request(talking_manifest)).refusal()
         assert told.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (told.reason, told.retry_after) == ("TOO_MANY_CONNECTIONS", 1.0)
         # another stream on a connection that has one already
         with WireStream(channels[0]) as another:
-            another.send(open_request(manifest)).opened()
+            another.send(open_request(talking_manifest)).opened()
         for stream in streams:
             stream.close()
         with WireStream(channels[-1]) as room:
-            room.send(open_request(manifest)).opened()
+            room.send(open_request(talking_manifest)).opened()
 
 
 def test_the_cap_on_connections_holds_however_often_the_port_is_taken_again(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
     cap = 2 * MAX_CONNECTIONS + SPARE_CONNECTIONS
     options = ("--max-connections", MAX_CONNECTIONS)
     with (
-        watched_server(model / "server", tmp_path, *options) as server,
-        healthy_session(server.address, manifest) as healthy,
+        watched_server(talking_bundles / "server", tmp_path, *options) as server,
+        healthy_session(server.address, talking_manifest) as healthy,
         ExitStack() as stack,
     ):
         process = psutil.Process(server.server.process.pid)
@@ -113,12 +113,16 @@ def test_the_cap_on_connections_holds_however_often_the_port_is_taken_again(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="psutil tells it on Linux alone")
-def test_the_server_lets_itself_open_as_many_files_as_connections_may_need(model: Path) -> None:
+def test_the_server_lets_itself_open_as_many_files_as_connections_may_need(
+    talking_bundles: Path,
+) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def allow_few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
 
-    with server_process(model / "server", "--max-connections", 100, preexec_fn=allow_few) as server:
+    with server_process(
+        talking_bundles / "server", "--max-connections", 100, preexec_fn=allow_few
+    ) as server:
         allowed, _ = psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE)
     assert allowed >= min(hard, 2 * 100 + 64)

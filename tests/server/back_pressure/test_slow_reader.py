@@ -37,8 +37,8 @@ NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
 
 
 @pytest.fixture
-def server(model: Path, tmp_path: Path) -> Iterator[Watched]:
-    with watched_server(model / "server", tmp_path, "--kv-memory", "256MiB") as server:
+def server(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
+    with watched_server(talking_bundles / "server", tmp_path, "--kv-memory", "256MiB") as server:
         yield server
 
 
@@ -59,14 +59,14 @@ def await_prompts(server: Watched, rows: float) -> None:
 
 
 def test_a_reader_that_never_reads_holds_little_and_holds_up_nobody(
-    server: Watched, manifest: Manifest
+    server: Watched, talking_manifest: Manifest
 ) -> None:
     idle = server.rss
     left = []
     for _ in range(TIMES):
-        with healthy_session(server.address, manifest) as healthy, ExitStack() as stack:
+        with healthy_session(server.address, talking_manifest) as healthy, ExitStack() as stack:
             before = server.metric("stip_iteration_rows_sum")
-            streams = [never_reads(server.address, manifest, stack) for _ in range(READERS)]
+            streams = [never_reads(server.address, talking_manifest, stack) for _ in range(READERS)]
             await_prompts(server, before)
             answers = (server.metric("stip_iteration_rows_sum") - before) / len(ROWS)
             assert answers < READERS * MAX_ANSWERS + 1
@@ -89,17 +89,17 @@ def used(server: Watched) -> float:
 
 
 def test_many_readers_that_never_read_hold_no_more_than_the_memory_for_answers(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
     options = ("--kv-memory", "256MiB", "--answer-memory", f"{MEMORY}MiB")
     with (
-        watched_server(model / "server", tmp_path, *options) as server,
-        healthy_session(server.address, manifest) as healthy,
+        watched_server(talking_bundles / "server", tmp_path, *options) as server,
+        healthy_session(server.address, talking_manifest) as healthy,
         ExitStack() as stack,
     ):
         idle = server.rss
         before = server.metric("stip_iteration_rows_sum")
-        streams = [never_reads(server.address, manifest, stack) for _ in range(MANY)]
+        streams = [never_reads(server.address, talking_manifest, stack) for _ in range(MANY)]
         await_prompts(server, before)
         answers = (server.metric("stip_iteration_rows_sum") - before) / len(ROWS)
         assert answers < 3
@@ -112,21 +112,21 @@ def test_many_readers_that_never_read_hold_no_more_than_the_memory_for_answers(
 
 
 def test_a_reader_that_never_reads_loses_its_connection_when_others_need_the_memory(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
     program = ("tests.support.servers.failpoints", "unread=0.5", "--")
     options = ("--kv-memory", "256MiB", "--answer-memory", f"{MEMORY}MiB")
     with (
-        watched_server(model / "server", tmp_path, *options, program=program) as server,
+        watched_server(talking_bundles / "server", tmp_path, *options, program=program) as server,
         ExitStack() as stack,
         connection(server.address) as channel,
     ):
-        stream = never_reads(server.address, manifest, stack)
+        stream = never_reads(server.address, talking_manifest, stack)
         eventually(lambda: used(server) > 2 * ANSWER - 1)
         sleep(2.0)  # nobody needs the memory yet, but itself
         assert server.metric("stip_connections_cut_off_total") == 0
         with WireStream(channel, deadline=60) as reader:
-            reader.send(open_request(manifest, max_length=1000)).opened()
+            reader.send(open_request(talking_manifest, max_length=1000)).opened()
             for _ in range(3):
                 answer = reader.send(step_request(0, ROWS, logits=EVERY_ROW)).result()
                 assert len(answer.logits.values.data) == len(ROWS) * VOCAB_SIZE * 4
@@ -141,36 +141,36 @@ def test_a_reader_that_never_reads_loses_its_connection_when_others_need_the_mem
 
 
 def test_a_session_whose_client_does_not_read_makes_room_when_it_has_been_idle(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
     options = ("--session-ttl", 1, "--max-sessions", 1)
     with (
-        watched_server(model / "server", tmp_path, *options) as server,
+        watched_server(talking_bundles / "server", tmp_path, *options) as server,
         ExitStack() as stack,
         connection(server.address) as channel,
     ):
-        stream = never_reads(server.address, manifest, stack)
+        stream = never_reads(server.address, talking_manifest, stack)
         with WireStream(channel, deadline=60) as other:
-            other.send(open_request(manifest, max_length=1000, wait_millis=30_000)).opened()
+            other.send(open_request(talking_manifest, max_length=1000, wait_millis=30_000)).opened()
             assert server.metric("stip_sessions_ended_total", cause="evicted") == 1
             other.close()
         stream.break_off()
 
 
 def test_sessions_that_are_idle_hold_none_of_the_answers_that_were_read(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
     sessions, rows = 12, np.ones((2000, 60), np.float16)
     answer = len(rows) * VOCAB_SIZE * 4 / 2**20
     with (
-        watched_server(model / "server", tmp_path, "--kv-memory", "512MiB") as server,
+        watched_server(talking_bundles / "server", tmp_path, "--kv-memory", "512MiB") as server,
         connection(server.address) as channel,
         ExitStack() as stack,
     ):
 
         def read_one() -> None:
             stream = stack.enter_context(WireStream(channel, deadline=600))
-            stream.send(open_request(manifest, max_length=len(rows))).opened()
+            stream.send(open_request(talking_manifest, max_length=len(rows))).opened()
             stream.send(step_request(0, rows, logits=EVERY_ROW)).result()
 
         read_one()
@@ -180,5 +180,5 @@ def test_sessions_that_are_idle_hold_none_of_the_answers_that_were_read(
         assert server.metric("stip_sessions", state="attached") == 1 + sessions
         assert used(server) == 0
         # their keys and values, and less than a fifth of what they have read
-        kept = sessions * len(rows) * kv_bytes_per_token(manifest.model, itemsize=4) / 2**20
+        kept = sessions * len(rows) * kv_bytes_per_token(talking_manifest.model, itemsize=4) / 2**20
         assert server.rss - before < kept + sessions * answer / 5

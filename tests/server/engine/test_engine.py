@@ -45,23 +45,25 @@ def gate_of_copies(monkeypatch: pytest.MonkeyPatch) -> Gate:
     return gate
 
 
-def test_a_step_is_answered_whole_however_it_is_chunked(start: Start, tiny_oracle: Oracle) -> None:
-    running = start(max_batch_rows=CHUNK)
+def test_a_step_is_answered_whole_however_it_is_chunked(
+    start_engine: Start, tiny_oracle: Oracle
+) -> None:
+    running = start_engine(max_batch_rows=CHUNK)
     outcome = running.run("a", 0, A)
     assert_equal_logits(logits_of(outcome), tiny_oracle.logits(A))
     assert outcome.length == len(A)
     assert running.iterations == [[("a", 0, 17)], [("a", 17, 17)], [("a", 34, 16)]]
 
 
-def test_only_the_wanted_rows_are_answered(start: Start, tiny_oracle: Oracle) -> None:
-    running = start(max_batch_rows=CHUNK)
+def test_only_the_wanted_rows_are_answered(start_engine: Start, tiny_oracle: Oracle) -> None:
+    running = start_engine(max_batch_rows=CHUNK)
     assert running.run("a", 0, A, Rows.NONE).logits is None
     last = logits_of(running.run("b", 0, B, Rows.LAST))
     assert_equal_logits(last, tiny_oracle.logits(B)[-1:])
 
 
-def test_sessions_of_any_length_share_iterations(start: Start, tiny_oracle: Oracle) -> None:
-    running = start(max_batch_rows=64)
+def test_sessions_of_any_length_share_iterations(start_engine: Start, tiny_oracle: Oracle) -> None:
+    running = start_engine(max_batch_rows=64)
     running.run("a", 0, A)
     running.run("b", 0, B[:5])
     running.hold()
@@ -80,9 +82,9 @@ def test_sessions_of_any_length_share_iterations(start: Start, tiny_oracle: Orac
 
 
 def test_sessions_that_send_different_types_share_an_iteration(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start()
+    running = start_engine()
     running.hold()
     outcomes = [running.submit(str(dtype), 0, A, dtype=dtype) for dtype in (np.float16, np.float32)]
     running.within.open()
@@ -92,8 +94,8 @@ def test_sessions_that_send_different_types_share_an_iteration(
     assert len(running.iterations[-1]) == 2
 
 
-def test_each_row_of_a_batch_has_its_own_rollback(start: Start, tiny_oracle: Oracle) -> None:
-    running = start()
+def test_each_row_of_a_batch_has_its_own_rollback(start_engine: Start, tiny_oracle: Oracle) -> None:
+    running = start_engine()
     for session, prompt in (("a", A), ("b", B), ("c", C)):
         running.run(session, 0, prompt)
     running.hold()
@@ -110,8 +112,8 @@ def test_each_row_of_a_batch_has_its_own_rollback(start: Start, tiny_oracle: Ora
         assert_equal_logits(logits_of(result), tiny_oracle.logits([*prefix, 4, 5])[-2:])
 
 
-def test_steps_of_a_session_run_in_their_order(start: Start, tiny_oracle: Oracle) -> None:
-    running = start(max_batch_rows=CHUNK)
+def test_steps_of_a_session_run_in_their_order(start_engine: Start, tiny_oracle: Oracle) -> None:
+    running = start_engine(max_batch_rows=CHUNK)
     cuts = [(0, 30), (30, 31), (20, 50)]
     outcomes = [running.submit("a", begin, A[begin:end]) for begin, end in cuts]
     for (begin, end), outcome in zip(cuts, outcomes, strict=True):
@@ -120,9 +122,9 @@ def test_steps_of_a_session_run_in_their_order(start: Start, tiny_oracle: Oracle
 
 
 def test_a_fork_sees_what_was_computed_before_and_nothing_after(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start()
+    running = start_engine()
     running.run("a", 0, A)
     running.fork("a", "fork", 30)
     running.run("a", 10, B)
@@ -134,9 +136,9 @@ def test_a_fork_sees_what_was_computed_before_and_nothing_after(
 
 
 def test_a_released_session_frees_its_bytes_and_leaves_nothing(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start()
+    running = start_engine()
     running.run("a", 0, A)
     running.run("b", 0, B)
     running.release("a")
@@ -150,10 +152,10 @@ def test_a_released_session_frees_its_bytes_and_leaves_nothing(
 
 
 def test_sessions_that_need_long_copies_come_one_an_iteration_and_others_in_each(
-    start: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    start_engine: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stip_server.engine.engine.LARGE_COPY", 0)
-    running = start()
+    running = start_engine()
     running.run("a", 0, A)
     running.run("b", 0, B)
     forks = ["fork 1", "fork 2", "fork 3"]
@@ -174,10 +176,10 @@ def test_sessions_that_need_long_copies_come_one_an_iteration_and_others_in_each
 
 
 def test_what_is_asked_during_a_long_copy_is_done_before_the_next_iteration(
-    start: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    start_engine: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stip_server.engine.engine.LARGE_COPY", 0)
-    running = start()
+    running = start_engine()
     for session, prompt in (("a", A), ("b", B), ("c", C)):
         running.run(session, 0, prompt)
     running.fork("a", "fork", 30)
@@ -201,10 +203,10 @@ def test_what_is_asked_during_a_long_copy_is_done_before_the_next_iteration(
 
 
 def test_who_comes_during_a_long_copy_and_needs_one_waits_for_its_own_turn(
-    start: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    start_engine: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stip_server.engine.engine.LARGE_COPY", 0)
-    running = start()
+    running = start_engine()
     running.run("a", 0, A)
     forks = ["fork 1", "fork 2", "fork 3"]
     for fork in forks:
@@ -223,10 +225,10 @@ def test_who_comes_during_a_long_copy_and_needs_one_waits_for_its_own_turn(
 
 
 def test_a_long_copy_shows_that_the_engine_lives_after_each_layer(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start_engine: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stip_server.engine.engine.LARGE_COPY", 0)
-    running = start()
+    running = start_engine()
     layers = running.engine.manifest.model.num_hidden_layers
     running.run("a", 0, tokens(250))
     running.settle()
@@ -244,14 +246,14 @@ def test_a_long_copy_shows_that_the_engine_lives_after_each_layer(
         running.between.close()
 
 
-def test_an_idle_engine_holds_no_answer(start: Start) -> None:
-    running = start()
+def test_an_idle_engine_holds_no_answer(start_engine: Start) -> None:
+    running = start_engine()
     outcome = weakref.ref(running.run("a", 0, A))
     eventually(lambda: outcome() is None)
 
 
-def test_bytes_in_use_are_those_of_the_caches(start: Start) -> None:
-    running = start()
+def test_bytes_in_use_are_those_of_the_caches(start_engine: Start) -> None:
+    running = start_engine()
     of_one = running.engine.kv_bytes(1)
     for session, length in (("a", 1), ("b", 256), ("c", 257)):
         running.run(session, 0, tokens(length))
@@ -259,8 +261,8 @@ def test_bytes_in_use_are_those_of_the_caches(start: Start) -> None:
     assert running.engine.kv_bytes_used == (1 + 1 + 2) * of_one
 
 
-def test_iterations_are_counted_with_their_rows_and_sessions(start: Start) -> None:
-    running = start(max_batch_rows=CHUNK)
+def test_iterations_are_counted_with_their_rows_and_sessions(start_engine: Start) -> None:
+    running = start_engine(max_batch_rows=CHUNK)
     running.run("a", 0, A)
     running.hold()
     outcomes = [running.submit(session, 0, [7]) for session in "abc"]
@@ -275,9 +277,9 @@ def test_iterations_are_counted_with_their_rows_and_sessions(start: Start) -> No
     assert value("stip_iteration_sessions_sum") == 3 + 1 + 3
 
 
-def test_seconds_are_those_of_the_steps_own_iterations(start: Start) -> None:
+def test_seconds_are_those_of_the_steps_own_iterations(start_engine: Start) -> None:
     jumped = 0.0
-    running = start(max_batch_rows=CHUNK, clock=lambda: monotonic() + jumped)
+    running = start_engine(max_batch_rows=CHUNK, clock=lambda: monotonic() + jumped)
 
     def take_long(_: object) -> None:
         nonlocal jumped
@@ -293,11 +295,11 @@ def test_seconds_are_those_of_the_steps_own_iterations(start: Start) -> None:
 
 
 def test_an_idle_engine_shows_that_it_lives_and_a_long_iteration_after_each_layer(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start_engine: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stip_server.engine.engine.HEARTBEAT", 0.001)
     monkeypatch.setattr("stip_server.engine.iteration_pace.LONG_ROWS", 1)
-    running = start()
+    running = start_engine()
     seen = running.engine.beats
     eventually(lambda: running.engine.beats >= seen + 3)
     running.hold()
@@ -322,8 +324,8 @@ def test_memory_is_wired_where_it_is_asked_for_alone(
     assert wired == [each for each in [limit] if each is not None]
 
 
-def test_a_stopped_engine_first_finishes_what_waits(start: Start) -> None:
-    running = start(max_batch_rows=CHUNK)
+def test_a_stopped_engine_first_finishes_what_waits(start_engine: Start) -> None:
+    running = start_engine(max_batch_rows=CHUNK)
     running.hold()
     waiting = [running.submit("a", 0, A), running.submit("b", 0, B)]
     running.stop()

@@ -55,9 +55,9 @@ def fail_steps(rows: int) -> Callable[[Sequence[Any]], None]:
 
 
 def test_a_step_cancelled_while_it_is_computed_stops_after_that_chunk(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start(max_batch_rows=CHUNK)
+    running = start_engine(max_batch_rows=CHUNK)
     running.within.close()
     step = running.submit("a", 0, A)
     running.within.await_arrival()
@@ -70,9 +70,9 @@ def test_a_step_cancelled_while_it_is_computed_stops_after_that_chunk(
 
 
 def test_a_step_cancelled_between_two_of_its_chunks_is_answered_at_once(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start(max_batch_rows=CHUNK)
+    running = start_engine(max_batch_rows=CHUNK)
     running.between.close()
     step = running.submit("a", 0, A)
     running.between.await_arrival()
@@ -84,9 +84,9 @@ def test_a_step_cancelled_between_two_of_its_chunks_is_answered_at_once(
 
 
 def test_a_step_cancelled_before_it_begins_leaves_the_session_as_it_was(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start()
+    running = start_engine()
     running.run("a", 0, A)
     running.hold()
     steps = [running.submit("a", 10, B), running.submit("a", 70, [1])]
@@ -99,8 +99,10 @@ def test_a_step_cancelled_before_it_begins_leaves_the_session_as_it_was(
     assert_goes_on(running, tiny_oracle, "a", A)
 
 
-def test_the_last_chunk_of_a_cancelled_step_is_answered(start: Start, tiny_oracle: Oracle) -> None:
-    running = start()
+def test_the_last_chunk_of_a_cancelled_step_is_answered(
+    start_engine: Start, tiny_oracle: Oracle
+) -> None:
+    running = start_engine()
     running.within.close()
     step, next_step = running.submit("a", 0, A), running.submit("a", 100, [1])
     running.within.await_arrival()
@@ -111,8 +113,10 @@ def test_the_last_chunk_of_a_cancelled_step_is_answered(start: Start, tiny_oracl
     assert_goes_on(running, tiny_oracle, "a", A)
 
 
-def test_a_session_released_while_it_is_computed_is_gone_after_that_chunk(start: Start) -> None:
-    running = start(max_batch_rows=CHUNK)
+def test_a_session_released_while_it_is_computed_is_gone_after_that_chunk(
+    start_engine: Start,
+) -> None:
+    running = start_engine(max_batch_rows=CHUNK)
     running.within.close()
     step = running.submit("a", 0, A)
     running.within.await_arrival()
@@ -123,8 +127,8 @@ def test_a_session_released_while_it_is_computed_is_gone_after_that_chunk(start:
     assert running.engine._caches._caches.keys() == {b"b"}
 
 
-def test_of_a_session_released_during_its_last_chunk_nothing_is_kept(start: Start) -> None:
-    running = start()
+def test_of_a_session_released_during_its_last_chunk_nothing_is_kept(start_engine: Start) -> None:
+    running = start_engine()
     running.within.close()
     step = running.submit("a", 0, A)
     running.within.await_arrival()
@@ -141,9 +145,9 @@ def test_of_a_session_released_during_its_last_chunk_nothing_is_kept(start: Star
 
 
 def test_a_step_that_fails_fails_alone_and_leaves_its_session_at_its_position(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start()
+    running = start_engine()
     running.run("a", 0, A)
     running.run("b", 0, B)
     running.strike = fail_steps(BAD)
@@ -157,9 +161,9 @@ def test_a_step_that_fails_fails_alone_and_leaves_its_session_at_its_position(
 
 
 def test_a_step_that_fails_in_a_later_chunk_keeps_the_earlier_ones(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start(max_batch_rows=CHUNK)
+    running = start_engine(max_batch_rows=CHUNK)
 
     def strike(runnable: Sequence[Any]) -> None:
         if any(chunk.start == 2 * CHUNK for chunk, _ in runnable):
@@ -175,8 +179,8 @@ def test_a_step_that_fails_in_a_later_chunk_keeps_the_earlier_ones(
     assert_goes_on(running, tiny_oracle, "a", A[: 2 * CHUNK])
 
 
-def test_a_step_cancelled_while_it_fails_is_answered_once(start: Start) -> None:
-    running = start(max_batch_rows=CHUNK)
+def test_a_step_cancelled_while_it_fails_is_answered_once(start_engine: Start) -> None:
+    running = start_engine(max_batch_rows=CHUNK)
     running.strike = fail_steps(len(A))
     running.within.close()
     step = running.submit("a", 0, A)
@@ -192,9 +196,9 @@ def test_a_step_cancelled_while_it_fails_is_answered_once(start: Start) -> None:
 
 
 def test_lost_keys_and_values_are_lost_to_the_session_and_its_forks_alone(
-    start: Start, tiny_oracle: Oracle
+    start_engine: Start, tiny_oracle: Oracle
 ) -> None:
-    running = start()
+    running = start_engine()
     running.run("a", 0, A)
     running.run("b", 0, B)
     for fork in ("written", "borrowing"):
@@ -217,8 +221,8 @@ def test_lost_keys_and_values_are_lost_to_the_session_and_its_forks_alone(
     assert_goes_on(running, tiny_oracle, "a", [])
 
 
-def test_a_fork_of_what_is_not_there_is_lost_rather_than_empty(start: Start) -> None:
-    running = start()
+def test_a_fork_of_what_is_not_there_is_lost_rather_than_empty(start_engine: Start) -> None:
+    running = start_engine()
     running.run("a", 0, A[:5])
     running.fork("nobody", "fork", 3)
     running.fork("a", "too long", 6)
@@ -228,10 +232,10 @@ def test_a_fork_of_what_is_not_there_is_lost_rather_than_empty(start: Start) -> 
 
 
 def test_a_copy_that_fails_fails_its_step_alone(
-    start: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+    start_engine: Start, tiny_oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stip_server.engine.engine.LARGE_COPY", 0)
-    running = start()
+    running = start_engine()
     running.run("a", 0, A)
     running.run("b", 0, B)
     running.fork("a", "fork", 30)
@@ -254,11 +258,11 @@ def test_a_copy_that_fails_fails_its_step_alone(
 
 
 def test_an_engine_that_dies_says_so_once_in_its_log(
-    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    start_engine: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bare: list[object] = []
     monkeypatch.setattr(threading, "excepthook", bare.append)
-    running = start()
+    running = start_engine()
 
     def die(_: object) -> None:
         raise SystemExit("injected")

@@ -22,24 +22,30 @@ CALLS = 2000
 PATIENCE = 60.0
 
 
-def test_a_log_that_nobody_reads_holds_up_nobody(model: Path, manifest: Manifest) -> None:
+def test_a_log_that_nobody_reads_holds_up_nobody(
+    talking_bundles: Path, talking_manifest: Manifest
+) -> None:
     with (
-        server_process(model / "server", stderr=subprocess.PIPE) as server,
+        server_process(talking_bundles / "server", stderr=subprocess.PIPE) as server,
         connection(server.address) as channel,
     ):
         for _ in range(CALLS):
-            told = WireStream(channel).send(open_request(manifest, key_id="another")).refusal()
+            told = (
+                WireStream(channel).send(open_request(talking_manifest, key_id="another")).refusal()
+            )
             assert told.code is grpc.StatusCode.FAILED_PRECONDITION
-        assert model_info(channel).key_id == manifest.key_id
+        assert model_info(channel).key_id == talking_manifest.key_id
         server.process.terminate()
         assert server.process.wait(PATIENCE) == 0
 
 
-def test_nor_do_handshakes_that_fail(model: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_nor_do_handshakes_that_fail(
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
+) -> None:
     authority = Authority(tmp_path)
     issued = authority.server("localhost")
     options = ("--host", "localhost", "--tls-cert", issued.cert, "--tls-key", issued.key)
-    with server_process(model / "server", *options, stderr=subprocess.PIPE) as server:
+    with server_process(talking_bundles / "server", *options, stderr=subprocess.PIPE) as server:
         port = int(server.address.rpartition(":")[2])
         for _ in range(HANDSHAKES):
             with socket.create_connection(("localhost", port), timeout=PATIENCE) as plain:
@@ -48,6 +54,6 @@ def test_nor_do_handshakes_that_fail(model: Path, manifest: Manifest, tmp_path: 
                     while plain.recv(1000):
                         pass
         with connection(f"localhost:{port}", trusting(authority.certificate)) as channel:
-            assert model_info(channel).key_id == manifest.key_id
+            assert model_info(channel).key_id == talking_manifest.key_id
         server.process.terminate()
         assert server.process.wait(PATIENCE) == 0

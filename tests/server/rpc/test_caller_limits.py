@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 
 @pytest.fixture
-def shared_server(model: Path, tmp_path: Path) -> Iterator[Callable[..., Watched]]:
+def shared_server(talking_bundles: Path, tmp_path: Path) -> Iterator[Callable[..., Watched]]:
     """Starts a server for Ann and Bob, with limits for each."""
     contexts = []
     tokens = write_tokens(
@@ -35,7 +35,7 @@ def shared_server(model: Path, tmp_path: Path) -> Iterator[Callable[..., Watched
 
     def start(*arguments: object) -> Watched:
         contexts.append(
-            watched_server(model / "server", tmp_path, "--token-file", tokens, *arguments)
+            watched_server(talking_bundles / "server", tmp_path, "--token-file", tokens, *arguments)
         )
         return contexts[-1].__enter__()
 
@@ -45,9 +45,9 @@ def shared_server(model: Path, tmp_path: Path) -> Iterator[Callable[..., Watched
 
 
 @pytest.fixture
-def opening(manifest: Manifest) -> Callable[..., InferRequest]:
+def opening(talking_manifest: Manifest) -> Callable[..., InferRequest]:
     def request(pieces: int = 1, **changes: object) -> InferRequest:
-        return open_request(manifest, max_length=pieces * GROWTH, **changes)
+        return open_request(talking_manifest, max_length=pieces * GROWTH, **changes)
 
     return request
 
@@ -85,10 +85,10 @@ def test_a_caller_has_no_more_sessions_than_its_own_and_others_have_theirs(
 
 def test_a_caller_reserves_no_more_memory_than_its_own_and_others_have_theirs(
     shared_server: Callable[..., Watched],
-    manifest: Manifest,
+    talking_manifest: Manifest,
     opening: Callable[..., InferRequest],
 ) -> None:
-    piece = GROWTH * kv_bytes_per_token(manifest.model, itemsize=4)
+    piece = GROWTH * kv_bytes_per_token(talking_manifest.model, itemsize=4)
     server = shared_server(
         *("--kv-memory", f"{8 * piece}B", "--kv-memory-per-identity", f"{4 * piece}B")
     )
@@ -169,15 +169,15 @@ def test_a_session_whose_step_is_held_back_is_not_idle(
 
 
 def test_a_stream_has_no_more_steps_under_way_than_its_own_and_all_are_answered(
-    model: Path, manifest: Manifest
+    talking_bundles: Path, talking_manifest: Manifest
 ) -> None:
     steps = 30
     with (
-        faulty_server(model / "server", ["slow=0.03"]) as server,
+        faulty_server(talking_bundles / "server", ["slow=0.03"]) as server,
         connection(server.address) as channel,
         WireStream(channel, deadline=PATIENCE) as stream,
     ):
-        stream.send(open_request(manifest))
+        stream.send(open_request(talking_manifest))
         stream.send(*(step_request(position, ROWS[:1]) for position in range(steps)))
         most = stream.opened().limits.max_steps_in_flight
         lengths, waiting = [], []
@@ -189,21 +189,21 @@ def test_a_stream_has_no_more_steps_under_way_than_its_own_and_all_are_answered(
 
 
 def test_a_connection_has_no_more_streams_than_its_own_and_others_have_theirs(
-    own_server: Callable[..., Server], manifest: Manifest
+    own_server: Callable[..., Server], talking_manifest: Manifest
 ) -> None:
     server = own_server("--max-streams", 3)
     with connection(server.address) as channel, connection(server.address) as other:
-        streams = [WireStream(channel).send(open_request(manifest)) for _ in range(3)]
+        streams = [WireStream(channel).send(open_request(talking_manifest)) for _ in range(3)]
         for stream in streams:
             stream.opened()
         # the connection's own end holds it until there is room
-        one_more = WireStream(channel, deadline=0.5).send(open_request(manifest))
+        one_more = WireStream(channel, deadline=0.5).send(open_request(talking_manifest))
         with pytest.raises(grpc.RpcError) as held:
             one_more.opened()
         assert held.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         with WireStream(other) as beside:
-            beside.send(open_request(manifest)).opened()
-        waiting = WireStream(channel, deadline=PATIENCE).send(open_request(manifest))
+            beside.send(open_request(talking_manifest)).opened()
+        waiting = WireStream(channel, deadline=PATIENCE).send(open_request(talking_manifest))
         streams[0].close()
         with waiting:
             waiting.opened()

@@ -25,19 +25,23 @@ def rows(count: int) -> NDArray[np.float16]:
 
 
 def test_a_close_that_waits_behind_unread_answers_does_not_end_a_session_taken_over(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
     with (
-        watched_server(model / "server", tmp_path, "--max-step-rows", MAX_STEP_ROWS) as server,
+        watched_server(
+            talking_bundles / "server", tmp_path, "--max-step-rows", MAX_STEP_ROWS
+        ) as server,
         connection(server.address) as channel,
         connection(server.address) as other,
     ):
-        first = WireStream(channel, deadline=60).send(open_request(manifest, max_length=8192))
+        first = WireStream(channel, deadline=60).send(
+            open_request(talking_manifest, max_length=8192)
+        )
         session_id = first.opened().session_id
         first.send(*(step_request(start, ROWS, logits=LARGE) for start in (0, 1500)), CLOSE)
         eventually(lambda: server.metric("stip_iteration_seconds_count") >= 6)
         second = WireStream(other, deadline=60)
-        second.send(open_request(manifest, resume_session_id=session_id))
+        second.send(open_request(talking_manifest, resume_session_id=session_id))
         assert second.opened().length == 3000
         assert first.refusal().reason == "TAKEN_OVER"
         assert second.send(step_request(3000, rows(1))).result().length == 3001
@@ -47,15 +51,17 @@ def test_a_close_that_waits_behind_unread_answers_does_not_end_a_session_taken_o
 
 
 def test_a_stream_that_has_lost_its_session_computes_no_more_in_it(
-    model: Path, manifest: Manifest, tmp_path: Path
+    talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
     program = ("tests.support.servers.failpoints", "lose=13", "--")
     options = ("--max-step-rows", MAX_STEP_ROWS)
     with (
-        watched_server(model / "server", tmp_path, *options, program=program) as server,
+        watched_server(talking_bundles / "server", tmp_path, *options, program=program) as server,
         connection(server.address) as channel,
     ):
-        stream = WireStream(channel, deadline=60).send(open_request(manifest, max_length=8192))
+        stream = WireStream(channel, deadline=60).send(
+            open_request(talking_manifest, max_length=8192)
+        )
         stream.opened()
         stream.send(*(step_request(start, ROWS, logits=LARGE) for start in (0, 1500)))
         stream.send(step_request(3000, rows(13)))

@@ -131,10 +131,12 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def right_answer(strict_server: Server, manifest: Manifest) -> NDArray[np.float32]:
+def right_answer(strict_server: Server, talking_manifest: Manifest) -> NDArray[np.float32]:
     """The logits of NEXT after PROMPT, in a session that nothing happens to."""
     with connection(strict_server.address) as channel, WireStream(channel) as stream:
-        stream.send(open_request(manifest), step_request(0, PROMPT), step_request(END, NEXT))
+        stream.send(
+            open_request(talking_manifest), step_request(0, PROMPT), step_request(END, NEXT)
+        )
         stream.opened()
         stream.result()
         answer = logits_of(stream.result())
@@ -149,15 +151,18 @@ def assert_same(answer: NDArray[np.float32], right: NDArray[np.float32]) -> None
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_bad_step_is_refused_by_name_and_nothing_is_lost(
-    name: str, channel: grpc.Channel, manifest: Manifest, right_answer: NDArray[np.float32]
+    name: str,
+    strict_channel: grpc.Channel,
+    talking_manifest: Manifest,
+    right_answer: NDArray[np.float32],
 ) -> None:
     request, code, reason, field, says = REFUSED[name]
-    with WireStream(channel) as beside:
-        beside.send(open_request(manifest), step_request(0, PROMPT))
+    with WireStream(strict_channel) as beside:
+        beside.send(open_request(talking_manifest), step_request(0, PROMPT))
         beside.opened()
         beside.result()
-        stream = WireStream(channel)
-        stream.send(open_request(manifest, max_length=MAX_LENGTH), step_request(0, PROMPT))
+        stream = WireStream(strict_channel)
+        stream.send(open_request(talking_manifest, max_length=MAX_LENGTH), step_request(0, PROMPT))
         session_id = stream.opened().session_id
         stream.result()
 
@@ -166,8 +171,8 @@ def test_a_bad_step_is_refused_by_name_and_nothing_is_lost(
         assert (refusal.code, refusal.reason, refusal.field) == (code, reason, field)
         assert says in refusal.message
         assert len(refusal.message) < 300
-        with WireStream(channel) as resumed:
-            resumed.send(open_request(manifest, resume_session_id=session_id))
+        with WireStream(strict_channel) as resumed:
+            resumed.send(open_request(talking_manifest, resume_session_id=session_id))
             assert resumed.opened().length == END
             answer = resumed.send(step_request(END, NEXT)).result()
         assert answer.length == END + 1
@@ -176,11 +181,11 @@ def test_a_bad_step_is_refused_by_name_and_nothing_is_lost(
 
 
 def test_steps_sent_before_a_bad_one_are_answered(
-    channel: grpc.Channel, manifest: Manifest, right_answer: NDArray[np.float32]
+    strict_channel: grpc.Channel, talking_manifest: Manifest, right_answer: NDArray[np.float32]
 ) -> None:
-    stream = WireStream(channel)
+    stream = WireStream(strict_channel)
     stream.send(
-        open_request(manifest),
+        open_request(talking_manifest),
         step_request(0, PROMPT),
         step_request(END, NEXT),
         step_request(99, TWO),
@@ -190,18 +195,18 @@ def test_steps_sent_before_a_bad_one_are_answered(
     assert stream.result().length == END
     assert_same(logits_of(stream.result()), right_answer)
     assert stream.refusal().reason == "POSITION_BEYOND_END"
-    with WireStream(channel) as resumed:
-        resumed.send(open_request(manifest, resume_session_id=session_id))
+    with WireStream(strict_channel) as resumed:
+        resumed.send(open_request(talking_manifest, resume_session_id=session_id))
         assert resumed.opened().length == END + 1
 
 
 def test_rows_too_large_to_compute_with_do_not_harm_the_next_session(
-    channel: grpc.Channel, manifest: Manifest, right_answer: NDArray[np.float32]
+    strict_channel: grpc.Channel, talking_manifest: Manifest, right_answer: NDArray[np.float32]
 ) -> None:
     giant = np.full((2, HIDDEN_SIZE), 3e38, np.float32)
-    with WireStream(channel) as harmed, WireStream(channel) as beside:
+    with WireStream(strict_channel) as harmed, WireStream(strict_channel) as beside:
         for stream in (harmed, beside):
-            stream.send(open_request(manifest), step_request(0, PROMPT)).opened()
+            stream.send(open_request(talking_manifest), step_request(0, PROMPT)).opened()
             stream.result()
         harmed.send(step_request(END, giant))
         beside.send(step_request(END, NEXT))

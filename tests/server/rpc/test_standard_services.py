@@ -34,12 +34,14 @@ START = Callable[..., Watched]
 
 
 @pytest.fixture
-def start(model: Path, tmp_path: Path) -> Iterator[START]:
+def start(talking_bundles: Path, tmp_path: Path) -> Iterator[START]:
     with ExitStack() as stack:
 
         def start(*faults: str) -> Watched:
             program = ("tests.support.servers.failpoints", *faults, "--")
-            server = watched_server(model / "server", tmp_path, "--grace", GRACE, program=program)
+            server = watched_server(
+                talking_bundles / "server", tmp_path, "--grace", GRACE, program=program
+            )
             return stack.enter_context(server)
 
         yield start
@@ -84,21 +86,23 @@ def test_health_tells_what_it_is_asked(start: START) -> None:
 
 
 def test_watchers_that_never_read_keep_nobody_from_hearing_of_a_stalled_engine(
-    start: START, manifest: Manifest
+    start: START, talking_manifest: Manifest
 ) -> None:
     server = start(f"stall={STALLING}:8")
     with ExitStack() as stack, connection(server.address) as channel:
         for name in ("", SERVICE, "another"):
             call(server, stack, WATCH, HealthCheckRequest(service=name).SerializeToString())
         watch = stack.enter_context(health_of(server.address))
-        stream = WireStream(channel, deadline=PATIENCE).send(open_request(manifest, max_length=64))
+        stream = WireStream(channel, deadline=PATIENCE).send(
+            open_request(talking_manifest, max_length=64)
+        )
         stream.opened()
         stream.send(step_request(0, np.ones((STALLING, 60), np.float16)))
         assert stream.refusal().reason == "ENGINE_STALLED"
         watch.await_change(NOT_SERVING)
         assert HealthStub(channel).Check(HealthCheckRequest()).status == NOT_SERVING
         watch.await_change(SERVING)
-        WireStream(channel).send(open_request(manifest, max_length=64)).opened()
+        WireStream(channel).send(open_request(talking_manifest, max_length=64)).opened()
 
 
 @pytest.mark.parametrize("path", [WATCH, REFLECT], ids=["health", "reflection"])

@@ -27,10 +27,10 @@ def until_someone_waits(client: Client) -> None:
 
 
 def test_without_waiting_a_full_server_refuses_and_says_when_to_come_again(
-    one_place: Server, model: Path
+    one_place: Server, talking_bundles: Path
 ) -> None:
     with (
-        Client(one_place.address, model / "client") as client,
+        Client(one_place.address, talking_bundles / "client") as client,
         client.session(),
         pytest.raises(ServerBusyError) as refusal,
     ):
@@ -39,10 +39,12 @@ def test_without_waiting_a_full_server_refuses_and_says_when_to_come_again(
     assert refusal.value.retry_after is not None and refusal.value.retry_after > 0
 
 
-def test_a_client_that_waits_is_served_when_a_session_ends(one_place: Server, model: Path) -> None:
+def test_a_client_that_waits_is_served_when_a_session_ends(
+    one_place: Server, talking_bundles: Path
+) -> None:
     with (
         ThreadPoolExecutor(1) as pool,
-        Client(one_place.address, model / "client") as client,
+        Client(one_place.address, talking_bundles / "client") as client,
     ):
         first = client.session()
         expected = first.forward([1, 2, 3])
@@ -52,9 +54,9 @@ def test_a_client_that_waits_is_served_when_a_session_ends(one_place: Server, mo
         assert (waiting.result().forward([1, 2, 3]) == expected).all()
 
 
-def test_an_asynchronous_client_waits_as_well(one_place: Server, model: Path) -> None:
+def test_an_asynchronous_client_waits_as_well(one_place: Server, talking_bundles: Path) -> None:
     async def run() -> int:
-        async with AsyncClient(one_place.address, model / "client") as client:
+        async with AsyncClient(one_place.address, talking_bundles / "client") as client:
             first = await client.session()
             waiting = asyncio.create_task(client.session(wait=WAIT))
             while not (await client.model_info()).load.waiting_opens:
@@ -65,12 +67,14 @@ def test_an_asynchronous_client_waits_as_well(one_place: Server, model: Path) ->
     assert asyncio.run(run()) == 0
 
 
-def test_the_command_line_waits_as_long_as_it_is_told(one_place: Server, model: Path) -> None:
-    arguments = ("generate", "--server", one_place.address, "--bundle", model / "client")
+def test_the_command_line_waits_as_long_as_it_is_told(
+    one_place: Server, talking_bundles: Path
+) -> None:
+    arguments = ("generate", "--server", one_place.address, "--bundle", talking_bundles / "client")
     arguments += ("--prompt", "w1 w2", "--raw", "--max-new-tokens", "2")
     with (
         ThreadPoolExecutor(1) as pool,
-        Client(one_place.address, model / "client") as client,
+        Client(one_place.address, talking_bundles / "client") as client,
         client.session() as first,
     ):
         refused = run_tool("stip_client", *arguments)
