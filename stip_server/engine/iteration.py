@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import accumulate, groupby
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -106,32 +106,28 @@ def _answers(
         for form, group in groupby(shares, key=lambda share: _form(share[0])):
             members = list(group)
             begin, end = members[0][1], members[-1][2]
-            block = _answer(model, logits[begin:end], form)
+            block = _answer(model, logits[begin:end], *form)
             for chunk, start, stop in members:
                 rows = slice(start - begin, stop - begin)
                 found[chunk].append(_as_bytes([array[rows] for array in block]))
     return found
 
 
-class _Form(NamedTuple):
-    """What is answered with: the top k, or the whole vocabulary for 0."""
-
-    top_k: int
-    half_precision: bool
+def _form(chunk: Chunk) -> tuple[int, bool]:
+    """(top_k, half_precision): what makes the logits of two chunks computable together."""
+    return chunk.step.form.top_k, chunk.step.form.half_precision
 
 
-def _form(chunk: Chunk) -> _Form:
-    return _Form(chunk.step.top_k, chunk.step.half_precision)
-
-
-def _answer(model: Model, logits: mx.array, form: _Form) -> tuple[NDArray[Any], ...]:
+def _answer(
+    model: Model, logits: mx.array, top_k: int, half_precision: bool
+) -> tuple[NDArray[Any], ...]:
     """(values,) of the whole vocabulary, or (values, indices, log_sum_exp) of the top k."""
-    if form.top_k == 0:
-        return (np.asarray(logits.astype(mx.float16 if form.half_precision else mx.float32)),)
-    found = model.operations.top_k(logits.astype(mx.float32), form.top_k)
+    if top_k == 0:
+        return (np.asarray(logits.astype(mx.float16 if half_precision else mx.float32)),)
+    found = model.operations.top_k(logits.astype(mx.float32), top_k)
     mx.eval(found)
     values, indices, log_sum_exp = map(np.asarray, found)
-    return values.astype(np.float16 if form.half_precision else np.float32), indices, log_sum_exp
+    return values.astype(np.float16 if half_precision else np.float32), indices, log_sum_exp
 
 
 def _as_bytes(arrays: Sequence[NDArray[Any]]) -> StepLogits:

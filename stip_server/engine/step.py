@@ -8,17 +8,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 
-class Rows(Enum):
-    """For which rows of a step logits are wanted."""
+class WantedRows(Enum):
+    """The rows of a step that logits are wanted for."""
 
     NONE = "none"
     LAST = "last"
     ALL = "all"
+
+
+class LogitsForm(NamedTuple):
+    """Which logits a step asks for: whole rows (top_k 0) or the k largest of each row."""
+
+    rows: WantedRows
+    top_k: int
+    half_precision: bool  # float16 rather than float32
+
+    def nbytes(self, num_rows: int, width: int) -> int:
+        """The size of the answer to a step of num_rows rows, with a vocabulary of `width`."""
+        count = {WantedRows.NONE: 0, WantedRows.LAST: 1, WantedRows.ALL: num_rows}[self.rows]
+        itemsize = 2 if self.half_precision else 4
+        if self.top_k == 0:
+            return count * width * itemsize
+        # each logit with its int32 index, and a float32 log-sum-exp a row
+        return count * ((itemsize + 4) * self.top_k + 4)
 
 
 @dataclass(frozen=True)
@@ -73,9 +90,7 @@ class Step:
     session_id: bytes
     position: int
     hidden_states: NDArray[Any]
-    rows: Rows
-    half_precision: bool  # float16 logits rather than float32
-    top_k: int  # 0: the whole vocabulary
+    form: LogitsForm
     deliver: Callable[[StepOutcome], None]
     submitted: float = 0.0
     started: float | None = None
@@ -110,7 +125,8 @@ class Chunk:
 
     @property
     def wanted_rows(self) -> int:
-        """Rows for which logits are wanted; they are the last ones of the chunk."""
-        if self.step.rows is Rows.ALL:
+        """The number of rows that logits are wanted for: the last ones of the chunk."""
+        rows = self.step.form.rows
+        if rows is WantedRows.ALL:
             return self.num_rows
-        return 1 if self.step.rows is Rows.LAST and self.is_last else 0
+        return 1 if rows is WantedRows.LAST and self.is_last else 0

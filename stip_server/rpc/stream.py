@@ -257,7 +257,7 @@ class Stream:
             max_length=session.max_length,
         )
         await self._hold_back(len(step.hidden_states))
-        await backlog.add(step.logits.size)
+        await backlog.add(step.logits_bytes)
         self._submit(step, session, held=monotonic() - received)
         return True
 
@@ -285,9 +285,7 @@ class Stream:
             session_id=session.id,
             position=position,
             hidden_states=request.hidden_states,
-            rows=request.logits.rows,
-            half_precision=request.logits.half_precision,
-            top_k=request.logits.top_k,
+            form=request.form,
             deliver=deliver,
         )
         session.end = position + step.num_rows

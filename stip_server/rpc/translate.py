@@ -22,7 +22,7 @@ from stip.v1.inference_pb2 import Step as StepMessage
 from stip.v1.manifest_pb2 import Head, Manifest
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_model.bundle.manifest import answer_width
-from stip_server.engine.step import Rows, StepLogits
+from stip_server.engine.step import LogitsForm, StepLogits, WantedRows
 from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
 
 ECHOED_FLOATS = 10
@@ -33,20 +33,11 @@ _FLOATS: dict[int, tuple[np.dtype[Any], int]] = {
     DataType.DATA_TYPE_FLOAT32: (np.dtype("<u4"), 0x7F800000),
 }
 _ROWS = {
-    LogitsRows.LOGITS_ROWS_UNSPECIFIED: Rows.NONE,
-    LogitsRows.LOGITS_ROWS_NONE: Rows.NONE,
-    LogitsRows.LOGITS_ROWS_LAST: Rows.LAST,
-    LogitsRows.LOGITS_ROWS_ALL: Rows.ALL,
+    LogitsRows.LOGITS_ROWS_UNSPECIFIED: WantedRows.NONE,
+    LogitsRows.LOGITS_ROWS_NONE: WantedRows.NONE,
+    LogitsRows.LOGITS_ROWS_LAST: WantedRows.LAST,
+    LogitsRows.LOGITS_ROWS_ALL: WantedRows.ALL,
 }
-
-
-class LogitsForm(NamedTuple):
-    """Which logits a step asks for, and how many bytes they are."""
-
-    rows: Rows
-    half_precision: bool
-    top_k: int
-    size: int
 
 
 class StepRequest(NamedTuple):
@@ -54,7 +45,8 @@ class StepRequest(NamedTuple):
 
     message: StepMessage
     hidden_states: NDArray[Any]  # [rows, hidden_size]
-    logits: LogitsForm
+    form: LogitsForm
+    logits_bytes: int  # of the answer
 
 
 def step_request(
@@ -67,7 +59,15 @@ def step_request(
         )
     message = request.step
     rows = hidden_states(message.hidden_states, manifest.model.hidden_size, limits)
-    form = logits_request(message.logits, len(rows), manifest, limits)
+    form = logits_form(message.logits, manifest)
+    logits_bytes = form.nbytes(len(rows), answer_width(manifest))
+    if logits_bytes > limits.max_logits_bytes:
+        raise InvalidArgument(
+            "TOO_MANY_LOGITS",
+            f"the answer would take {logits_bytes} bytes; at most {limits.max_logits_bytes} "
+            "are given",
+            field="step.logits",
+        )
     if message.echo and not limits.echo_allowed:
         raise FailedPrecondition(
             "ECHO_NOT_ALLOWED", "this server does not echo (--allow-echo)", field="step.echo"
@@ -85,7 +85,7 @@ def step_request(
             f"{new_end} tokens are beyond the session's maximum of {max_length}",
             field="step.hidden_states",
         )
-    return StepRequest(message, rows, form)
+    return StepRequest(message, rows, form, logits_bytes)
 
 
 def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[Any]:
@@ -139,10 +139,8 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
     return _as_floats(raw, tensor.dtype).reshape(shape)
 
 
-def logits_request(
-    request: LogitsRequest, num_rows: int, manifest: Manifest, limits: Limits
-) -> LogitsForm:
-    """The logits that a step of num_rows rows asks for, or the final hidden states."""
+def logits_form(request: LogitsRequest, manifest: Manifest) -> LogitsForm:
+    """The logits that a step asks for, or the final hidden states."""
     if request.rows not in _ROWS:
         raise InvalidArgument(
             "WRONG_LOGITS_ROWS", f"logits.rows is {request.rows}", field="step.logits.rows"
@@ -170,22 +168,8 @@ def logits_request(
             f"top_k {request.top_k} is beyond the vocabulary of {width}",
             field="step.logits.top_k",
         )
-    rows = _ROWS[request.rows]
-    half = request.dtype != DataType.DATA_TYPE_FLOAT32
-    count = {Rows.NONE: 0, Rows.LAST: 1, Rows.ALL: num_rows}[rows]
-    itemsize = 2 if half else 4
-    row = itemsize * width
-    if request.top_k:  # each with its index, and the row's log-sum-exp
-        row = (itemsize + 4) * request.top_k + 4
-    size = count * row
-    if size > limits.max_logits_bytes:
-        raise InvalidArgument(
-            "TOO_MANY_LOGITS",
-            f"{count} rows of answers take {size} bytes; "
-            f"at most {limits.max_logits_bytes} are given",
-            field="step.logits",
-        )
-    return LogitsForm(rows, half, request.top_k, size)
+    half_precision = request.dtype != DataType.DATA_TYPE_FLOAT32
+    return LogitsForm(_ROWS[request.rows], request.top_k, half_precision)
 
 
 def step_result(

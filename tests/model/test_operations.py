@@ -16,7 +16,7 @@ from stip_model.operations.elementwise import swiglu, swiglu_on_host
 from stip_model.operations.operations import ON_HOST, PLAIN, operations
 from stip_model.operations.selection import top_k, top_k_on_host
 from stip_server.engine.iteration import forward
-from stip_server.engine.step import Chunk, Rows, Step
+from stip_server.engine.step import Chunk, LogitsForm, Step, WantedRows
 
 BLOCK = attention.BLOCK_ROWS
 # (rows, tokens that precede them) of the sessions of a batch
@@ -112,7 +112,8 @@ def test_a_whole_model_gives_the_same_answers(tiny_bundles: Path) -> None:
             rows = int(rng.choice([1, 2, 70]))
             hidden_states = rng.standard_normal((rows, plain.config.hidden_size))
             position = int(rng.integers(0, cache.length + 1))
-            step = Step(bytes([index]), position, hidden_states, Rows.ALL, False, 0, lambda _: None)
+            form = LogitsForm(WantedRows.ALL, top_k=0, half_precision=False)
+            step = Step(bytes([index]), position, hidden_states, form, lambda _: None)
             chunks.append(Chunk(step, 0, rows))
         ours = forward(on_host, [(c, pair[1]) for c, pair in zip(chunks, caches, strict=True)])
         theirs = forward(plain, [(c, pair[0]) for c, pair in zip(chunks, caches, strict=True)])

@@ -15,7 +15,7 @@ import pytest
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.cache.kv_cache import KVCache
 from stip_server.engine.engine import Engine, EngineSettings
-from stip_server.engine.step import Rows
+from stip_server.engine.step import WantedRows
 from stip_server.errors import BundleError
 from stip_server.observe.metrics import Metrics
 from tests.support.models.oracle import Oracle, assert_equal_logits
@@ -57,8 +57,8 @@ def test_a_step_is_answered_whole_however_it_is_chunked(
 
 def test_only_the_wanted_rows_are_answered(start_engine: Start, tiny_oracle: Oracle) -> None:
     running = start_engine(max_batch_rows=CHUNK)
-    assert running.run("a", 0, A, Rows.NONE).logits is None
-    last = logits_of(running.run("b", 0, B, Rows.LAST))
+    assert running.run("a", 0, A, WantedRows.NONE).logits is None
+    last = logits_of(running.run("b", 0, B, WantedRows.LAST))
     assert_equal_logits(last, tiny_oracle.logits(B)[-1:])
 
 

@@ -13,20 +13,20 @@ from stip_model.bundle.manifest import ServerBundle
 from stip_model.decoder import Linear, Model
 from stip_model.loading import load_model
 from stip_server.engine.iteration import forward
-from stip_server.engine.step import Chunk, Rows, Step, StepLogits, join_logits
+from stip_server.engine.step import Chunk, LogitsForm, Step, StepLogits, WantedRows, join_logits
 
 # rows of the step, rows asked for, top_k, float16; neighbours of one form and of different ones
 ASKED = (
-    (2, Rows.ALL, 0, False),
-    (1, Rows.LAST, 0, False),
-    (3, Rows.LAST, 4, True),
-    (1, Rows.NONE, 4, True),
-    (2, Rows.ALL, 4, True),
-    (1, Rows.LAST, 4, False),
-    (4, Rows.LAST, 1, False),
-    (2, Rows.ALL, 1, False),
-    (3, Rows.ALL, 0, True),
-    (2, Rows.LAST, 0, False),
+    (2, WantedRows.ALL, 0, False),
+    (1, WantedRows.LAST, 0, False),
+    (3, WantedRows.LAST, 4, True),
+    (1, WantedRows.NONE, 4, True),
+    (2, WantedRows.ALL, 4, True),
+    (1, WantedRows.LAST, 4, False),
+    (4, WantedRows.LAST, 1, False),
+    (2, WantedRows.ALL, 1, False),
+    (3, WantedRows.ALL, 0, True),
+    (2, WantedRows.LAST, 0, False),
 )
 
 
@@ -44,8 +44,19 @@ def hidden_states_of(model: Model, rows: int, seed: int = 0) -> NDArray[np.float
 def chunk(model: Model, index: int) -> Chunk:
     num_rows, rows, top_k, half_precision = ASKED[index]
     hidden_states = hidden_states_of(model, num_rows, seed=index)
-    step = Step(bytes([index]), 0, hidden_states, rows, half_precision, top_k, lambda _: None)
+    step = Step(
+        bytes([index]),
+        0,
+        hidden_states,
+        LogitsForm(rows, top_k, half_precision),
+        lambda _: None,
+    )
     return Chunk(step, 0, num_rows)
+
+
+def wanted_rows(index: int) -> int:
+    num_rows, rows, _, _ = ASKED[index]
+    return {WantedRows.ALL: num_rows, WantedRows.LAST: 1, WantedRows.NONE: 0}[rows]
 
 
 def assert_same(parts: list[StepLogits], others: list[StepLogits], half: bool) -> None:
@@ -70,8 +81,7 @@ def test_forms_that_meet_are_answered_as_each_is_alone(model: Model) -> None:
     for index, found in enumerate(together):
         (alone,) = forward(model, [(chunk(model, index), model.new_cache())])
         assert_same(found, alone, ASKED[index][3])
-        wanted = {Rows.ALL: ASKED[index][0], Rows.LAST: 1, Rows.NONE: 0}[ASKED[index][1]]
-        assert sum(part.rows for part in found) == wanted
+        assert sum(part.rows for part in found) == wanted_rows(index)
 
 
 def test_the_weights_are_read_once_for_the_rows_of_all_sessions(
@@ -87,7 +97,7 @@ def test_the_weights_are_read_once_for_the_rows_of_all_sessions(
     batch = [(chunk(model, index), model.new_cache()) for index in range(len(ASKED))]
     forward(model, batch)
     of_all = sum(num_rows for num_rows, *_ in ASKED)
-    kept = sum({Rows.ALL: asked[0], Rows.LAST: 1, Rows.NONE: 0}[asked[1]] for asked in ASKED)
+    kept = sum(wanted_rows(index) for index in range(len(ASKED)))
     # of the last layer's projections only the first one takes rows that nobody asks for
     assert rows == [of_all] * (4 * len(model.layers) - 3) + [kept] * 3
 
@@ -101,7 +111,8 @@ def test_what_is_copied_shows_that_the_engine_lives(model: Model) -> None:
 
     cache.reserve(1)
     cache.length = cache._capacity  # the next row needs a larger array
-    step = Step(b"1", cache.length, hidden_states_of(model, 1), Rows.NONE, False, 0, lambda _: None)
+    form = LogitsForm(WantedRows.NONE, top_k=0, half_precision=False)
+    step = Step(b"1", cache.length, hidden_states_of(model, 1), form, lambda _: None)
     forward(model, [(Chunk(step, 0, 1), cache)], alive)
     assert beats == len(model.layers)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stip_server.engine.scheduler import SHORT_ROWS, Scheduler
-from stip_server.engine.step import Chunk, Rows, Step
+from stip_server.engine.step import Chunk, LogitsForm, Step, WantedRows
 
 LONG = SHORT_ROWS + 1
 BUDGET = 40
@@ -21,9 +21,7 @@ def step(session: str, rows: int = 1, position: int = 0) -> Step:
         session_id=session.encode(),
         position=position,
         hidden_states=np.zeros((rows, 2), np.float16),
-        rows=Rows.LAST,
-        half_precision=True,
-        top_k=0,
+        form=LogitsForm(WantedRows.LAST, top_k=0, half_precision=True),
         deliver=lambda _: None,
     )
 

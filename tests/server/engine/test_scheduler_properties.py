@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from stip_server.engine.scheduler import HOLD_SHARE, MAX_HOLD, SHORT_ROWS, Scheduler
-from stip_server.engine.step import Chunk, Rows, Step
+from stip_server.engine.step import Chunk, LogitsForm, Step, WantedRows
 
 NAMES = (b"a", b"b", b"c", b"d", b"e")
 SESSIONS = st.sampled_from(NAMES)
@@ -80,9 +80,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             session_id=session,
             position=0,
             hidden_states=np.zeros((rows, 1), np.float16),
-            rows=Rows.LAST,
-            half_precision=True,
-            top_k=0,
+            form=LogitsForm(WantedRows.LAST, top_k=0, half_precision=True),
             deliver=lambda _: None,
         )
         self.scheduler.submit(step)

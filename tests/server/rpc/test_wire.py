@@ -65,9 +65,11 @@ def test_logits_survive(shape: tuple[int, int], half: bool, top_k: bool, seed: i
         rows=LogitsRows.LOGITS_ROWS_ALL, dtype=wanted, top_k=shape[1] if top_k else 0
     )
     manifest = Manifest(model=ModelConfig(vocab_size=shape[1]))
-    form = translate.logits_request(request, shape[0], manifest, LIMITS)
+    form = translate.logits_form(request, manifest)
     sent = (logits.values, logits.indices, logits.log_sum_exp)
-    assert form.size == sum(len(each) for each in sent), "what is counted is what is sent"
+    assert form.nbytes(shape[0], shape[1]) == sum(len(each) for each in sent), (
+        "what is counted is what is sent"
+    )
     message = StepMessage(logits=LogitsRequest(dtype=wanted, top_k=shape[1] if top_k else 0))
     result = translate.step_result(message, 1, logits, Head.HEAD_SERVER, queue=0.0, compute=0.0)
     found = decode_logits(

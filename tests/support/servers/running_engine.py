@@ -17,7 +17,7 @@ from stip_client.bundle.client_bundle import ClientBundle
 from stip_model.bundle.manifest import ServerBundle
 from stip_server.engine import engine as engine_module
 from stip_server.engine.engine import Engine, EngineSettings
-from stip_server.engine.step import Rows, Step, StepOutcome
+from stip_server.engine.step import LogitsForm, Step, StepOutcome, WantedRows
 from stip_server.observe.metrics import Metrics
 
 # For machines that are slow, not for what is claimed.
@@ -98,7 +98,7 @@ class RunningEngine:
         session: str,
         position: int,
         tokens: Sequence[int],
-        rows: Rows = Rows.ALL,
+        rows: WantedRows = WantedRows.ALL,
         dtype: DTypeLike = np.float32,
     ) -> Future[StepOutcome]:
         """Queue a step of hidden states of a type, for whole float32 rows of logits."""
@@ -107,16 +107,14 @@ class RunningEngine:
             session_id=session.encode(),
             position=position,
             hidden_states=self._bundle.masked_embeddings(tokens).astype(dtype),
-            rows=rows,
-            half_precision=False,
-            top_k=0,
+            form=LogitsForm(rows, top_k=0, half_precision=False),
             deliver=outcome.set_result,  # twice would raise
         )
         self.engine.submit(step)
         return outcome
 
     def run(
-        self, session: str, position: int, tokens: Sequence[int], rows: Rows = Rows.ALL
+        self, session: str, position: int, tokens: Sequence[int], rows: WantedRows = WantedRows.ALL
     ) -> StepOutcome:
         """Queue a step and wait for its outcome."""
         return self.submit(session, position, tokens, rows).result(PATIENCE)
