@@ -25,17 +25,14 @@ help: ## list the targets
 demo: $(RUN_STAMP) ## run all three parties on this machine with the demo model
 	@$(BIN)/stip-client demo
 
-# Most tests wait rather than compute. Those that claim seconds wait all the time, and come by
-# themselves when nothing that computes runs beside them.
-# BLIS's and OpenBLAS's threads wait by spinning, and would take the cores from each other.
+# Most tests wait rather than compute: three at a time keep two cores busy.
 WORKERS ?= 3
 test: $(DEV_STAMP) ## run the tests, WORKERS=3 at a time
-	BLIS_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not quiet" -n $(WORKERS) --dist worksteal
-	$(BIN)/python -m pytest -m quiet -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 TIMES ?= 10
-faults: $(DEV_STAMP) ## inject every fault TIMES=10 times over (about 5 minutes each time)
-	$(BIN)/python -m pytest --count $(TIMES) tests/faults
+faults: $(DEV_STAMP) ## run the tests of faults and of the server TIMES=10 times over
+	$(BIN)/python -m pytest -n $(WORKERS) --count $(TIMES) tests/faults tests/server
 
 lint: $(DEV_STAMP) ## check style, types, walls, the protocol and its generated stubs
 	$(BIN)/ruff check .

@@ -22,11 +22,12 @@ pytest_plugins = [
     "tests.support.fixtures.talking_model",
     "tests.support.fixtures.watched_server",
     "tests.support.fixtures.started_engine",
+    "tests.support.fixtures.skipped_tests",
 ]
 
 # A shell ignores Ctrl-C for what it runs in the background, and so would every process of a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# How long an example takes tells of the machine, not of what it is an example of.
+# How long an example takes depends on the machine and proves nothing.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

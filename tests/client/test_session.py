@@ -21,7 +21,7 @@ from stip_client import (
 from stip_client.session.session_core import LogitsWanted
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import Server, make_model, run_tool, server_process
-from tests.support.servers.watched import eventually
+from tests.support.waiting import eventually
 
 PROMPT = [5, 3, 8, 9, 7, 9, 3, 2, 3, 8]
 

@@ -14,6 +14,7 @@ import stip_client
 from stip_client.cli.terminal import say
 from tests.support.command_line import assert_no_traceback, assert_refused
 from tests.support.parties import Server, run_tool, server_process
+from tests.support.waiting import PATIENCE
 
 KEYS, SERVER, CLIENT = "stip_keys", "stip_server", "stip_client"
 GENERATE = [CLIENT, "generate", "--server", "{server}", "--bundle", "{model}/client"]
@@ -208,7 +209,7 @@ def test_a_prompt_that_is_not_text_is_refused(
         input=b"" if where == "argument" else not_utf8,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     stderr = done.stderr.decode()
     assert_no_traceback(stderr)

@@ -25,6 +25,7 @@ from stip_client.cli.commands import demo
 from stip_client.cli.main import main
 from tests.support.command_line import assert_refused
 from tests.support.parties import Server, convert, run_tool, server_process
+from tests.support.waiting import PATIENCE
 
 DEMO_MODEL = Path(stip_client.__file__).parent / "cli" / "demo_model"
 # The README's examples, with what a correct answer must say.
@@ -235,7 +236,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, signum: signa
     while not list(tmp_path.glob("*/masked/server")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == (130 if signum == signal.SIGINT else 143)
     assert "Traceback" not in errors
     time.sleep(0.2)

@@ -11,8 +11,9 @@ from stip.v1.inference_pb2 import ForkPoint
 from stip_client import Client, ServerBusyError, SessionLostError
 from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.servers.failpoints import faulty_server
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
 from tests.support.sessions.branches import PREFIX, Branch, branch, kv_bytes_used, tokens
+from tests.support.waiting import eventually
 from tests.support.wire.requests import (
     WireStream,
     connection,

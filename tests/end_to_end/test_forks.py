@@ -11,8 +11,9 @@ import pytest
 from stip.v1.inference_pb2 import ForkPoint
 from stip_client import Client, ContextOverflowError, RequestError, SessionLostError
 from tests.support.models.oracle import Oracle
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
 from tests.support.sessions.branches import VOCAB_SIZE, branch, kv_bytes_used, tokens
+from tests.support.waiting import eventually
 from tests.support.wire.requests import WireStream, connection, open_request, read_manifest
 
 GROWTH = 256  # rows by which a cache grows

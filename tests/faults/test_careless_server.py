@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 
 from tests.support.servers.failpoints import faulty_server
+from tests.support.waiting import PATIENCE
 
 
 def test_a_server_whose_housekeeping_fails_drains_and_exits_with_1(talking_bundles: Path) -> None:
     with faulty_server(talking_bundles / "server", ["careless"], stderr=subprocess.PIPE) as server:
-        _, said = server.process.communicate(timeout=60)
+        _, said = server.process.communicate(timeout=PATIENCE)
     assert server.process.returncode == 1
     assert "the server cannot look after itself" in said and "injected" in said
     assert "draining" in said and "stopped" in said

@@ -16,7 +16,8 @@ import pytest
 
 from stip_client import AsyncClient, Client, ConnectionLostError
 from stip_client.client import Session
-from tests.support.servers.watched import PATIENCE, Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.proxy import proxy
 
 T = TypeVar("T")

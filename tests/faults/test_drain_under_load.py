@@ -18,7 +18,8 @@ import pytest
 from stip.v1.manifest_pb2 import Manifest
 from tests.support.command_line import assert_no_traceback
 from tests.support.servers.health_watch import NOT_SERVING, SERVING, health_of
-from tests.support.servers.watched import PATIENCE, Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.requests import (
     Refusal,
     WireStream,

@@ -14,7 +14,8 @@ import pytest
 from stip.v1.inference_pb2 import Load
 from stip.v1.manifest_pb2 import Manifest
 from tests.support.servers.healthy_session import healthy_session
-from tests.support.servers.watched import PATIENCE, Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.frames import INFER, INFO, PATH_NOT_UTF8, FrameFuzzer
 from tests.support.wire.requests import WireStream, connection, dial, open_request, refusal_of
 

@@ -18,7 +18,8 @@ from stip.v1.inference_pb2 import InferRequest, InferResponse, Load
 from stip.v1.manifest_pb2 import Manifest
 from stip.v1.tensor_pb2 import DataType, Tensor
 from tests.support.servers.healthy_session import healthy_session
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import eventually
 from tests.support.wire.fuzzer import HIDDEN_SIZE, OVERSIZED, Fuzzer, Script
 from tests.support.wire.requests import Refusal, WireStream, connection, refusal_of
 

@@ -14,7 +14,8 @@ import pytest
 from stip.v1.manifest_pb2 import Manifest
 from stip_client import Client
 from tests.support.parties import Server
-from tests.support.servers.watched import PATIENCE, Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.frames import GO_AWAY, PING, PREFACE, SETTINGS, frame
 from tests.support.wire.proxy import proxy
 from tests.support.wire.requests import WireStream, connection, open_request, step_request

@@ -15,7 +15,8 @@ import pytest
 from stip.v1.inference_pb2 import Load
 from stip.v1.manifest_pb2 import Manifest
 from tests.support.servers.healthy_session import healthy_session
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import eventually
 from tests.support.wire.requests import (
     WireStream,
     connection,
@@ -61,7 +62,7 @@ def test_a_killed_client_costs_nothing_more_and_its_session_can_be_resumed(
             session_id = prompt_and_die(
                 server, talking_bundles, tmp_path / "rows.npy", moments.random()
             )
-            resumed = WireStream(channel, deadline=60)
+            resumed = WireStream(channel)
             resumed.send(open_request(talking_manifest, resume_session_id=session_id))
             length = resumed.opened().length
             # nothing of it is computed any more, and all that was is there

@@ -19,13 +19,12 @@ import pytest
 from stip_client import AsyncClient, Client, ConnectionLostError, SessionLostError
 from tests.support.command_line import assert_refused
 from tests.support.parties import Server, run_tool
-from tests.support.servers.watched import eventually, watched_server
+from tests.support.servers.watched import watched_server
+from tests.support.waiting import PATIENCE, eventually
 
 # Seconds are what these claim.
 pytestmark = pytest.mark.quiet
 NOTICED_WITHIN = 5.0
-# For processes and machines that are slow to start, not for what is claimed.
-PATIENCE = 60.0
 
 
 @contextmanager

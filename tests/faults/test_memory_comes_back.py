@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from stip.v1.inference_pb2 import InferRequest
 from stip.v1.manifest_pb2 import Manifest
 from stip_server.sessions.kv_memory import GROWTH, kv_bytes_per_token
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import eventually
 from tests.support.wire.requests import (
     WireStream,
     connection,
@@ -136,7 +137,7 @@ def test_without_room_an_open_is_refused_at_once_and_running_sessions_are_not_ha
     small_server: Callable[..., Watched], talking_manifest: Manifest
 ) -> None:
     server = small_server()
-    with connection(server.address) as channel, WireStream(channel, deadline=60) as running:
+    with connection(server.address) as channel, WireStream(channel) as running:
         running.send(opening(talking_manifest, 3), prefill(10)).opened()
         running.result()
         undisturbed = last_logits(running)
@@ -173,7 +174,7 @@ def test_an_open_that_waits_is_admitted_when_another_session_closes(
     with connection(server.address) as channel:
         first = WireStream(channel).send(opening(talking_manifest, 4))
         first.opened()
-        waiting = WireStream(channel, deadline=60)
+        waiting = WireStream(channel)
         waiting.send(opening(talking_manifest, 3, wait_millis=LONG_WAIT), prefill(10))
         eventually(lambda: server.load().waiting_opens == 1)
         assert server.load().sessions == 1
@@ -204,7 +205,7 @@ def test_the_least_recently_used_of_idle_sessions_makes_room(
     server = small_server("--session-ttl", 1)
     with connection(server.address) as channel:
         names = "first", "second", "third"
-        streams = {name: WireStream(channel, deadline=60) for name in names}
+        streams = {name: WireStream(channel) for name in names}
         for stream in streams.values():
             stream.send(opening(talking_manifest, 1), prefill(10)).opened()
             stream.result()

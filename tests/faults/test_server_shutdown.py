@@ -20,6 +20,7 @@ from stip.v1.manifest_pb2 import Manifest
 from stip_client import Client, ConnectionLostError
 from tests.support.command_line import assert_no_traceback, assert_refused
 from tests.support.parties import Server, run_tool
+from tests.support.waiting import PATIENCE
 from tests.support.wire.requests import WireStream, connection, open_request, step_request
 
 # The grace is 30 s: a server that something idle holds up takes longer than this.
@@ -37,7 +38,7 @@ def stop(server: Server, signum: int = signal.SIGTERM) -> float:
 
 
 def wait_for_exit(server: Server, started: float) -> float:
-    server.process.wait(60)
+    server.process.wait(PATIENCE)
     took = monotonic() - started
     assert server.process.stderr is not None
     assert_no_traceback(server.process.stderr.read())
@@ -51,7 +52,7 @@ def test_steps_under_way_are_answered(
 ) -> None:
     server = own_server()
     with connection(server.address) as channel:
-        stream = WireStream(channel, deadline=60).send(open_request(talking_manifest))
+        stream = WireStream(channel).send(open_request(talking_manifest))
         stream.opened()
         starts = range(0, 4 * LONG_ROWS, LONG_ROWS)  # as many as may be in flight
         stream.send(*(step_request(start, LONG_STEP) for start in starts))
@@ -67,7 +68,7 @@ def test_steps_under_way_are_answered(
 
 @contextmanager
 def open_session(channel: grpc.Channel, manifest: Manifest) -> Iterator[None]:
-    stream = WireStream(channel, deadline=60).send(open_request(manifest), step_request(0, ROWS))
+    stream = WireStream(channel).send(open_request(manifest), step_request(0, ROWS))
     stream.opened()
     stream.result()
     yield
@@ -85,7 +86,7 @@ def parked_session(channel: grpc.Channel, manifest: Manifest) -> Iterator[None]:
 @contextmanager
 def stream_without_open(channel: grpc.Channel, manifest: Manifest) -> Iterator[None]:
     del manifest
-    stream = WireStream(channel, deadline=60)
+    stream = WireStream(channel)
     sleep(0.3)
     yield
     assert stream.refusal().code is grpc.StatusCode.UNAVAILABLE
@@ -101,7 +102,9 @@ def idle_connection(channel: grpc.Channel, manifest: Manifest) -> Iterator[None]
 @contextmanager
 def health_watch(channel: grpc.Channel, manifest: Manifest) -> Iterator[None]:
     del manifest
-    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+    watch = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(), timeout=PATIENCE
+    )
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     yield
     assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -117,7 +120,7 @@ def reflection_stream(channel: grpc.Channel, manifest: Manifest) -> Iterator[Non
         sleep(60)
 
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    next(stub.ServerReflectionInfo(requests(), timeout=60))
+    next(stub.ServerReflectionInfo(requests(), timeout=PATIENCE))
     yield
 
 

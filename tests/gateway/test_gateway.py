@@ -15,9 +15,10 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from tokenizers import Tokenizer
 
-from tests.support.gateways import PATIENCE, Gateway, gateway_process, long_stream
+from tests.support.gateways import Gateway, gateway_process, long_stream
 from tests.support.parties import convert, run_tool
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import PATIENCE, eventually
 
 HELLO = "Hello, how are you?"
 JAPANESE = "How do you say hello in Japanese?"

@@ -22,6 +22,7 @@ from stip_client.gateway.penalties import processors
 from stip_client.gateway.slots import Slots
 from stip_client.gateway.vocabulary import Vocabulary
 from stip_client.sampling.detokenizer import TextStream
+from tests.support.waiting import PATIENCE
 
 END = 256
 
@@ -299,7 +300,7 @@ def test_client_that_takes_nothing_counts_as_gone(monkeypatch: pytest.MonkeyPatc
 
     async def run() -> None:
         with pytest.raises(ClientGone):
-            await asyncio.wait_for(while_connected(receive, send_events(endless(), send)), 60)
+            await asyncio.wait_for(while_connected(receive, send_events(endless(), send)), PATIENCE)
 
     asyncio.run(run())
     assert left == [True]

@@ -18,9 +18,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.support.gateways import PATIENCE, Answer, Gateway, gateway_process, long_stream
+from tests.support.gateways import Answer, Gateway, gateway_process, long_stream
 from tests.support.parties import Server, convert, run_tool, server_process
-from tests.support.servers.watched import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 KEY = "the-key-of-this-test"
 PAGE = "https://chat.example.org"

@@ -16,8 +16,8 @@ import pytest
 from tests.support.command_line import assert_no_traceback, assert_refused, listing
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import run_tool
+from tests.support.waiting import PATIENCE
 
-PATIENCE = 60.0
 # The first file of a conversion, one in its middle and its last large one.
 STAGES = ("server/layer_00.safetensors", "server/layer_11.safetensors", "client/embeddings")
 

@@ -15,6 +15,7 @@ from stip_model.bundle.manifest import ServerBundle
 from stip_model.loading import load_model
 from stip_model.operations.blas import LIBRARIES
 from stip_model.operations.products import MULTIPLE, padded, product
+from tests.support.waiting import PATIENCE
 
 # Multiplies m rows whose end is the end of what may be read.
 GUARDED = """
@@ -41,7 +42,7 @@ def test_blis_reads_no_row_that_is_not_there(k: int) -> None:
     except OSError:
         pytest.skip(f"there is no {library} here")
     command = [sys.executable, "-c", GUARDED, library, str(k), *map(str, range(1, 27))]
-    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+    assert subprocess.run(command, check=False, timeout=PATIENCE).returncode == 0
 
 
 @pytest.mark.parametrize("bias", [None, mx.arange(3.0)])

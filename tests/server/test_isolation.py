@@ -17,6 +17,7 @@ import stip_server
 from stip_client import Client
 from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.models.random_checkpoint import RandomCheckpoint
+from tests.support.waiting import PATIENCE
 
 # Runs the server without the site module, so that no .pth file brings the checkout back, and with
 # an import hook that refuses what a server must not need.
@@ -67,7 +68,7 @@ def test_a_server_without_stip_keys_and_without_any_key_file_serves(
             found = session.forward(prompt)
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     checkpoint = tiny_checkpoint.write(tmp_path / "checkpoint")
     assert_equal_logits(found, Oracle(checkpoint).logits(prompt))

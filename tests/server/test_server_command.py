@@ -24,6 +24,7 @@ from stip_client import Client
 from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import Server, convert, run_tool, server_process
+from tests.support.waiting import PATIENCE
 
 SERVICE = "stip.v1.InferenceService"
 
@@ -60,7 +61,7 @@ def test_reflection_describes_the_service(tiny_server: Server) -> None:
 def test_the_server_says_which_blas_is_in_use_and_exits_0_on_sigterm(tiny_bundles: Path) -> None:
     with server_process(tiny_bundles / "server") as server:
         server.process.send_signal(signal.SIGTERM)
-        _, errors = server.process.communicate(timeout=60)
+        _, errors = server.process.communicate(timeout=PATIENCE)
     assert server.process.returncode == 0
     assert "BLAS: " in errors
     assert "float32 on cpu" in errors
@@ -69,7 +70,7 @@ def test_the_server_says_which_blas_is_in_use_and_exits_0_on_sigterm(tiny_bundle
 def test_without_a_fast_blas_the_server_says_how_to_install_one(tiny_bundles: Path) -> None:
     with server_process(tiny_bundles / "server", "--blas", "bundled") as server:
         server.process.send_signal(signal.SIGTERM)
-        _, errors = server.process.communicate(timeout=60)
+        _, errors = server.process.communicate(timeout=PATIENCE)
     assert "libblis4-pthread" in errors
     assert "libopenblas0-pthread" in errors
 
@@ -81,7 +82,7 @@ def test_scheme_none_is_announced_at_start(
     bundles = convert(checkpoint, tmp_path / "bundles", "--scheme", "none")
     with server_process(bundles / "server") as server:
         server.process.send_signal(signal.SIGTERM)
-        _, errors = server.process.communicate(timeout=60)
+        _, errors = server.process.communicate(timeout=PATIENCE)
     assert "hides nothing" in errors
 
 
@@ -117,7 +118,7 @@ def test_systemd_hears_that_it_is_ready_that_it_lives_and_that_it_stops(
 ) -> None:
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.settimeout(30)
+        systemd.settimeout(PATIENCE)
         systemd.bind(address)
         environment = os.environ | {"NOTIFY_SOCKET": address}
         with server_process(tiny_bundles / "server", env=environment) as server:
@@ -127,13 +128,13 @@ def test_systemd_hears_that_it_is_ready_that_it_lives_and_that_it_stops(
             while (state := systemd.recv(100)) == b"READY=1\nWATCHDOG=1":
                 pass
             assert state == b"STOPPING=1"
-            assert server.process.wait(60) == 0
+            assert server.process.wait(PATIENCE) == 0
 
 
 def test_with_json_logs_every_line_on_stderr_is_an_object(tiny_bundles: Path) -> None:
     with server_process(tiny_bundles / "server", "--log-format", "json") as server:
         server.process.send_signal(signal.SIGTERM)
-        _, errors = server.process.communicate(timeout=60)
+        _, errors = server.process.communicate(timeout=PATIENCE)
     records = [json.loads(line) for line in errors.splitlines()]
     assert [record["message"] for record in records][-1] == "stopped"
     assert any(record["message"].startswith("BLAS: ") for record in records)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from openai import OpenAI, Stream
 from openai.types import Completion
 
-PATIENCE = 60.0
+from tests.support.waiting import PATIENCE
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.models.random_checkpoint import RandomCheckpoint
+from tests.support.waiting import LONG_PATIENCE
 
 BASE_SEED = 7
 
@@ -18,7 +19,7 @@ def run_tool(module: str, *arguments: object, **options: Any) -> subprocess.Comp
     """Run `python -m module` to its end."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=120, **options
+        command, capture_output=True, text=True, check=False, timeout=LONG_PATIENCE, **options
     )
 
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-PATIENCE = 60.0
+from tests.support.waiting import PATIENCE
+
 CTRL_C, CTRL_D = "\x03", "\x04"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.command_line import assert_refused
 from tests.support.parties import run_tool
+from tests.support.waiting import PATIENCE
 
 
 def web(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -19,7 +20,7 @@ def web(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def test_without_the_extra_it_says_how_to_get_it() -> None:

@@ -21,8 +21,9 @@ from stip_client.cli.terminal import printable
 from tests.support.command_line import assert_no_traceback, assert_refused
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import Server, convert, run_tool, server_process
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
 from tests.support.typist import CTRL_C, CTRL_D, typing
+from tests.support.waiting import PATIENCE, eventually
 
 DEMO_MODEL = Path(stip_client.__file__).parent / "cli" / "demo_model"
 # Choosing almost at random, the model hardly ever ends its reply.
@@ -264,7 +265,7 @@ def test_bytes_that_are_no_text_are_refused_and_the_conversation_goes_on(
         env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert b"error: the message is not valid UTF-8 text" in done.stderr
     assert_no_traceback(done.stderr.decode())

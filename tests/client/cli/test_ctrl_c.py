@@ -10,9 +10,10 @@ from time import monotonic, sleep
 import pytest
 
 from stip_client import Client, ServerBusyError
-from tests.faults.test_lost_server import PATIENCE, talking
+from tests.faults.test_lost_server import talking
 from tests.support.command_line import assert_no_traceback
 from tests.support.parties import Server
+from tests.support.waiting import PATIENCE
 
 TIMES = 4
 AT_ONCE = 5.0

@@ -24,15 +24,14 @@ from tests.support.certificates import Authority
 from tests.support.command_line import assert_no_traceback
 from tests.support.parties import run_tool
 from tests.support.servers.guarded import (
-    PATIENCE,
     Guarded,
     bearer,
     guarded_server,
     info_refusal,
     trusting,
-    wait_until,
     write_tokens,
 )
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.requests import WireStream, connection, open_request, step_request
 
 ALICE = "Alice+Secret/0123456789abcdef"
@@ -92,7 +91,7 @@ def test_the_server_logs_no_credential_whatever_happens(
                 None,
             )
         )
-        owner = WireStream(channel, metadata=bearer(ALICE), deadline=60).send(
+        owner = WireStream(channel, metadata=bearer(ALICE)).send(
             open_request(talking_manifest), step_request(0, ROWS)
         )
         session_id = owner.opened().session_id
@@ -121,11 +120,11 @@ def test_the_server_logs_no_credential_whatever_happens(
         for damage in (f"{STRANGE}\n", f"alice {STRANGE} # mine\n"):
             before = guarded.said
             write_tokens(tmp_path / "tokens", damage)
-            wait_until(lambda before=before: "still count" in guarded.said[len(before) :])
+            eventually(lambda before=before: "still count" in guarded.said[len(before) :])
         write_tokens(tmp_path / "tokens", f"bob {BOB}\n")
         assert owner.refusal().reason == "TOKEN_REVOKED"
 
-    wait_until(lambda: "TOKEN_REVOKED" in guarded.said)
+    eventually(lambda: "TOKEN_REVOKED" in guarded.said)
     said = guarded.said
     told = [text for token in (ALICE, BOB, STRANGE) for text in forms(token)]
     told += lines_of(tmp_path / "ca" / "server.key") + lines_of(carol.key) + lines_of(carol.cert)
@@ -239,6 +238,6 @@ def test_a_token_that_is_no_text_is_not_logged_either(
         service = f"/stip.v1.InferenceService/{method}".encode()
         for scrap in (b"\xe4", b"\xff\xfe", b"\x1b[2J", b"\n"):
             raw_call(server.server.address, service, b"Bearer " + ALICE.encode() + scrap)
-        wait_until(lambda: server.said.count("reason=TOKEN_UNKNOWN") == 4)
+        eventually(lambda: server.said.count("reason=TOKEN_UNKNOWN") == 4)
         assert not any(text in server.said for text in forms(ALICE))
         assert_no_traceback(server.said)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from stip.v1.inference_pb2 import ForkPoint, InferRequest
 from stip.v1.manifest_pb2 import Manifest
 from stip.v1.tensor_pb2 import DataType
-from tests.support.servers.watched import PATIENCE, Watched, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import PATIENCE
 from tests.support.wire.fuzzer import Fuzzer
 from tests.support.wire.requests import (
     WireStream,

@@ -25,8 +25,8 @@ from tests.support.servers.guarded import (
     info_refusal,
     model_info,
     trusting,
-    wait_until,
 )
+from tests.support.waiting import eventually
 from tests.support.wire.requests import WireStream, connection, open_request, step_request
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -188,7 +188,7 @@ def test_a_client_certificate_of_the_right_ca_is_the_callers_identity(
             )
             assert refused.reason == "WRONG_KEY"
         said = f"identity=cert:{issued.cert.stem}"
-        wait_until(lambda said=said: said in mutual.said)
+        eventually(lambda said=said: said in mutual.said)
     tls = TLS(authority.certificate, alice.cert, alice.key)
     with (
         Client(mutual.address, talking_bundles / "client", tls=tls) as client,

@@ -21,6 +21,7 @@ from stip_server.auth.callers import Authenticator
 from stip_server.auth.tls import _TLSFiles, server_credentials
 from stip_server.errors import StartError
 from tests.support.certificates import Authority, Issued, write_key
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ async def ask(port: int, ca: Path, client: Issued | None = None, host: str = "lo
     )
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(f"{host}:{port}", credentials, options) as channel:
-        answered: bytes = await channel.unary_unary("/who/Am")(b"", timeout=60)
+        answered: bytes = await channel.unary_unary("/who/Am")(b"", timeout=PATIENCE)
     return answered.decode()
 
 

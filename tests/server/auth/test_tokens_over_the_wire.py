@@ -23,7 +23,6 @@ from tests.support.certificates import Authority
 from tests.support.command_line import assert_refused
 from tests.support.parties import run_tool
 from tests.support.servers.guarded import (
-    PATIENCE,
     TIMES,
     Guarded,
     bearer,
@@ -31,9 +30,9 @@ from tests.support.servers.guarded import (
     info_refusal,
     model_info,
     trusting,
-    wait_until,
     write_tokens,
 )
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.requests import Metadata, WireStream, connection, open_request, step_request
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -73,7 +72,7 @@ def tokens(server: Guarded, channel: grpc.Channel, folder: Path) -> Iterator[Pat
     yield folder / "tokens"
     write_tokens(folder / "tokens", TOKENS)
     for token in (ALICE, ALICE_NEXT, BOB):
-        wait_until(lambda token=token: lets_in(channel, token))
+        eventually(lambda token=token: lets_in(channel, token))
 
 
 def lets_in(channel: grpc.Channel, token: str) -> bool:
@@ -125,7 +124,7 @@ def test_who_brings_no_token_of_the_file_is_told_so_before_anything_is_read(
         assert ALICE not in told.message and BOB not in told.message
     load = model_info(channel, bearer(BOB)).load
     assert (load.sessions, load.kv_bytes_reserved, load.waiting_steps) == (0, 0, 0)
-    wait_until(lambda: server.said.removeprefix(before).count("call refused") >= 2 * TIMES)
+    eventually(lambda: server.said.removeprefix(before).count("call refused") >= 2 * TIMES)
     said = server.said.removeprefix(before)
     assert said.count(f"reason={reason}") == 2 * TIMES
     assert said.count("call refused") == 2 * TIMES
@@ -231,7 +230,7 @@ def test_a_removed_token_ends_its_streams_within_seconds_and_no_others(
                 resumed.send(open_request(talking_manifest, resume_session_id=session_id))
                 assert resumed.opened().length == 3
         write_tokens(tokens, TOKENS)
-        wait_until(lambda token=revoked: lets_in(channel, token))
+        eventually(lambda token=revoked: lets_in(channel, token))
     assert other.send(step_request(3, ROWS)).result().length == 6
     other.close()
 
@@ -255,7 +254,7 @@ def test_a_client_whose_token_was_removed_holds_no_session_by_not_reading(
         sleep(2)  # it is not idle, whatever its time to live
         assert model_info(other, bearer(BOB)).load.sessions == 1
         write_tokens(path, f"bob {BOB}\n")
-        wait_until(lambda: model_info(other, bearer(BOB)).load.sessions == 0)
+        eventually(lambda: model_info(other, bearer(BOB)).load.sessions == 0)
         assert stream.refusal().reason == "TOKEN_REVOKED"
 
 
@@ -263,7 +262,7 @@ def test_a_new_token_is_taken_up(tokens: Path, channel: grpc.Channel) -> None:
     carol = "carol-token-of-this-test"
     assert not lets_in(channel, carol)
     write_tokens(tokens, f"{TOKENS}carol {carol}\n")
-    wait_until(lambda: lets_in(channel, carol))
+    eventually(lambda: lets_in(channel, carol))
     assert lets_in(channel, ALICE)
 
 
@@ -301,7 +300,7 @@ def test_an_empty_or_damaged_file_keeps_the_old_tokens(
             tokens.unlink()
         else:
             write_tokens(tokens, content)
-        wait_until(lambda: "the tokens read before still count" in server.said[len(before) :])
+        eventually(lambda: "the tokens read before still count" in server.said[len(before) :])
         assert all(lets_in(channel, token) for token in (ALICE, ALICE_NEXT, BOB))
         assert stream.send(step_request(3, ROWS)).result().length == 6
 
@@ -332,7 +331,7 @@ def test_with_client_certificates_and_tokens_both_are_needed_and_the_token_is_th
             open_request(talking_manifest, key_id="x")
         )
         assert told.refusal().reason == "WRONG_KEY"
-        wait_until(lambda: "identity=token:alice" in server.said)
+        eventually(lambda: "identity=token:alice" in server.said)
         assert "mallory" not in server.said
 
 
@@ -352,5 +351,5 @@ def test_an_identity_without_a_token_left_keeps_no_room_from_others(
         held.opened()
         write_tokens(path, f"bob {BOB}\n")
         assert held.refusal().reason == "TOKEN_REVOKED"
-        wait_until(lambda: lets_in(channel, BOB))
-        wait_until(lambda: model_info(channel, bearer(BOB)).load.sessions == 0)
+        eventually(lambda: lets_in(channel, BOB))
+        eventually(lambda: model_info(channel, bearer(BOB)).load.sessions == 0)

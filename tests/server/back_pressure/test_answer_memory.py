@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory, Room, Share
+from tests.support.waiting import PATIENCE
 
 SHARED, OWN = 120, 10
 
@@ -16,7 +17,7 @@ SHARED, OWN = 120, 10
 def run(scenario: Callable[[AnswerMemory], Awaitable[None]]) -> None:
     async def main() -> None:
         # so that one that should not wait fails rather than hangs
-        await asyncio.wait_for(scenario(AnswerMemory(SHARED, OWN)), 30)
+        await asyncio.wait_for(scenario(AnswerMemory(SHARED, OWN)), PATIENCE)
 
     asyncio.run(main())
 

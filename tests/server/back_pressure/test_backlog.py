@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
 from stip_server.sessions.back_pressure.backlog import Backlog
+from tests.support.waiting import PATIENCE
 
 STEPS, BYTES = 3, 100
 SHARED = 1_000_000
@@ -16,7 +17,7 @@ def run(scenario: Callable[[Backlog], Awaitable[None]]) -> None:
     async def main() -> None:
         # so that one that should not wait fails rather than hangs
         share = AnswerMemory(SHARED, 0).share()
-        await asyncio.wait_for(scenario(Backlog(STEPS, BYTES, share)), 30)
+        await asyncio.wait_for(scenario(Backlog(STEPS, BYTES, share)), PATIENCE)
 
     asyncio.run(main())
 
@@ -86,7 +87,7 @@ def test_what_several_streams_have_unanswered_comes_out_of_one_memory() -> None:
         await waiting
         assert memory.shared_used == SHARED // 4 + SHARED // 2
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
 
 def test_a_stream_that_ends_gives_back_all_that_it_had() -> None:
@@ -101,4 +102,4 @@ def test_a_stream_that_ends_gives_back_all_that_it_had() -> None:
         await waiting
         assert memory.shared_used == SHARED // 2
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from stip_server.sessions.back_pressure.connections import cut_off, cut_off_others
+from tests.support.waiting import PATIENCE
 
 
 @contextmanager
@@ -20,10 +21,10 @@ def connected(listen_on: str, dial: str) -> Iterator[tuple[socket.socket, socket
     both = listen_on == "::"
     with (
         socket.create_server((listen_on, 0), family=family, dualstack_ipv6=both) as server,
-        socket.create_connection((dial, server.getsockname()[1]), timeout=60) as client,
+        socket.create_connection((dial, server.getsockname()[1]), timeout=PATIENCE) as client,
         server.accept()[0] as ours,
     ):
-        ours.settimeout(30)
+        ours.settimeout(PATIENCE)
         yield ours, client
 
 

@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from stip_server.rpc.listener import Listener
+from tests.support.waiting import PATIENCE
 from tests.support.wire.frames import PATH_NOT_UTF8
 
 # Whoever frees an object while these are taken, one of each size that Python's own allocator has,
@@ -21,7 +22,6 @@ from tests.support.wire.frames import PATH_NOT_UTF8
 SIZES = range(64, 480, 16)
 A_TURN = 4
 TIMES = 3
-PATIENCE = 60.0
 
 
 class Canaries:

@@ -17,9 +17,10 @@ from stip.v1.manifest_pb2 import Manifest
 from stip_server.server import SPARE_CONNECTIONS
 from tests.server.rpc.test_standard_services import WATCH
 from tests.support.parties import Server, server_process
-from tests.support.servers.guarded import info_refusal, model_info, wait_until
+from tests.support.servers.guarded import info_refusal, model_info
 from tests.support.servers.healthy_session import healthy_session
-from tests.support.servers.watched import eventually, watched_server
+from tests.support.servers.watched import watched_server
+from tests.support.waiting import eventually
 from tests.support.wire.frames import PATH_NOT_UTF8, never_reading
 from tests.support.wire.requests import WireStream, connection, dial, open_request
 
@@ -34,7 +35,7 @@ def test_connections_that_say_nothing_do_not_use_up_the_servers_files(
     process = psutil.Process(server.process.pid)
     host, _, port = server.address.rpartition(":")
     with connection(server.address) as channel, ExitStack() as silent:
-        stream = WireStream(channel, deadline=60).send(open_request(talking_manifest))
+        stream = WireStream(channel).send(open_request(talking_manifest))
         stream.opened()
         before = process.num_fds()
         for _ in range(MANY):
@@ -54,7 +55,7 @@ def test_connections_that_say_nothing_do_not_use_up_the_servers_files(
                 except grpc.RpcError:
                     return False
 
-        wait_until(has_room)
+        eventually(has_room)
 
 
 def test_one_connection_with_streams_too_many_is_told_when_to_retry(

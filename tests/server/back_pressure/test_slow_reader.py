@@ -17,7 +17,8 @@ from stip.v1.tensor_pb2 import DataType
 from stip_server.sessions.kv_memory import kv_bytes_per_token
 from tests.support.fixtures.talking_model import VOCAB_SIZE
 from tests.support.servers.healthy_session import healthy_session
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import eventually
 from tests.support.wire.requests import WireStream, connection, open_request, step_request
 
 READERS, TIMES = 4, 3
@@ -125,7 +126,7 @@ def test_a_reader_that_never_reads_loses_its_connection_when_others_need_the_mem
         eventually(lambda: used(server) > 2 * ANSWER - 1)
         sleep(2.0)  # nobody needs the memory yet, but itself
         assert server.metric("stip_connections_cut_off_total") == 0
-        with WireStream(channel, deadline=60) as reader:
+        with WireStream(channel) as reader:
             reader.send(open_request(talking_manifest, max_length=1000)).opened()
             for _ in range(3):
                 answer = reader.send(step_request(0, ROWS, logits=EVERY_ROW)).result()
@@ -150,7 +151,7 @@ def test_a_session_whose_client_does_not_read_makes_room_when_it_has_been_idle(
         connection(server.address) as channel,
     ):
         stream = never_reads(server.address, talking_manifest, stack)
-        with WireStream(channel, deadline=60) as other:
+        with WireStream(channel) as other:
             other.send(open_request(talking_manifest, max_length=1000, wait_millis=30_000)).opened()
             assert server.metric("stip_sessions_ended_total", cause="evicted") == 1
             other.close()

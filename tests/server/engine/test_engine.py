@@ -19,8 +19,8 @@ from stip_server.engine.step import WantedRows
 from stip_server.errors import BundleError
 from stip_server.observe.metrics import Metrics
 from tests.support.models.oracle import Oracle, assert_equal_logits
-from tests.support.servers.running_engine import PATIENCE, Gate, RunningEngine, logits_of
-from tests.support.servers.watched import eventually
+from tests.support.servers.running_engine import Gate, RunningEngine, logits_of
+from tests.support.waiting import PATIENCE, eventually
 
 Start = Callable[..., RunningEngine]
 CHUNK = 20

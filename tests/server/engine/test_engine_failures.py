@@ -14,7 +14,8 @@ from stip_model.cache.kv_cache import KVCache
 from stip_server.engine.step import StepOutcome
 from stip_server.errors import ServiceError
 from tests.support.models.oracle import Oracle, assert_equal_logits
-from tests.support.servers.running_engine import PATIENCE, RunningEngine, logits_of, lose
+from tests.support.servers.running_engine import RunningEngine, logits_of, lose
+from tests.support.waiting import PATIENCE
 
 Start = Callable[..., RunningEngine]
 CHUNK = 20

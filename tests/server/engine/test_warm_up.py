@@ -13,6 +13,7 @@ from stip_server.engine.engine import Engine, EngineSettings
 from stip_server.engine.iteration import WARM_UP_ROWS
 from stip_server.errors import StartError
 from stip_server.observe.metrics import Metrics
+from tests.support.waiting import PATIENCE
 
 
 def test_a_model_that_the_device_cannot_run_is_an_error_at_start(
@@ -24,7 +25,7 @@ def test_a_model_that_the_device_cannot_run_is_an_error_at_start(
     monkeypatch.setattr(Model, "__call__", unable)
     engine = Engine(ServerBundle(tiny_bundles / "server"), EngineSettings(cpu=True), Metrics())
     engine.start()
-    engine.stop(timeout=60)
+    engine.stop(timeout=PATIENCE)
     with pytest.raises(StartError, match="cannot run the model: no such kernel"):
         engine.loaded()
 
@@ -36,7 +37,7 @@ def test_on_a_slow_device_iterations_are_kept_short(
     monkeypatch.setattr("stip_server.engine.engine.warm_up", lambda _: 0.1 * WARM_UP_ROWS[-1])
     engine = Engine(ServerBundle(tiny_bundles / "server"), EngineSettings(cpu=True), Metrics())
     engine.start()
-    engine.stop(timeout=60)
+    engine.stop(timeout=PATIENCE)
     layers = engine.manifest.model.num_hidden_layers
     assert engine._scheduler.max_batch_rows == round(2.0 * layers / 0.1)
     assert "iterations are kept short" in caplog.text
@@ -47,5 +48,5 @@ def test_on_a_quick_device_iterations_are_as_long_as_they_were_asked_to_be(
 ) -> None:
     engine = Engine(ServerBundle(tiny_bundles / "server"), EngineSettings(cpu=True), Metrics())
     engine.start()
-    engine.stop(timeout=60)
+    engine.stop(timeout=PATIENCE)
     assert engine._scheduler.max_batch_rows == EngineSettings().max_batch_rows

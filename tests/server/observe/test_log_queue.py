@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from stip_server.observe.log_queue import FLUSH_TIMEOUT, QueuedHandler
+from tests.support.waiting import PATIENCE
 
 LOG = logging.getLogger("tests.log_queue")
-PATIENCE = 60.0
 
 
 class Reader:

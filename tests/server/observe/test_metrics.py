@@ -22,6 +22,7 @@ from stip_server.errors import ServiceError, StartError
 from stip_server.observe import metrics_endpoint
 from stip_server.observe.metrics import REASONS, Build, Metrics, Observation
 from stip_server.observe.metrics_endpoint import MetricsServer, serve_metrics
+from tests.support.waiting import PATIENCE
 
 IDLE = Observation(
     sessions_attached=0,
@@ -56,7 +57,7 @@ def server(metrics: Metrics) -> Iterator[MetricsServer]:
 
 
 def get(server: MetricsServer, path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     try:
         connection.request(method, path)
         response = connection.getresponse()
@@ -334,7 +335,7 @@ def test_a_query_does_not_matter(server: MetricsServer) -> None:
 
 
 def test_nothing_is_told_about_python(server: MetricsServer) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.request("GET", "/metrics")
     response = connection.getresponse()
     response.read()
@@ -362,7 +363,7 @@ def test_ipv6_is_served(metrics: Metrics) -> None:
         pytest.skip("no ::1 here")
     server = serve_metrics(metrics, "::1", 0)
     try:
-        connection = http.client.HTTPConnection("::1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("::1", server.port, timeout=PATIENCE)
         connection.request("GET", "/metrics")
         assert connection.getresponse().status == 200
         connection.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stip_server.observe import systemd
+from tests.support.waiting import PATIENCE
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -19,7 +20,7 @@ def test_a_state_reaches_the_socket_that_systemd_names(
 ) -> None:
     name = f"@stip-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.settimeout(10)
+        receiver.settimeout(PATIENCE)
         receiver.bind(name.replace("@", "\0") if abstract else name)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         systemd.notify(systemd.READY)
@@ -36,7 +37,7 @@ def test_a_socket_that_is_full_is_tried_again(
 ) -> None:
     name = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.settimeout(10)
+        receiver.settimeout(PATIENCE)
         receiver.bind(name)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         sent = 10_000  # more than the kernel keeps

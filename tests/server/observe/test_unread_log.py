@@ -13,13 +13,13 @@ from stip.v1.manifest_pb2 import Manifest
 from tests.support.certificates import Authority
 from tests.support.parties import server_process
 from tests.support.servers.guarded import model_info, trusting
+from tests.support.waiting import PATIENCE
 from tests.support.wire.requests import WireStream, connection, open_request
 
 # Handshakes that fail: gRPC writes some lines of its own for each.
 HANDSHAKES = 1000
 # Each of them is a line of more than a hundred bytes: far more than a pipe holds.
 CALLS = 2000
-PATIENCE = 60.0
 
 
 def test_a_log_that_nobody_reads_holds_up_nobody(

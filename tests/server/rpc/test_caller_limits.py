@@ -16,13 +16,13 @@ from stip_server.sessions.kv_memory import GROWTH, kv_bytes_per_token
 from tests.support.parties import Server
 from tests.support.servers.failpoints import faulty_server
 from tests.support.servers.guarded import bearer, write_tokens
-from tests.support.servers.watched import Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.requests import Refusal, WireStream, connection, open_request, step_request
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 TOKENS = {name: f"{name}-token-0123456789" for name in ("ann", "bob")}
 ROWS = np.ones((300, 60), np.float16)
-PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from stip.v1.inference_pb2 import LogitsRequest, LogitsRows
 from stip.v1.manifest_pb2 import Manifest
 from stip.v1.tensor_pb2 import DataType
 from tests.support.fixtures.talking_model import MAX_STEP_ROWS
-from tests.support.servers.watched import eventually, watched_server
+from tests.support.servers.watched import watched_server
+from tests.support.waiting import eventually
 from tests.support.wire.requests import CLOSE, WireStream, connection, open_request, step_request
 
 # An answer that does not fit into what gRPC sends ahead of the reader.
@@ -34,13 +35,11 @@ def test_a_close_that_waits_behind_unread_answers_does_not_end_a_session_taken_o
         connection(server.address) as channel,
         connection(server.address) as other,
     ):
-        first = WireStream(channel, deadline=60).send(
-            open_request(talking_manifest, max_length=8192)
-        )
+        first = WireStream(channel).send(open_request(talking_manifest, max_length=8192))
         session_id = first.opened().session_id
         first.send(*(step_request(start, ROWS, logits=LARGE) for start in (0, 1500)), CLOSE)
         eventually(lambda: server.metric("stip_iteration_seconds_count") >= 6)
-        second = WireStream(other, deadline=60)
+        second = WireStream(other)
         second.send(open_request(talking_manifest, resume_session_id=session_id))
         assert second.opened().length == 3000
         assert first.refusal().reason == "TAKEN_OVER"
@@ -59,9 +58,7 @@ def test_a_stream_that_has_lost_its_session_computes_no_more_in_it(
         watched_server(talking_bundles / "server", tmp_path, *options, program=program) as server,
         connection(server.address) as channel,
     ):
-        stream = WireStream(channel, deadline=60).send(
-            open_request(talking_manifest, max_length=8192)
-        )
+        stream = WireStream(channel).send(open_request(talking_manifest, max_length=8192))
         stream.opened()
         stream.send(*(step_request(start, ROWS, logits=LARGE) for start in (0, 1500)))
         stream.send(step_request(3000, rows(13)))

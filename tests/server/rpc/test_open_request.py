@@ -16,6 +16,7 @@ from stip_server.rpc.open_request import Opening
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
 from stip_server.sessions.sessions import Quotas, Session, Sessions
+from tests.support.waiting import PATIENCE
 
 
 class Stream:
@@ -111,7 +112,7 @@ def test_a_fork_waits_for_a_step_that_rolls_back_below_it() -> None:
         house.source.length = 30
         for step in (house.step, below):
             house.source.step_done(step)
-        assert (await asyncio.wait_for(forking, 30)).length == LENGTH
+        assert (await asyncio.wait_for(forking, PATIENCE)).length == LENGTH
 
     asyncio.run(ask())
 

@@ -11,7 +11,7 @@ import pytest
 from stip.v1.inference_pb2 import InferRequest
 from stip.v1.manifest_pb2 import Manifest
 from tests.support.parties import Server
-from tests.support.servers.watched import eventually
+from tests.support.waiting import eventually
 from tests.support.wire.requests import CLOSE, WireStream, connection, open_request, step_request
 
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION

@@ -19,7 +19,8 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from stip.v1.manifest_pb2 import Manifest
 from stip_server.rpc import health, reflection
 from tests.support.servers.health_watch import NOT_SERVING, SERVING, health_of
-from tests.support.servers.watched import PATIENCE, Watched, eventually, watched_server
+from tests.support.servers.watched import Watched, watched_server
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.frames import never_reading
 from tests.support.wire.requests import WireStream, connection, dial, open_request, step_request
 

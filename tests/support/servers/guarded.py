@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,11 @@ from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.support.certificates import Issued
 from tests.support.parties import Server, server_process
 from tests.support.servers.watched import settled
+from tests.support.waiting import PATIENCE
 from tests.support.wire.requests import Metadata, Refusal, refusal_of
 
 # How often a fault is tried that costs next to nothing.
 TIMES = 20
-# A server looks for changed tokens every second; more is for machines that are slow.
-PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -92,10 +90,3 @@ def write_tokens(path: Path, content: str | bytes) -> Path:
     new.touch(0o600)
     new.write_bytes(content if isinstance(content, bytes) else content.encode())
     return new.replace(path)
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)

@@ -10,7 +10,7 @@ from time import monotonic
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.support.servers.watched import PATIENCE
+from tests.support.waiting import PATIENCE
 from tests.support.wire.requests import connection
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

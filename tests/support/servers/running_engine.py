@@ -19,9 +19,7 @@ from stip_server.engine import engine as engine_module
 from stip_server.engine.engine import Engine, EngineSettings
 from stip_server.engine.step import LogitsForm, Step, StepOutcome, WantedRows
 from stip_server.observe.metrics import Metrics
-
-# For machines that are slow, not for what is claimed.
-PATIENCE = 60.0
+from tests.support.waiting import PATIENCE
 
 
 class Gate:

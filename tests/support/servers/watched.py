@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,10 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from stip.v1.inference_pb2 import GetModelInfoRequest, Load
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.support.parties import Server, server_process
+from tests.support.waiting import PATIENCE
 from tests.support.wire.requests import connection
 
-# For machines that are slow, not for what is claimed.
-PATIENCE = 60.0
 SETTLING = 0.2
 ERRORS = re.compile(r"Traceback|Exception ignored|exception was never retrieved| (ERROR|CRITICAL) ")
 OWN_ERRORS = re.compile(r"(ERROR|CRITICAL) stip_server|/stip_server/|Exception ignored")
@@ -100,11 +99,3 @@ def settled(log: Path) -> str:
         size = log.stat().st_size
         sleep(SETTLING)
     return log.read_text(encoding="utf-8", errors="backslashreplace")
-
-
-def eventually(holds: Callable[[], bool], patience: float = PATIENCE) -> None:
-    """Wait until something holds."""
-    end = monotonic() + patience
-    while not holds():
-        assert monotonic() < end, "it did not come about in time"
-        sleep(0.02)

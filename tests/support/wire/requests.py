@@ -32,12 +32,12 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.manifest_pb2 import Manifest
 from stip.v1.tensor_pb2 import DataType, Tensor
+from tests.support.waiting import PATIENCE
 
 CLOSE = InferRequest(close=CloseSession())
 INFER = "/stip.v1.InferenceService/Infer"
 # A stream that hangs ends with DEADLINE_EXCEEDED, which no test expects.
-DEADLINE = 60.0
-DIAL_PATIENCE = 60.0
+DEADLINE = PATIENCE
 Metadata = Iterable[tuple[str, str]]
 ITEM_BYTES = {DataType.DATA_TYPE_FLOAT16: "<f2", DataType.DATA_TYPE_FLOAT32: "<f4"}
 
@@ -139,10 +139,10 @@ def connection(
 def dial(address: str) -> socket.socket:
     """A bare connection; where the port is closed for the moment, it is tried again."""
     host, _, port = address.rpartition(":")
-    end = monotonic() + DIAL_PATIENCE
+    end = monotonic() + PATIENCE
     while True:
         try:
-            return socket.create_connection((host, int(port)), timeout=DIAL_PATIENCE)
+            return socket.create_connection((host, int(port)), timeout=PATIENCE)
         except ConnectionError:
             assert monotonic() < end, "the port stays closed"
             sleep(0.02)
