@@ -13,6 +13,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from stip_client.bundle.tokenizer_files import read_tokenizer_config, special_tokens
 from stip_client.errors import BundleError, RequestError
 
 Message = Mapping[str, Any]
@@ -37,7 +38,7 @@ class ChatTemplate:
     @classmethod
     def from_folder(cls, folder: Path) -> ChatTemplate | None:
         """chat_template.jinja, else tokenizer_config.json's chat_template; None without either."""
-        config = _read_json(folder / "tokenizer_config.json")
+        config = read_tokenizer_config(folder)
         file = folder / "chat_template.jinja"
         source = file.read_text("utf-8") if file.exists() else config.get("chat_template")
         if isinstance(source, list):  # several named templates
@@ -45,12 +46,7 @@ class ChatTemplate:
             source = named.get("default")
         if not source:
             return None
-        special = {
-            name: token["content"] if isinstance(token, dict) else token
-            for name, token in config.items()
-            if name.endswith("_token") and isinstance(token, (str, dict))
-        }
-        return cls(source, special)
+        return cls(source, special_tokens(config))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """The prompt for a conversation. Raises RequestError for one the template refuses."""
@@ -62,18 +58,6 @@ class ChatTemplate:
             )
         except (TemplateError, SecurityError, TypeError) as error:
             raise RequestError(f"the chat template refuses the conversation: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise BundleError(f"{path} is not a JSON object")
-    return content
 
 
 def _to_json(value: object, indent: int | None = None, **_: object) -> str:

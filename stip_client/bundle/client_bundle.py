@@ -18,6 +18,12 @@ from stip_client.bundle.chat_template import ChatTemplate
 from stip_client.bundle.embeddings import EmbeddingTable
 from stip_client.bundle.head import ClientHead, open_head
 from stip_client.bundle.sealed_vocabulary import SealedVocabulary
+from stip_client.bundle.tokenizer_files import (
+    TOKENIZER,
+    load_tokenizer,
+    read_tokenizer_config,
+    special_tokens,
+)
 from stip_client.errors import BundleError, CredentialsError, HidesNothingWarning
 from stip_keys.masks.derivation import Indices
 from stip_keys.masks.errors import KeyFileError, KeysError
@@ -96,10 +102,19 @@ class ClientBundle:
         """p_0, int64 [hidden_size]; None where the scheme is not one of permutations."""
         return None if self.key.scheme == "rotation" else self.key.input_permutation()
 
-    @property
+    @cached_property
     def eos_token_ids(self) -> frozenset[int]:
-        """Tokens that end a reply."""
-        return frozenset(self.manifest.eos_token_ids)
+        """Tokens that end a reply: the manifest's, and the eos_token of tokenizer_config.json.
+
+        An eos_token that the tokenizer does not know is ignored: no model generates it.
+        """
+        ids = set(self.manifest.eos_token_ids)
+        text = special_tokens(read_tokenizer_config(self.folder)).get("eos_token")
+        if text is not None and (self.folder / TOKENIZER).exists():
+            token_id = self.tokenizer.token_to_id(text)
+            if token_id is not None:
+                ids.add(token_id)
+        return frozenset(ids)
 
     def masked_embeddings(self, token_ids: Sequence[int]) -> NDArray[Any]:
         """The masked embeddings of some tokens, [len(token_ids), hidden_size]."""
@@ -121,15 +136,12 @@ class ClientBundle:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises BundleError when the checkpoint had none."""
-        path = self.folder / "tokenizer.json"
+        path = self.folder / TOKENIZER
         if not path.exists():
             raise BundleError(
-                f"{self.folder} holds no tokenizer.json", hint="give token ids instead of text"
+                f"{self.folder} holds no {TOKENIZER}", hint="give token ids instead of text"
             )
-        try:
-            return Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise BundleError(f"{path} is not a tokenizer: {error}") from error
+        return load_tokenizer(path)
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:

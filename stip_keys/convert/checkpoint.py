@@ -83,15 +83,20 @@ class Checkpoint:
             self.config.tie_word_embeddings = head not in self.tensors
 
     def eos_token_ids(self) -> list[int]:
-        """The tokens that end a reply: generation_config.json's, else config.json's."""
+        """The tokens that end a reply: those of generation_config.json and of config.json.
+
+        The client adds the eos_token of tokenizer_config.json, which its bundle holds.
+        """
         generation = self.folder / "generation_config.json"
-        ids = read_json(generation).get("eos_token_id") if generation.exists() else None
-        if ids is None:
-            ids = self.hf_config.get("eos_token_id")
-        listed = [] if ids is None else ids if isinstance(ids, list) else [ids]
-        if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in listed):
-            raise CheckpointError(f"eos_token_id is {ids!r}, not token ids")
-        return listed
+        configs = [read_json(generation)] if generation.exists() else []
+        found: list[int] = []
+        for config in (*configs, self.hf_config):
+            ids = config.get("eos_token_id")
+            listed = [] if ids is None else ids if isinstance(ids, list) else [ids]
+            if any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in listed):
+                raise CheckpointError(f"eos_token_id is {ids!r}, not token ids")
+            found += [each for each in listed if each not in found]
+        return found
 
     def _stored_tensors(self) -> dict[str, StoredTensor]:
         tensors: dict[str, StoredTensor] = {}

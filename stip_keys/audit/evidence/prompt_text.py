@@ -44,6 +44,8 @@ class Text:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
             raise CheckpointError(f"{path} is not a tokenizer: {error}") from error
+        self._tokenizer.no_truncation()  # what a file stores of either would alter the prompts
+        self._tokenizer.no_padding()
         self._around = _around(folder)
 
     def encode(self, text: str) -> Prompt:

@@ -46,6 +46,7 @@ class RandomCheckpoint:
     seed: int = 0
     shards: int = 1
     max_position_embeddings: int = 512
+    eos_token_id: int | None = 2
 
     @property
     def config(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class RandomCheckpoint:
             "hidden_act": "silu",
             "tie_word_embeddings": self.tie_word_embeddings,
             "torch_dtype": self.dtype,
-            "eos_token_id": 2,
+            "eos_token_id": self.eos_token_id,
         }
         if self.head_dim is not None:
             config["head_dim"] = self.head_dim
