@@ -9,19 +9,18 @@ import warnings
 from collections.abc import Sequence
 
 from stip_keys import __version__
-from stip_keys.commands import audit, convert, inspect, new
-from stip_keys.commands import rekey as rotate
+from stip_keys.commands import audit, convert, inspect, new, rekey
 from stip_keys.commands.messages import PROGRAM, say
 from stip_keys.masks.errors import KeyFilePermissionWarning, KeysError, NotSecretWarning
 
-COMMANDS = (new, convert, rotate, inspect, audit)
+COMMANDS = (new, convert, rekey, inspect, audit)
 EPILOG = """\
 examples:
   stip-keys new -o master.key
   stip-keys convert Qwen2.5-3B-Instruct --key master.key -o bundles
   stip-keys inspect bundles
   stip-keys audit bundles --checkpoint Qwen2.5-3B-Instruct
-  stip-keys rotate bundles --key master.key -o next_bundles
+  stip-keys rekey bundles --key master.key -o next_bundles
   stip-keys new --signing --passphrase -o signing.key
   stip-keys convert Qwen2.5-3B-Instruct --key master.key --sign signing.key -o signed_model
 """

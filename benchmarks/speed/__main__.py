@@ -44,7 +44,7 @@ SCENARIOS = {
     "sealed": heads.sealed,
     "import": client_work.import_client,
     "rotation": masking.rotation,
-    "rotate": masking.rotate,
+    "rekey": masking.rekey,
     "audit": masking.audit,
     "convert": memory.convert,
     "client-memory": memory.client_memory,

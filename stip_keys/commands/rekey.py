@@ -1,4 +1,4 @@
-"""stip-keys rotate: gives bundles a new key, without the checkpoint."""
+"""stip-keys rekey: gives bundles a new key, without the checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stip_keys.commands.options import (
     make_key,
     signing_key,
 )
-from stip_keys.convert.rekeying import KeyRotation
+from stip_keys.convert.rekeying import Rekeying
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_master_key
 from stip_keys.masks.passphrase import PassphraseSource
@@ -23,7 +23,7 @@ from stip_keys.masks.passphrase import PassphraseSource
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
-        "rotate",
+        "rekey",
         help="give bundles a new key, without the checkpoint",
         description="Move the bundles of one master key on to another. They are those that "
         "converting the checkpoint with the new key would make, byte for byte.",
@@ -59,8 +59,8 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         new = made_key = make_key(arguments.base_seed)
     signed_by = signing_key(arguments)
-    rotation = KeyRotation(arguments.bundles, old, new)
-    if rotation.is_signed and signed_by is None:
+    rekeying = Rekeying(arguments.bundles, old, new)
+    if rekeying.is_signed and signed_by is None:
         say("warning: the bundles are signed, and those with the new key will not be: no --sign")
-    make_bundles(rotation, arguments, "rotating", new_key=made_key, signed_by=signed_by)
+    make_bundles(rekeying, arguments, "re-keying", new_key=made_key, signed_by=signed_by)
     return 0

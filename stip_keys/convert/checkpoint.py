@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from stip.v1.manifest_pb2 import ModelConfig
+from stip_keys.convert.errors import CheckpointError
 from stip_keys.convert.families import architecture
 from stip_keys.convert.model_config import read_model_config
 from stip_keys.convert.weight_types import BY_SAFETENSORS_NAME, WeightType
 from stip_keys.masks.derivation import Indices
-from stip_keys.masks.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 

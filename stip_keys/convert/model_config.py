@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stip.v1.manifest_pb2 import ModelConfig, RopeParameters
+from stip_keys.convert.errors import CheckpointError
 from stip_keys.convert.families import architecture
-from stip_keys.masks.errors import CheckpointError
 
 # transformers' defaults for fields that config.json may leave out
 DEFAULT_ROPE_THETA = 10000.0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stip.v1.manifest_pb2 import ModelConfig
 from stip_keys.convert.checkpoint import StoredTensor
 from stip_keys.convert.converted_tensor import ConvertedTensor
+from stip_keys.convert.errors import CheckpointError
 from stip_keys.convert.families import architecture
 from stip_keys.convert.families.family import NORMS, Axes, Space, extent
 from stip_keys.convert.schemes.permutation import Spaces
@@ -18,7 +19,7 @@ from stip_keys.convert.schemes.rotated_tensor import RotatedTensor
 from stip_keys.convert.schemes.rotation import RotatedSpaces
 from stip_keys.convert.weight_types import WEIGHT_TYPES, WeightType
 from stip_keys.masks.derivation import Indices
-from stip_keys.masks.errors import CheckpointError, KeysError
+from stip_keys.masks.errors import KeysError
 from stip_keys.masks.permutation import IDENTITY
 
 TAU = "tau"

@@ -32,7 +32,7 @@ from stip_model.bundle.signature import SIGNATURE, check_signed_manifest
 CLIENT_KEY = "client.key"
 
 
-class KeyRotation(BundleMaker):
+class Rekeying(BundleMaker):
     """New keys for the bundles in one folder, every file of which is checked first.
 
     Raises BundleError where a file is missing or altered, where the folder does not hold both
@@ -56,7 +56,7 @@ class KeyRotation(BundleMaker):
             raise BundleError(
                 f"{folder} was not made with the old master key: its key_id is "
                 f"{self._server.key_id}",
-                hint="--key takes the key that convert or the last rotate used",
+                hint="--key takes the key that convert or the last rekey used",
             )
         for each in (self._server, self._client):
             check_files(folder / _folder_of(each), each)

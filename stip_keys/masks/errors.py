@@ -22,10 +22,6 @@ class PassphraseError(KeysError):
     """A passphrase is wrong, empty, or cannot be had."""
 
 
-class CheckpointError(KeysError):
-    """A Hugging Face checkpoint is incomplete, damaged or of an unsupported kind."""
-
-
 class BundleError(KeysError):
     """A bundle is incomplete, damaged, or cannot be written."""
 

@@ -16,7 +16,8 @@ from stip_client.session.generation import encode_prompt
 from stip_keys.audit.evidence.prompt_text import TEMPLATE, USER, Prompt, Text, common_template
 from stip_keys.audit.evidence.prompts import BUILT_IN, make_prompts
 from stip_keys.convert.checkpoint import Checkpoint
-from stip_keys.masks.errors import CheckpointError, KeysError
+from stip_keys.convert.errors import CheckpointError
+from stip_keys.masks.errors import KeysError
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import convert
 

@@ -10,7 +10,7 @@ import pytest
 from stip_keys.convert import families as architectures
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.converter import Converter, Settings
-from stip_keys.masks.errors import CheckpointError
+from stip_keys.convert.errors import CheckpointError
 from stip_keys.masks.keys import MasterKey
 from tests.support.models.random_checkpoint import RandomCheckpoint
 

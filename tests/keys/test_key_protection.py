@@ -143,9 +143,9 @@ def test_a_passphrase_without_its_key_is_refused(
     [
         "stip_keys convert {checkpoint} -o out --key plain.key --passphrase-file",
         "stip_keys convert {checkpoint} -o out --sign signing.key --sign-passphrase-file",
-        "stip_keys rotate {bundles} -o out --key plain.key --passphrase-file",
-        "stip_keys rotate {bundles} -o out --key old.key --new-key plain.key --new-passphrase-file",
-        "stip_keys rotate {bundles} -o out --key old.key --sign signing.key --sign-passphrase-file",
+        "stip_keys rekey {bundles} -o out --key plain.key --passphrase-file",
+        "stip_keys rekey {bundles} -o out --key old.key --new-key plain.key --new-passphrase-file",
+        "stip_keys rekey {bundles} -o out --key old.key --sign signing.key --sign-passphrase-file",
         "stip_keys audit {bundles} --checkpoint {checkpoint} --key plain.key --passphrase-file",
         "stip_keys inspect plain.key --passphrase-file",
         "stip_client web --port 0 --bundle {bundles}/client --key plain.key --passphrase-file",

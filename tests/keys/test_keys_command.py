@@ -189,34 +189,34 @@ def test_blocks_of_one_element_are_told_to_permute_nothing(
     assert "permute nothing" in done.stderr
 
 
-def test_rotate_makes_the_bundles_of_the_new_key(checkpoint: Path, tmp_path: Path) -> None:
+def test_rekey_makes_the_bundles_of_the_new_key(checkpoint: Path, tmp_path: Path) -> None:
     for name in ("old", "new"):
         assert run_tool("stip_keys", "new", "-o", tmp_path / f"{name}.key").returncode == 0
     old, new = tmp_path / "old.key", tmp_path / "new.key"
     convert(checkpoint, tmp_path / "bundles", "--key", old)
     convert(checkpoint, tmp_path / "afresh", "--key", new)
-    rotate = ("stip_keys", "rotate", tmp_path / "bundles", "--key", old, "--new-key", new)
-    done = run_tool(*rotate, "-o", tmp_path / "rotated")
+    rekey = ("stip_keys", "rekey", tmp_path / "bundles", "--key", old, "--new-key", new)
+    done = run_tool(*rekey, "-o", tmp_path / "rekeyed")
     assert done.returncode == 0, done.stderr
     for path in (tmp_path / "afresh").rglob("*"):
         if path.is_file():
-            moved = tmp_path / "rotated" / path.relative_to(tmp_path / "afresh")
+            moved = tmp_path / "rekeyed" / path.relative_to(tmp_path / "afresh")
             assert moved.read_bytes() == path.read_bytes()
     # never over what is there
-    assert_refused(run_tool(*rotate, "-o", tmp_path / "rotated"), "already exists", hint="-o")
+    assert_refused(run_tool(*rekey, "-o", tmp_path / "rekeyed"), "already exists", hint="-o")
 
 
-def test_rotate_makes_a_key_where_none_is_given(checkpoint: Path, tmp_path: Path) -> None:
+def test_rekey_makes_a_key_where_none_is_given(checkpoint: Path, tmp_path: Path) -> None:
     assert run_tool("stip_keys", "new", "-o", tmp_path / "old.key").returncode == 0
     convert(checkpoint, tmp_path / "bundles", "--key", tmp_path / "old.key")
     done = run_tool(
-        *("stip_keys", "rotate", tmp_path / "bundles", "--key", tmp_path / "old.key"),
-        *("-o", tmp_path / "rotated"),
+        *("stip_keys", "rekey", tmp_path / "bundles", "--key", tmp_path / "old.key"),
+        *("-o", tmp_path / "rekeyed"),
     )
     assert done.returncode == 0, done.stderr
     assert "secret: give it to nobody" in done.stdout
     again = run_tool(
-        *("stip_keys", "rotate", tmp_path / "rotated", "--key", tmp_path / "rotated/master.key"),
+        *("stip_keys", "rekey", tmp_path / "rekeyed", "--key", tmp_path / "rekeyed/master.key"),
         *("--new-key", tmp_path / "old.key", "-o", tmp_path / "back"),
     )
     assert again.returncode == 0, again.stderr

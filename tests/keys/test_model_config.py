@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from stip_keys.convert.errors import CheckpointError
 from stip_keys.convert.model_config import read_model_config
-from stip_keys.masks.errors import CheckpointError
 from tests.support.models.random_checkpoint import LLAMA3_SCALING, RandomCheckpoint
 
 QWEN2 = RandomCheckpoint().config

@@ -11,7 +11,7 @@ import pytest
 
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.converter import Converter, Settings
-from stip_keys.convert.rekeying import KeyRotation
+from stip_keys.convert.rekeying import Rekeying
 from stip_keys.convert.signing import SigningKey, sign_bundles
 from stip_keys.masks.errors import BundleError, KeysError
 from stip_keys.masks.keys import HEADS, MasterKey
@@ -36,16 +36,16 @@ def converted(checkpoint: Path, output: Path, settings: Settings) -> Path:
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("model", MODELS)
-def test_rotated_bundles_equal_those_converted_afresh(
+def test_rekeyed_bundles_equal_those_converted_afresh(
     model: str, head: str, tmp_path: Path
 ) -> None:
     checkpoint = MODELS[model].write(tmp_path / "checkpoint")
     settings = Settings(key=OLD, head=head, blocks=2)
     old = converted(checkpoint, tmp_path / "old", settings)
     afresh = converted(checkpoint, tmp_path / "afresh", replace(settings, key=NEW))
-    KeyRotation(old, OLD, NEW).write(tmp_path / "rotated")
-    KeyRotation(tmp_path / "rotated", NEW, OLD).write(tmp_path / "back")
-    assert files(tmp_path / "rotated") == files(afresh)
+    Rekeying(old, OLD, NEW).write(tmp_path / "rekeyed")
+    Rekeying(tmp_path / "rekeyed", NEW, OLD).write(tmp_path / "back")
+    assert files(tmp_path / "rekeyed") == files(afresh)
     assert files(tmp_path / "back") == files(old)
     assert files(afresh).keys() == files(old).keys()
     assert files(afresh) != files(old)
@@ -56,8 +56,8 @@ def test_a_bundle_cast_to_another_type_keeps_it(tmp_path: Path) -> None:
     settings = Settings(key=OLD, dtype="bfloat16")
     old = converted(checkpoint, tmp_path / "old", settings)
     afresh = converted(checkpoint, tmp_path / "afresh", replace(settings, key=NEW))
-    KeyRotation(old, OLD, NEW).write(tmp_path / "rotated")
-    assert files(tmp_path / "rotated") == files(afresh)
+    Rekeying(old, OLD, NEW).write(tmp_path / "rekeyed")
+    assert files(tmp_path / "rekeyed") == files(afresh)
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +75,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_a_scheme_that_cannot_be_moved_on_is_refused(name: str, says: str, bundles: Path) -> None:
     with pytest.raises(BundleError, match=says):
-        KeyRotation(bundles / name, OLD, NEW)
+        Rekeying(bundles / name, OLD, NEW)
 
 
 def test_a_key_that_did_not_make_the_bundles_is_refused(bundles: Path) -> None:
     with pytest.raises(BundleError, match="not made with the old master key"):
-        KeyRotation(bundles / "permutation", NEW, OLD)
+        Rekeying(bundles / "permutation", NEW, OLD)
 
 
 @pytest.mark.parametrize("name", ["server/layer_01.safetensors", "client/embeddings.safetensors"])
@@ -93,7 +93,7 @@ def test_an_altered_file_is_not_moved_on(name: str, bundles: Path, tmp_path: Pat
     content[-3] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(BundleError, match=r"is altered: its SHA-256"):
-        KeyRotation(folder, OLD, NEW)
+        Rekeying(folder, OLD, NEW)
 
 
 def test_bundles_of_two_conversions_are_refused(bundles: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_bundles_of_two_conversions_are_refused(bundles: Path, tmp_path: Path) -
     (folder / "server").symlink_to(bundles / "permutation" / "server")
     (folder / "client").symlink_to(bundles / "rotation" / "client")
     with pytest.raises(BundleError, match="different conversions"):
-        KeyRotation(folder, OLD, NEW)
+        Rekeying(folder, OLD, NEW)
 
 
 @pytest.mark.parametrize(
@@ -127,19 +127,19 @@ def test_an_altered_manifest_is_not_moved_on(
         manifest["model"][field] = value
         path.write_text(json.dumps(manifest))
     with pytest.raises(KeysError, match=says):
-        KeyRotation(folder, OLD, NEW)
+        Rekeying(folder, OLD, NEW)
 
 
 def test_a_signature_that_does_not_match_is_not_moved_on(bundles: Path, tmp_path: Path) -> None:
     folder = tmp_path / "signed"
     shutil.copytree(bundles / "permutation", folder)
     sign_bundles(folder, SigningKey(bytes(32)))
-    assert KeyRotation(folder, OLD, NEW).is_signed
+    assert Rekeying(folder, OLD, NEW).is_signed
     for name in ("server", "client"):
         path = folder / name / "manifest.json"
         path.write_text(path.read_text().replace("1e-05", "0.5"))
     with pytest.raises(BundleError, match="signature"):
-        KeyRotation(folder, OLD, NEW)
+        Rekeying(folder, OLD, NEW)
 
 
 def test_a_file_elsewhere_is_not_taken(bundles: Path, tmp_path: Path) -> None:
@@ -148,4 +148,4 @@ def test_a_file_elsewhere_is_not_taken(bundles: Path, tmp_path: Path) -> None:
     path = folder / "client" / "manifest.json"
     path.write_text(path.read_text().replace('"embeddings.safetensors"', '"../x.safetensors"'))
     with pytest.raises(BundleError, match="is not the name of a file"):
-        KeyRotation(folder, OLD, NEW)
+        Rekeying(folder, OLD, NEW)

@@ -34,10 +34,10 @@ def rotation(workspace: Workspace, repeats: int) -> Iterator[Figure]:
     yield runs.decode_ratio("rotation", "decode at 0.5B, rotation beside permutation", 0.97)
 
 
-def rotate(workspace: Workspace, repeats: int) -> Iterator[Figure]:
-    """`stip-keys rotate` of 0.5B bundles, beside the `stip-keys convert` that made them."""
+def rekey(workspace: Workspace, repeats: int) -> Iterator[Figure]:
+    """`stip-keys rekey` of 0.5B bundles, beside the `stip-keys convert` that made them."""
     checkpoint = workspace.checkpoint("0.5b", QWEN_0_5B)
-    rotating, converting = [], []
+    rekeying, converting = [], []
     for number in range(repeats):
         with workspace.folder(f"keys-{number}") as folder:
             old, new = folder / "old.key", folder / "new.key"
@@ -45,11 +45,11 @@ def rotate(workspace: Workspace, repeats: int) -> Iterator[Figure]:
                 _seconds("new", "-o", key)
             made, moved = folder / "made", folder / "moved"
             converting.append(_seconds("convert", checkpoint, "--key", old, "-o", made))
-            rotating.append(_seconds("rotate", made, "--key", old, "--new-key", new, "-o", moved))
-    ours = Series("stip-keys rotate", "s", rotating)
+            rekeying.append(_seconds("rekey", made, "--key", old, "--new-key", new, "-o", moved))
+    ours = Series("stip-keys rekey", "s", rekeying)
     baseline = Series("stip-keys convert", "s", converting)
     yield Figure(
-        scenario="rotate",
+        scenario="rekey",
         name="new keys for 0.5B bundles, speed beside convert's",
         value=baseline.median / ours.median,
         unit="x",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from stip_keys.convert.checkpoint import read_json
-from stip_keys.masks.errors import CheckpointError
+from stip_keys.convert.errors import CheckpointError
 
 # What a row sent stands for.
 TEMPLATE, USER, REPLY = range(3)

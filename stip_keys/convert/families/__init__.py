@@ -9,8 +9,8 @@ import importlib
 import pkgutil
 from functools import cache
 
+from stip_keys.convert.errors import CheckpointError
 from stip_keys.convert.families.family import Architecture
-from stip_keys.masks.errors import CheckpointError
 
 
 @cache

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stip.v1.manifest_pb2 import ModelConfig
+from stip_keys.convert.errors import CheckpointError
 from stip_keys.convert.families.family import DECODER_WEIGHTS, QKV_BIASES, Architecture, Axes
-from stip_keys.masks.errors import CheckpointError
 
 
 def _complete_config(hf_config: Mapping[str, Any], config: ModelConfig) -> None:
