@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from stip_client import __version__
 from stip_client.cli import connection_options
 from stip_client.cli.commands import bench, chat, demo, generate, serve, web
-from stip_client.cli.terminal import PROGRAM, say, say_error, telling_warnings
+from stip_client.cli.terminal import PROGRAM, printed_warnings, say, say_error
 from stip_client.errors import ClientError, HidesNothingWarning, SecretFilePermissionWarning
 from stip_keys.masks.errors import KeyFilePermissionWarning
 
@@ -35,7 +35,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = _parser().parse_args(argv)
-    with warnings.catch_warnings(), telling_warnings():
+    with warnings.catch_warnings(), printed_warnings():
         for category in (
             KeyFilePermissionWarning,
             SecretFilePermissionWarning,

@@ -43,7 +43,7 @@ def say_error(error: ClientError) -> None:
 
 
 @contextmanager
-def telling_warnings() -> Iterator[None]:
+def printed_warnings() -> Iterator[None]:
     """Write what the library warns of, such as a connection that it mends, in lines like ours."""
     log, handler = logging.getLogger("stip_client"), _Lines(logging.WARNING)
     log.addHandler(handler)

@@ -17,14 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from stip_client.errors import ClientError
 from stip_client.gateway.access_log import AccessLog, LogWriter
-from stip_client.gateway.completion import Completion
-from stip_client.gateway.connection import ClientGone, read_body, send_events, while_connected
+from stip_client.gateway.caller_check import CallerCheck
 from stip_client.gateway.errors import ApiError, from_client_error
-from stip_client.gateway.guard import Guard
-from stip_client.gateway.replies import ChatReply, CompletionReply, Json
+from stip_client.gateway.http_connection import ClientGone, read_body, send_events, while_connected
+from stip_client.gateway.openai_objects import ChatObjects, CompletionObjects, Json
 from stip_client.gateway.requests import CompletionRequest, parse_chat, parse_completion
+from stip_client.gateway.running_request import RunningRequest
 from stip_client.gateway.served_model import ServedModel
-from stip_client.gateway.slots import Slots
+from stip_client.gateway.slots import ReplySlots
 
 
 def make_app(
@@ -35,26 +35,26 @@ def make_app(
     max_concurrent: int,
     log: LogWriter,
 ) -> Starlette:
-    """The ASGI application. `key` and `origins` are those of Guard."""
-    slots = Slots(max_concurrent)
+    """The ASGI application. `key` and `origins` are those of CallerCheck."""
+    slots = ReplySlots(max_concurrent)
     routes = [
         Route("/health", _health(model), methods=["GET"]),
         Route("/v1/models", _models(model), methods=["GET"]),
         Route("/v1/models/{name:path}", _model(model), methods=["GET"]),
         Route(
             "/v1/chat/completions",
-            _Completions(model, slots, parse_chat, ChatReply),
+            _Completions(model, slots, parse_chat, ChatObjects),
             methods=["POST"],
         ),
         Route(
             "/v1/completions",
-            _Completions(model, slots, parse_completion, CompletionReply),
+            _Completions(model, slots, parse_completion, CompletionObjects),
             methods=["POST"],
         ),
     ]
     middleware = [
         Middleware(AccessLog, log=log),
-        Middleware(Guard, key=key, origins=origins),
+        Middleware(CallerCheck, key=key, origins=origins),
     ]
     if origins:
         cors = Middleware(
@@ -83,9 +83,9 @@ class _Completions:
     def __init__(
         self,
         model: ServedModel,
-        slots: Slots,
+        slots: ReplySlots,
         parse: Callable[[bytes], CompletionRequest],
-        reply: type[ChatReply],
+        reply: type[ChatObjects],
     ) -> None:
         self._model = model
         self._slots = slots
@@ -108,22 +108,22 @@ class _Completions:
             return
         # the places are free again when the answer arrives, or its reader's next request might
         # find none
-        with self._slots.take(request.choices):
+        with self._slots.reserve(request.choices):
             whole = await (await self._prepare(request)).whole()
         await JSONResponse(whole)(scope, receive, send)
 
     async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[Json, None]:
-        with self._slots.take(request.choices):
+        with self._slots.reserve(request.choices):
             completion = await self._prepare(request)
             async with aclosing(completion.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
-    async def _prepare(self, request: CompletionRequest) -> Completion:
+    async def _prepare(self, request: CompletionRequest) -> RunningRequest:
         reply = self._reply(
             self._model.name, self._model.vocabulary, include_usage=request.include_usage
         )
-        return await Completion.prepare(self._model, request, reply)
+        return await RunningRequest.prepare(self._model, request, reply)
 
 
 def _health(model: ServedModel) -> Callable[[Request], object]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stip_client.gateway.vocabulary import Vocabulary
+from stip_client.gateway.token_text import TokenText
 from stip_client.session.generation import Piece
 
 
@@ -26,7 +26,7 @@ class TokenLogprob:
 class LogprobStream:
     """Takes every piece of a choice; gives the tokens whose text is certain to be told."""
 
-    def __init__(self, vocabulary: Vocabulary, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, vocabulary: TokenText, eos_token_ids: frozenset[int]) -> None:
         self._vocabulary = vocabulary
         self._eos = eos_token_ids
         # each waiting token, with the number of bytes before it
@@ -56,7 +56,7 @@ class LogprobStream:
         return TokenLogprob(piece.token_id, piece.logprob, piece.top_logprobs, offset)
 
 
-def chat_logprobs(tokens: Sequence[TokenLogprob], vocabulary: Vocabulary) -> dict[str, object]:
+def chat_logprobs(tokens: Sequence[TokenLogprob], vocabulary: TokenText) -> dict[str, object]:
     """A chat choice's `logprobs` object."""
 
     def entry(token_id: int, logprob: float) -> dict[str, object]:
@@ -71,9 +71,7 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], vocabulary: Vocabulary) -> dic
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(
-    tokens: Sequence[TokenLogprob], vocabulary: Vocabulary
-) -> dict[str, object]:
+def completion_logprobs(tokens: Sequence[TokenLogprob], vocabulary: TokenText) -> dict[str, object]:
     """A completion choice's `logprobs` object.
 
     Alternatives include the token itself, as with OpenAI; of two with the same text the likelier

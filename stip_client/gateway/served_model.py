@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 
 from stip.v1.inference_pb2 import Limits
 from stip_client.aio import AsyncClient
-from stip_client.gateway.choices import Pieces
 from stip_client.gateway.errors import ApiError
 from stip_client.gateway.penalties import processors
 from stip_client.gateway.requests import CompletionRequest, Prompt
-from stip_client.gateway.vocabulary import Vocabulary
+from stip_client.gateway.token_text import TokenText
 from stip_client.session.base_client import Options
-from stip_client.session.generation import encode_prompt
+from stip_client.session.generation import Piece, encode_prompt
 
+Pieces = AsyncGenerator[Piece, None]
 # What a reply may grow to behind a long prompt where the request does not say.
 DEFAULT_REPLY_TOKENS = 1024
 
@@ -29,7 +30,7 @@ class ServedModel:
         manifest = client.bundle.manifest
         self.name = name or f"{manifest.model.model_type}-{manifest.bundle_id[:8]}"
         self.created = int((client.bundle.folder / "manifest.json").stat().st_mtime)
-        self.vocabulary = Vocabulary(client.bundle.tokenizer)
+        self.vocabulary = TokenText(client.bundle.tokenizer)
         self.eos_token_ids = client.bundle.eos_token_ids
         self._wait = wait
         self._limits: Limits | None = None

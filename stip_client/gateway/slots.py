@@ -9,7 +9,7 @@ from stip_client.gateway.errors import ApiError
 from stip_client.gateway.fields import invalid
 
 
-class Slots:
+class ReplySlots:
     """A bound on the choices of all requests together; what does not fit is refused at once."""
 
     def __init__(self, count: int) -> None:
@@ -17,7 +17,7 @@ class Slots:
         self._taken = 0
 
     @contextmanager
-    def take(self, choices: int) -> Iterator[None]:
+    def reserve(self, choices: int) -> Iterator[None]:
         """Hold so many. Raises ApiError."""
         if choices > self._count:
             invalid("n", f"{choices} choices at once; this gateway makes at most {self._count}")

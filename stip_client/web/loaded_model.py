@@ -10,7 +10,7 @@ from stip_client.aio import AsyncClient
 from stip_client.cli.connection_options import Access
 from stip_client.errors import BundleError, RequestError
 from stip_client.web.shown_masks import (
-    Shown,
+    ShownMask,
     answers,
     check_belongs,
     input_blocks,
@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model folder in use. All tabs that load it share its client.
 
     `layer` and `residuals` are empty without the developer's master key; then `blocks` has the rest
@@ -33,14 +33,14 @@ class Loaded:
 
     folder: Path
     client: AsyncClient
-    input: Shown
-    answers: Sequence[Shown] = ()
-    blocks: Sequence[Shown] = ()
-    layer: Sequence[Shown] = ()
-    residuals: Sequence[Shown] = ()
+    input: ShownMask
+    answers: Sequence[ShownMask] = ()
+    blocks: Sequence[ShownMask] = ()
+    layer: Sequence[ShownMask] = ()
+    residuals: Sequence[ShownMask] = ()
 
 
-class Loader:
+class ModelLoader:
     """Loads model folders, each once while it is unchanged."""
 
     def __init__(
@@ -51,14 +51,14 @@ class Loader:
         self._access = access
         self._master = master
         self._only = only
-        self._loaded: dict[tuple[Path, int], Loaded] = {}
+        self._loaded: dict[tuple[Path, int], LoadedModel] = {}
 
     @property
     def fixed(self) -> bool:
         """Whether no folder but one may be loaded."""
         return self._only is not None
 
-    def load(self, text: str) -> Loaded:
+    def load(self, text: str) -> LoadedModel:
         """Load OUT or OUT/client. Raises ClientError: for a folder that is no client bundle, or
         was made with another master key."""
         if not text.strip():
@@ -86,14 +86,14 @@ class Loader:
         for each in self._loaded.values():
             await each.client.close()
 
-    def _open(self, folder: Path) -> Loaded:
+    def _open(self, folder: Path) -> LoadedModel:
         client = AsyncClient(self._server, folder, **self._access)
         bundle = client.bundle
         shown, opened = input_mask(bundle), answers(bundle)
         if self._master is None:
-            return Loaded(folder, client, shown, opened, blocks=input_blocks(bundle))
+            return LoadedModel(folder, client, shown, opened, blocks=input_blocks(bundle))
         check_belongs(self._master, bundle.manifest)
-        return Loaded(
+        return LoadedModel(
             folder,
             client,
             shown,

@@ -16,10 +16,10 @@ import gradio as gr
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip_client.errors import ClientError, RequestError
 from stip_client.web.error_text import error_text
-from stip_client.web.loaded_model import Loaded, Loader
+from stip_client.web.loaded_model import LoadedModel, ModelLoader
 from stip_client.web.panes import chart, key_pane, server_pane, user_pane
 from stip_client.web.panes.markup import escape
-from stip_client.web.running_reply import Reply, Run
+from stip_client.web.running_reply import ReplyProgress, RunningReply
 
 TITLE = "STIP"
 MAX_NEW_TOKENS = 128
@@ -39,8 +39,8 @@ Updates = dict[Any, Any]
 class Tab:
     """What one open page has: the model it has loaded, and its last run."""
 
-    loaded: Loaded | None = None
-    run: Run | None = None
+    loaded: LoadedModel | None = None
+    run: RunningReply | None = None
 
     @property
     def busy(self) -> bool:
@@ -51,7 +51,7 @@ class Tab:
 class Page:
     """The layout, wired to a loader. `blocks` is what Gradio serves."""
 
-    def __init__(self, loader: Loader, folder: str) -> None:
+    def __init__(self, loader: ModelLoader, folder: str) -> None:
         """`folder` is loaded when a page is opened, unless it is empty."""
         self._loader = loader
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as self.blocks:
@@ -199,18 +199,20 @@ class Page:
             tab.run.stop()  # its pictures have been lost on their way, or it has ended
         if tab.loaded is None or max_new_tokens is None or temperature is None:
             missing = "model is loaded" if tab.loaded is None else "maximum or temperature is given"
-            reply = Reply("failed", error=RequestError(f"no {missing}"))
+            reply = ReplyProgress("failed", error=RequestError(f"no {missing}"))
             yield {self._reply_text: user_pane.reply_text(reply)}
             return
         loaded = tab.loaded
-        run = tab.run = Run(loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature)
+        run = tab.run = RunningReply(
+            loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature
+        )
         yield self._picture(loaded, run)
         # Gradio closes this generator when the tab is closed, and that stops the run
         async with aclosing(run.frames()) as frames:
             async for _ in frames:
                 yield self._picture(loaded, run)
 
-    def _picture(self, loaded: Loaded, run: Run) -> Updates:
+    def _picture(self, loaded: LoadedModel, run: RunningReply) -> Updates:
         """All that changes while a reply is under way, as it stands."""
         reply = run.reply
         updates = {
@@ -262,7 +264,7 @@ def status(text: str, kind: str = "") -> str:
     return f'<p class="stip-status stip-{kind}" role="{role}">{escape(text)}</p>'
 
 
-async def _look(loaded: Loaded) -> tuple[GetModelInfoResponse | None, ClientError | None]:
+async def _look(loaded: LoadedModel) -> tuple[GetModelInfoResponse | None, ClientError | None]:
     """What the server says of itself, or why it does not."""
     try:
         return await loaded.client.model_info(), None
@@ -271,7 +273,7 @@ async def _look(loaded: Loaded) -> tuple[GetModelInfoResponse | None, ClientErro
 
 
 def _loaded_status(
-    loaded: Loaded, info: GetModelInfoResponse | None, error: ClientError | None
+    loaded: LoadedModel, info: GetModelInfoResponse | None, error: ClientError | None
 ) -> str:
     manifest = loaded.client.bundle.manifest
     name = f"{loaded.folder} is loaded"
@@ -287,7 +289,7 @@ def _loaded_status(
     return status(f"{name}, and the server at {_target(loaded)} serves it.", "good")
 
 
-def _run_status(loaded: Loaded, reply: Reply) -> str:
+def _run_status(loaded: LoadedModel, reply: ReplyProgress) -> str:
     if reply.under_way:
         return status(f"A reply is under way from {_target(loaded)}.", "busy")
     if reply.error is not None:
@@ -295,5 +297,5 @@ def _run_status(loaded: Loaded, reply: Reply) -> str:
     return status(f"Ready: {loaded.folder} at {_target(loaded)}.", "good")
 
 
-def _target(loaded: Loaded) -> str:
+def _target(loaded: LoadedModel) -> str:
     return loaded.client.targets.current.target

@@ -14,7 +14,7 @@ from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip_client.errors import ClientError, RequestError
 from stip_client.session.generation import FinishReason, Piece, encode_prompt
 from stip_client.session.step_profile import StepProfile
-from stip_client.web.loaded_model import Loaded
+from stip_client.web.loaded_model import LoadedModel
 
 # Between one picture and the next, seconds: no faster than a page can be drawn.
 FRAME = 0.08
@@ -37,7 +37,7 @@ class Received:
 
 
 @dataclass
-class Reply:
+class ReplyProgress:
     """What has come of a reply so far."""
 
     stage: Stage = "waiting"
@@ -64,7 +64,7 @@ class Reply:
         return (self.tokens - 1) / rest if self.tokens > 1 and rest > 0 else 0.0
 
 
-class Run:
+class RunningReply:
     """One prompt's run against the server.
 
     Tokens are not guessed in advance, so that every token is a step of its own, with its own floats
@@ -72,9 +72,9 @@ class Run:
     """
 
     def __init__(
-        self, loaded: Loaded, prompt: str, *, max_new_tokens: int, temperature: float
+        self, loaded: LoadedModel, prompt: str, *, max_new_tokens: int, temperature: float
     ) -> None:
-        self.reply = Reply()
+        self.reply = ReplyProgress()
         self.info: GetModelInfoResponse | None = None
         self._loaded = loaded
         self._prompt = prompt

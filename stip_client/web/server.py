@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 from stip_client.errors import ClientError
 from stip_client.http.http_server import HttpServer, config
 from stip_client.http.listening_socket import is_local
-from stip_client.web.guard import Guard
-from stip_client.web.loaded_model import Loader
+from stip_client.web.browser_protection import Guard
+from stip_client.web.loaded_model import ModelLoader
 from stip_client.web.page import Page
 from stip_client.web.theme import style, theme
 
@@ -42,7 +42,7 @@ def share(listener: socket.socket) -> str:
         ) from error
 
 
-def make_app(loader: Loader, folder: str, *, local: bool) -> ASGIApp:
+def make_app(loader: ModelLoader, folder: str, *, local: bool) -> ASGIApp:
     """The application: Gradio's, behind a guard."""
 
     @contextlib.asynccontextmanager

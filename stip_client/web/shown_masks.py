@@ -34,7 +34,7 @@ class WrongMasterKeyError(ClientError):
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownMask:
     """The first indices of one permutation, or the first of some quarter-turns, angles or signs.
 
     `label` is SPEC.md's, `of` what is permuted, `length` how many indices there are. A rotation has
@@ -49,7 +49,7 @@ class Shown:
     length: int
 
 
-def input_mask(bundle: ClientBundle) -> Shown:
+def input_mask(bundle: ClientBundle) -> ShownMask:
     """perm_in(0), which the client permutes its rows with, or the rotation in its place."""
     manifest = bundle.manifest
     p = bundle.input_permutation
@@ -66,14 +66,14 @@ def input_mask(bundle: ClientBundle) -> Shown:
     )
 
 
-def input_blocks(bundle: ClientBundle) -> list[Shown]:
+def input_blocks(bundle: ClientBundle) -> list[ShownMask]:
     """The blocks of perm_in(0) after the first, which `input_mask` shows the beginning of.
 
     They have no fingerprints of their own.
     """
     blocks, width = bundle.manifest.residual_blocks, bundle.manifest.model.hidden_size
     p = bundle.input_permutation
-    shown: list[Shown] = []
+    shown: list[ShownMask] = []
     if p is None:
         return shown
     for block in range(1, blocks):
@@ -84,7 +84,7 @@ def input_blocks(bundle: ClientBundle) -> list[Shown]:
     return shown
 
 
-def answers(bundle: ClientBundle) -> list[Shown]:
+def answers(bundle: ClientBundle) -> list[ShownMask]:
     """What the client's key opens answers with, where it needs more than for its input."""
     manifest, key = bundle.manifest, bundle.key
     shown = []
@@ -112,7 +112,7 @@ def check_belongs(master: MasterKey, manifest: Manifest) -> None:
         raise WrongMasterKeyError("this bundle was not made with the master key that was given")
 
 
-def layer_permutations(master: MasterKey, manifest: Manifest, layer: int = 0) -> list[Shown]:
+def layer_permutations(master: MasterKey, manifest: Manifest, layer: int = 0) -> list[ShownMask]:
     """The permutations inside one layer: of its heads, of every key/value head, and of the MLP.
 
     With the rotation scheme the heads turn by angles and rotations instead.
@@ -166,10 +166,10 @@ def layer_permutations(master: MasterKey, manifest: Manifest, layer: int = 0) ->
     return shown
 
 
-def residual_permutations(master: MasterKey, manifest: Manifest) -> list[Shown]:
+def residual_permutations(master: MasterKey, manifest: Manifest) -> list[ShownMask]:
     """p_1 … p_L, which the residual stream has after each layer; none where it keeps a rotation."""
     blocks = manifest.residual_blocks
-    shown: list[Shown] = []
+    shown: list[ShownMask] = []
     if manifest.scheme == Scheme.SCHEME_ROTATION:
         return shown
     for layer in range(1, manifest.model.num_hidden_layers + 1):
@@ -189,16 +189,16 @@ def _turns(key: bytes, planes: int, *, rotated: bool) -> tuple[str, Indices]:
 
 def _derived(
     master: MasterKey, name: str, labels: Sequence[str], of: str, indices: Indices
-) -> Shown:
+) -> ShownMask:
     lines = "".join(f"{label} {master.subkey(label).hex()}\n" for label in labels)
     fingerprint = hashlib.sha256(lines.encode("ascii")).hexdigest()
     label = labels[0] if len(labels) == 1 else f"{labels[0]}…{labels[-1].rpartition('/')[2]}"
     return _shown(name, label, of, fingerprint, indices)
 
 
-def _shown(name: str, label: str, of: str, fingerprint: str, indices: Indices) -> Shown:
+def _shown(name: str, label: str, of: str, fingerprint: str, indices: Indices) -> ShownMask:
     first = tuple(map(int, indices[:SHOWN]))
-    return Shown(name, label, of, fingerprint[:FINGERPRINT_DIGITS], first, len(indices))
+    return ShownMask(name, label, of, fingerprint[:FINGERPRINT_DIGITS], first, len(indices))
 
 
 def _blocks(manifest: Manifest) -> str:

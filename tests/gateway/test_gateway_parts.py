@@ -12,15 +12,15 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from stip_client import ClientError, ConnectionLostError, Piece, RequestError, ServerBusyError
-from stip_client.gateway import connection
-from stip_client.gateway.choices import interleaved
-from stip_client.gateway.connection import ClientGone, send_events, while_connected
+from stip_client.gateway import http_connection
+from stip_client.gateway.caller_check import is_loopback_name
 from stip_client.gateway.errors import ApiError, from_client_error
-from stip_client.gateway.guard import is_loopback_name
+from stip_client.gateway.http_connection import ClientGone, send_events, while_connected
 from stip_client.gateway.logprobs import LogprobStream, chat_logprobs
 from stip_client.gateway.penalties import processors
-from stip_client.gateway.slots import Slots
-from stip_client.gateway.vocabulary import Vocabulary
+from stip_client.gateway.running_request import interleaved
+from stip_client.gateway.slots import ReplySlots
+from stip_client.gateway.token_text import TokenText
 from stip_client.sampling.detokenizer import TextStream
 from tests.support.waiting import PATIENCE
 
@@ -80,7 +80,7 @@ def test_other_names(host: str) -> None:
 
 @pytest.mark.parametrize("text", ["plain", "naïve", "日本", "👩‍👩‍👧‍👦"])
 def test_bytes_of_tokens_are_those_of_the_text(tokenizer: Tokenizer, text: str) -> None:
-    vocabulary = Vocabulary(tokenizer)
+    vocabulary = TokenText(tokenizer)
     tokens = tokenizer.encode(text).ids
     assert b"".join(map(vocabulary.bytes, tokens)) == text.encode()
     for token in tokens:
@@ -90,7 +90,7 @@ def test_bytes_of_tokens_are_those_of_the_text(tokenizer: Tokenizer, text: str) 
 def test_tokens_of_sentencepiece_and_unknown_ids_have_bytes() -> None:
     words = {"<unk>": 0, "<0xE6>": 1, "\u2581Hello": 2}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    vocabulary = Vocabulary(tokenizer)
+    vocabulary = TokenText(tokenizer)
     assert vocabulary.bytes(1) == b"\xe6"
     assert vocabulary.text(1) == "bytes:\\xe6"
     assert vocabulary.bytes(2) == b" Hello"
@@ -123,7 +123,7 @@ def pieces(tokenizer: Tokenizer, text: str, stop: tuple[str, ...] = ()) -> list[
 def test_logprobs_are_of_the_told_text_alone(
     tokenizer: Tokenizer, text: str, stop: tuple[str, ...], told: str
 ) -> None:
-    vocabulary = Vocabulary(tokenizer)
+    vocabulary = TokenText(tokenizer)
     stream = LogprobStream(vocabulary, frozenset({END}))
     tokens, so_far = [], ""
     for piece in pieces(tokenizer, text, stop):
@@ -157,15 +157,15 @@ def test_penalties_are_of_the_reply_alone() -> None:
 
 
 def test_places_are_given_back() -> None:
-    slots = Slots(2)
-    with slots.take(1), slots.take(1), pytest.raises(ApiError) as caught, slots.take(1):
+    slots = ReplySlots(2)
+    with slots.reserve(1), slots.reserve(1), pytest.raises(ApiError) as caught, slots.reserve(1):
         pass
     assert caught.value.status == 429
-    with pytest.raises(RuntimeError), slots.take(2):
+    with pytest.raises(RuntimeError), slots.reserve(2):
         raise RuntimeError
-    with slots.take(2):
+    with slots.reserve(2):
         pass
-    with pytest.raises(ApiError) as caught, slots.take(3):
+    with pytest.raises(ApiError) as caught, slots.reserve(3):
         pass
     assert caught.value.status == 400
 
@@ -281,7 +281,7 @@ def test_error_before_the_first_chunk_is_no_stream() -> None:
 
 
 def test_client_that_takes_nothing_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "STALLED_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "STALLED_SECONDS", 0.05)
     left = []
 
     async def endless() -> AsyncGenerator[dict[str, Any], None]:

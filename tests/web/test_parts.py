@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.cli.connection_options import Access
 from stip_client.errors import ClientError, RequestError, WrongKeyError
 from stip_client.session.step_profile import StepProfile
 from stip_client.web.error_text import error_text
-from stip_client.web.loaded_model import Loaded, Loader
+from stip_client.web.loaded_model import LoadedModel, ModelLoader
 from stip_client.web.panes import key_pane, server_pane, user_pane
 from stip_client.web.panes.chart import CUT, MOST, PARTS, chart
 from stip_client.web.panes.markup import escape
-from stip_client.web.running_reply import Reply, Run
+from stip_client.web.running_reply import ReplyProgress, RunningReply
 from stip_client.web.shown_masks import (
     WrongMasterKeyError,
     layer_permutations,
@@ -100,11 +101,13 @@ def test_errors_become_sentences() -> None:
 
 
 @pytest.fixture
-def loaded(bundles: Path, master_key: Path) -> Loaded:
-    return Loader("localhost:1", ACCESS, read_master_key(master_key)).load(str(bundles))
+def loaded(bundles: Path, master_key: Path) -> LoadedModel:
+    return ModelLoader("localhost:1", ACCESS, read_master_key(master_key)).load(str(bundles))
 
 
-def test_the_shown_permutations_are_those_of_the_labels(loaded: Loaded, master_key: Path) -> None:
+def test_the_shown_permutations_are_those_of_the_labels(
+    loaded: LoadedModel, master_key: Path
+) -> None:
     master, manifest = read_master_key(master_key), loaded.client.bundle.manifest
     shown = {each.name: each for each in loaded.layer}
     value = master.permutation("layer/0/value/1", manifest.model.head_dim)
@@ -133,8 +136,8 @@ def test_the_key_center_tells_what_is_used_instead(
 ) -> None:
     options = ("--scheme", scheme, "--head", head, "--key", master_key)
     bundles, master = convert(DEMO_MODEL, tmp_path / "out", *options), read_master_key(master_key)
-    alone = Loader("localhost:1", ACCESS, None).load(str(bundles))
-    loaded = Loader("localhost:1", ACCESS, master).load(str(bundles))
+    alone = ModelLoader("localhost:1", ACCESS, None).load(str(bundles))
+    loaded = ModelLoader("localhost:1", ACCESS, master).load(str(bundles))
     pane = key_pane.permutations(loaded)
     answers = {each.name: each.first for each in loaded.answers}
     if scheme == "rotation":
@@ -156,10 +159,12 @@ def test_the_key_center_tells_what_is_used_instead(
     else:
         assert answers == {}
     with pytest.raises(WrongMasterKeyError):
-        Loader("localhost:1", ACCESS, MasterKey.from_base_seed(1)).load(str(bundles))
+        ModelLoader("localhost:1", ACCESS, MasterKey.from_base_seed(1)).load(str(bundles))
 
 
-def test_what_is_shown_holds_no_subkey(loaded: Loaded, bundles: Path, master_key: Path) -> None:
+def test_what_is_shown_holds_no_subkey(
+    loaded: LoadedModel, bundles: Path, master_key: Path
+) -> None:
     master, manifest = read_master_key(master_key), loaded.client.bundle.manifest
     shown = [loaded.input, *loaded.blocks, *layer_permutations(master, manifest)]
     text = repr([*shown, *residual_permutations(master, manifest)])
@@ -172,7 +177,7 @@ def test_what_is_shown_holds_no_subkey(loaded: Loaded, bundles: Path, master_key
 
 
 def test_a_folder_is_opened_once_and_again_when_it_has_changed(bundles: Path) -> None:
-    loader = Loader("localhost:1", ACCESS, None)
+    loader = ModelLoader("localhost:1", ACCESS, None)
     first = loader.load(str(bundles))
     assert loader.load(f" {bundles / 'client'} ") is first
     manifest = bundles / "client" / "manifest.json"
@@ -181,18 +186,20 @@ def test_a_folder_is_opened_once_and_again_when_it_has_changed(bundles: Path) ->
 
 
 def test_a_page_that_others_reach_loads_one_folder(bundles: Path, tiny_bundles: Path) -> None:
-    loader = Loader("localhost:1", ACCESS, None, only=bundles)
+    loader = ModelLoader("localhost:1", ACCESS, None, only=bundles)
     loader.load(str(bundles / "client"))
     for other in (tiny_bundles, Path("/etc")):
         with pytest.raises(RequestError, match="no folder but the one"):
             loader.load(str(other))
 
 
-def run_to_its_end(loader: Loader, folder: Path, **options: int | float) -> tuple[Reply, int]:
+def run_to_its_end(
+    loader: ModelLoader, folder: Path, **options: int | float
+) -> tuple[ReplyProgress, int]:
     """A reply and how many pictures it made."""
 
-    async def collect() -> tuple[Reply, int]:
-        run = Run(loader.load(str(folder)), "What is STIP?", **options)  # type: ignore[arg-type]
+    async def collect() -> tuple[ReplyProgress, int]:
+        run = RunningReply(loader.load(str(folder)), "What is STIP?", **options)  # type: ignore[arg-type]
         pictures = [None async for _ in run.frames()]
         await loader.close()
         return run.reply, len(pictures)
@@ -201,7 +208,7 @@ def run_to_its_end(loader: Loader, folder: Path, **options: int | float) -> tupl
 
 
 def test_every_token_has_its_step_and_its_floats(server: Server, bundles: Path) -> None:
-    loader = Loader(server.address, ACCESS, None)
+    loader = ModelLoader(server.address, ACCESS, None)
     reply, pictures = run_to_its_end(loader, bundles, max_new_tokens=12, temperature=0.0)
     assert (reply.stage, reply.finish_reason, reply.tokens) == ("finished", "length", 12)
     assert len(reply.steps) == len(reply.floats) == 12 and pictures >= 1
@@ -213,20 +220,29 @@ def test_every_token_has_its_step_and_its_floats(server: Server, bundles: Path) 
         assert [np.float16(each.received[k]) for k in range(10) if p[k] < 10] == inside
 
 
-@pytest.mark.quiet
-def test_a_reply_that_is_stopped_twice_leaves_no_session(server: Server, bundles: Path) -> None:
-    """As by the button and by closing the tab: the second must not end the closing."""
+def test_a_reply_that_is_stopped_twice_leaves_no_session(
+    server: Server, bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Stop button and a closed tab both stop it: the second must not end the closing."""
 
-    async def stop_twice() -> tuple[Reply, int]:
-        loader = Loader(server.address, ACCESS, None)
+    async def stop_twice() -> tuple[ReplyProgress, int]:
+        loader = ModelLoader(server.address, ACCESS, None)
         loaded = loader.load(str(bundles))
-        run = Run(loaded, "What is STIP?", max_new_tokens=900, temperature=4.0)
-        async with aclosing(run.frames()) as frames:
-            async for _ in frames:
-                if run.reply.under_way:
-                    run.stop()
-                    await asyncio.sleep(0)
-                    run.stop()
+        monkeypatch.setattr(ClientBundle, "eos_token_ids", frozenset())
+        run = RunningReply(loaded, "What is STIP?", max_new_tokens=900, temperature=4.0)
+
+        async def follow() -> None:
+            async with aclosing(run.frames()) as frames:
+                async for _ in frames:
+                    pass
+
+        following = asyncio.create_task(follow())
+        while not run.reply.tokens:  # the first token has come, and the next one is on its way
+            await asyncio.sleep(0)
+        run.stop()
+        await asyncio.sleep(0)
+        run.stop()
+        await following
         sessions = (await loaded.client.model_info()).load.sessions
         await loader.close()
         return run.reply, sessions
@@ -237,6 +253,6 @@ def test_a_reply_that_is_stopped_twice_leaves_no_session(server: Server, bundles
 
 def test_a_server_of_another_key_is_told_as_such(server: Server, tmp_path: Path) -> None:
     other = convert(DEMO_MODEL, tmp_path / "other")
-    loader = Loader(server.address, ACCESS, None)
+    loader = ModelLoader(server.address, ACCESS, None)
     reply, _ = run_to_its_end(loader, other, max_new_tokens=1, temperature=0.0)
     assert reply.stage == "failed" and isinstance(reply.error, WrongKeyError)

@@ -9,7 +9,7 @@ from threading import Event, Thread
 from time import monotonic
 from types import TracebackType
 
-from stip_client.cli.reply_measurement import Measurement
+from stip_client.cli.reply_timing import ReplyTiming
 from stip_client.client import Client
 from stip_client.errors import ClientError
 from stip_client.session.base_client import Options
@@ -27,25 +27,25 @@ class ConcurrentSessions:
         for client in clients:
             self._closing.enter_context(client)
 
-    def generate(self, prompts: Sequence[Sequence[int]], options: Options) -> list[Measurement]:
+    def generate(self, prompts: Sequence[Sequence[int]], options: Options) -> list[ReplyTiming]:
         """Generate a reply to every prompt, all at once, as many as there are clients at most.
 
         Raises the error of the first session that fails, and stops the others.
         """
         start, stop = Event(), Event()
-        ended: SimpleQueue[tuple[int, Measurement | BaseException]] = SimpleQueue()
+        ended: SimpleQueue[tuple[int, ReplyTiming | BaseException]] = SimpleQueue()
 
         def reply(number: int) -> None:
             try:
                 start.wait()
-                measurement = Measurement()
+                timing = ReplyTiming()
                 pieces = self._clients[number].generate(prompts[number], **options)
                 with closing(pieces):
                     for piece in pieces:
-                        measurement.take(piece)
+                        timing.record(piece)
                         if stop.is_set():
                             break
-                ended.put((number, measurement))
+                ended.put((number, timing))
             except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
                 ended.put((number, error))
 
@@ -54,7 +54,7 @@ class ConcurrentSessions:
             Thread(target=reply, args=(number,), name=f"session-{number}", daemon=True)
             for number in range(len(prompts))
         ]
-        measured: dict[int, Measurement] = {}
+        measured: dict[int, ReplyTiming] = {}
         try:
             for thread in threads:
                 thread.start()

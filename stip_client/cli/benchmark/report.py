@@ -1,4 +1,4 @@
-"""What `stip-client bench` found: figures from measurements, as a table and as JSON."""
+"""What `stip-client bench` found: figures from timings, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip.v1.manifest_pb2 import Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_client.bundle.client_bundle import head_name
-from stip_client.cli.reply_measurement import Measurement, percentile, rates, shown_bytes
+from stip_client.cli.reply_timing import ReplyTiming, percentile, rates, shown_bytes
 
-Round = Sequence[Measurement]  # replies that were generated at once
+Round = Sequence[ReplyTiming]  # replies that were generated at once
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from stip_client.cli.benchmark.concurrent_sessions import ConcurrentSessions
 from stip_client.cli.benchmark.report import Figures, figures, report, table_head, table_row, title
 from stip_client.cli.connection_options import access
 from stip_client.cli.generation_options import add_draft_option, add_wait_option
-from stip_client.cli.sigterm import terminate_raises
+from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import printable
 from stip_client.client import Client
 from stip_client.errors import ClientError, ContextOverflowError
@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for path in (arguments.json, arguments.plot):
         _check_writable(path)
     most = max(arguments.sessions)
-    with terminate_raises():
+    with sigterm_raises():
         with Client(arguments.server, arguments.bundle, **access(arguments)) as client:
             info = client.model_info()
             vocab_size = client.bundle.manifest.model.vocab_size

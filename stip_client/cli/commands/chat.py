@@ -17,9 +17,8 @@ from stip_client.cli.conversation.history import Conversation, valid_text
 from stip_client.cli.conversation.line_input import LineInput
 from stip_client.cli.conversation.statistics import ReplyStatistics, table
 from stip_client.cli.generation_options import add_generation_options, generation_options
-from stip_client.cli.reply_interrupt import Stopping
-from stip_client.cli.reply_measurement import Measurement
-from stip_client.cli.sigterm import terminate_raises
+from stip_client.cli.reply_timing import ReplyTiming
+from stip_client.cli.signals import InterruptibleReply, sigterm_raises
 from stip_client.cli.terminal import printable, reply_text, say_error
 from stip_client.client import Client
 from stip_client.errors import BundleError, ClientError, ContextOverflowError, RequestError
@@ -60,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
     lines = LineInput()
     conversation = Conversation(None if arguments.system is None else valid_text(arguments.system))
     with (
-        terminate_raises(),
+        sigterm_raises(),
         Client(arguments.server, arguments.bundle, **access(arguments)) as client,
     ):
         if client.bundle.chat_template is None:
@@ -137,15 +136,15 @@ class _Chat:
         """Show the reply to the last message and enter it; false if there was none."""
         messages = self._conversation.messages
         prompt_tokens = len(encode_prompt(self._client.bundle, messages))
-        measurement = Measurement()
+        timing = ReplyTiming()
         texts: list[str] = []
         finish: FinishReason | None = None
         # closed at once when it is stopped: its session is then free to be continued
         reply = self._client.chat(messages, **self._options)
         try:
-            with Stopping() as stopping, closing(reply):
-                for piece in stopping.each(reply):
-                    measurement.take(piece)
+            with InterruptibleReply() as interruptible, closing(reply):
+                for piece in interruptible.pieces(reply):
+                    timing.record(piece)
                     texts.append(piece.text)
                     finish = piece.finish_reason
                     print(reply_text(piece.text, sys.stdout), end="", flush=True)
@@ -153,16 +152,16 @@ class _Chat:
             _end_line(texts)
             raise
         text = "".join(texts)
-        stopped = stopping.stopped and finish is None
+        stopped = interruptible.stopped and finish is None
         if stopped and not text:
             return False
-        self._replies.append(ReplyStatistics(prompt_tokens, measurement))
+        self._replies.append(ReplyStatistics(prompt_tokens, timing))
         self._conversation.answer(text, stopped=stopped)
         print(flush=True)
         if stopped:
             _tell("[stopped]")
         elif finish == "length":
-            self._tell_why_it_ended(measurement.tokens)
+            self._tell_why_it_ended(timing.tokens)
         return True
 
     def _tell_why_it_ended(self, tokens: int) -> None:

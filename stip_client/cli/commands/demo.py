@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from stip_client.cli.sigterm import terminate_raises
+from stip_client.cli.signals import sigterm_raises
 from stip_client.errors import ClientError
 from stip_keys.masks.modes import add_modes
 
@@ -58,7 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
-        stack.enter_context(terminate_raises())
+        stack.enter_context(sigterm_raises())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stip-demo-")))
         checkpoint = arguments.model or stack.enter_context(
             resources.as_file(resources.files("stip_client") / "cli" / "demo_model")

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from time import perf_counter
+from typing import TextIO
 
 from stip_client.cli.connection_options import access
 from stip_client.cli.generation_options import add_generation_options, generation_options
-from stip_client.cli.reply_measurement import Measurement
-from stip_client.cli.reply_report import as_json, print_profile, summary
-from stip_client.cli.sigterm import terminate_raises
+from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
+from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import reply_text, say
 from stip_client.client import Client
 from stip_client.errors import ClientError, RequestError
@@ -66,14 +66,14 @@ def _run(arguments: argparse.Namespace) -> int:
     started = perf_counter()
     failure: ClientError | None = None
     try:
-        with terminate_raises():
+        with sigterm_raises():
             reply.generate(prompt)
     except ClientError as error:
         failure = error
     seconds = perf_counter() - started
-    pieces, measurement = reply.pieces, reply.measurement
+    pieces, timing = reply.pieces, reply.timing
     if arguments.json:
-        report = as_json(pieces, measurement, reply.prompt_tokens, seconds, failure)
+        report = _as_json(pieces, timing, reply.prompt_tokens, seconds, failure)
         print(json.dumps(report, ensure_ascii=False), flush=True)
     elif pieces:
         print(flush=True)
@@ -82,9 +82,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.echo and not arguments.json:
         _note(f"the server received: {_floats(pieces[0].received)} ...")
     if arguments.profile:
-        print_profile(measurement, sys.stderr)
+        _print_profile(timing, sys.stderr)
     if not arguments.quiet and not arguments.json:
-        _note(summary(pieces, measurement, reply.prompt_tokens))
+        _note(_summary(pieces, timing, reply.prompt_tokens))
     return 0
 
 
@@ -94,7 +94,7 @@ class _Reply:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self.pieces: list[Piece] = []
-        self.measurement = Measurement()
+        self.timing = ReplyTiming()
         self.prompt_tokens = 0
 
     def generate(self, prompt: str) -> None:
@@ -107,11 +107,11 @@ class _Reply:
             token_ids = encode_prompt(client.bundle, prompt, raw=arguments.raw)
             self.prompt_tokens = len(token_ids)
             self._tell_what_fits(client)
-            self.measurement = Measurement()
+            self.timing = ReplyTiming()
             # closed at once where an exception comes between two pieces
             with closing(client.generate(token_ids, **options)) as pieces:
                 for piece in pieces:
-                    self.measurement.take(piece)
+                    self.timing.record(piece)
                     self.pieces.append(piece)
                     if not arguments.json:
                         print(reply_text(piece.text, sys.stdout), end="", flush=True)
@@ -126,6 +126,68 @@ class _Reply:
                 f"note: of --max-new-tokens {wanted} only {room} fit: the context holds {length} "
                 f"tokens, and the prompt takes {self.prompt_tokens}"
             )
+
+
+def _as_json(
+    pieces: Sequence[Piece],
+    timing: ReplyTiming,
+    prompt_tokens: int,
+    seconds: float,
+    error: ClientError | None,
+) -> dict[str, object]:
+    """Everything as one object; what came before an error, with an `error` that says which."""
+    first = timing.first_token
+    report: dict[str, object] = {
+        "text": "".join(piece.text for piece in pieces),
+        "token_ids": [piece.token_id for piece in pieces],
+        "logprobs": [round(piece.logprob, 6) for piece in pieces],
+        "finish_reason": pieces[-1].finish_reason if pieces else None,
+        "prompt_tokens": prompt_tokens,
+        "seconds_to_first_token": None if first is None else round(first, 6),
+        "seconds": round(seconds, 6),
+        "received": list(pieces[0].received) if pieces else [],
+        "steps": [
+            {
+                "rows": step.rows,
+                "drafted": step.drafted,
+                "client_seconds": round(step.client, 6),
+                "wire_seconds": round(step.wire, 6),
+                "queue_seconds": round(step.queue, 6),
+                "compute_seconds": round(step.compute, 6),
+                "bytes_up": step.bytes_up,
+                "bytes_down": step.bytes_down,
+            }
+            for step in timing.steps
+        ],
+    }
+    if error is not None:
+        report["error"] = str(error)
+    return report
+
+
+def _print_profile(timing: ReplyTiming, file: TextIO) -> None:
+    """A line a step: where its time went, and its bytes."""
+    titles = ("client", "wire", "queue", "compute", "up", "down")
+    print(f"{'step':>5}{'rows':>6}" + "".join(f"{each:>9}" for each in titles), file=file)
+    print(" " * 11 + f"{'ms':>9}" * 4 + f"{'bytes':>9}" * 2, file=file)
+    for number, step in enumerate(timing.steps):
+        times = (step.client, step.wire, step.queue, step.compute)
+        columns = "".join(f"{seconds * 1e3:9.2f}" for seconds in times)
+        sizes = f"{step.bytes_up:>9}{step.bytes_down:>9}"
+        print(f"{number:>5}{step.rows:>6}{columns}{sizes}", file=file)
+
+
+def _summary(pieces: Sequence[Piece], timing: ReplyTiming, prompt_tokens: int) -> str:
+    """One line on a reply of at least one token."""
+    text = f"{prompt_tokens} prompt tokens, first token after {timing.arrivals[0] * 1e3:.0f} ms"
+    found = rates([timing])
+    if found.tokens_per_second is not None:
+        text += (
+            f"; {timing.tokens} tokens in {timing.round_trips} round trips, "
+            f"{found.tokens_per_second:.1f} tokens/s, {shown_bytes(found.bytes_up or 0)} up and "
+            f"{shown_bytes(found.bytes_down or 0)} down a token"
+        )
+    return f"{text}; stopped by {pieces[-1].finish_reason}"
 
 
 def _floats(values: Sequence[float]) -> str:

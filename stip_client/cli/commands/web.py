@@ -76,7 +76,7 @@ def add_parser(
 
 def _run(arguments: argparse.Namespace) -> int:
     require("web", ("gradio",), "the page")
-    from stip_client.web.loaded_model import Loader
+    from stip_client.web.loaded_model import ModelLoader
 
     with listening_socket(arguments.host, arguments.port) as listener:
         local = is_local(listener)
@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 "a page that others reach loads no folder but the one that --bundle names",
                 hint="give --bundle, or leave out --share and --host",
             )
-        loader = Loader(
+        loader = ModelLoader(
             arguments.server,
             access(arguments),
             _master_key(arguments.key, arguments.passphrase_file),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from stip_client.cli.reply_measurement import Measurement, rates, shown_bytes
+from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class ReplyStatistics:
     """One reply: how many tokens the conversation had before it, and what it took."""
 
     prompt_tokens: int
-    measurement: Measurement
+    timing: ReplyTiming
 
 
 def table(replies: Sequence[ReplyStatistics]) -> str:
@@ -26,14 +26,14 @@ def table(replies: Sequence[ReplyStatistics]) -> str:
 
 
 def _column(replies: Sequence[ReplyStatistics]) -> dict[str, str]:
-    measurements = [each.measurement for each in replies]
-    found = rates(measurements)
-    firsts = [each.first_token for each in measurements if each.first_token is not None]
+    timings = [each.timing for each in replies]
+    found = rates(timings)
+    firsts = [each.first_token for each in timings if each.first_token is not None]
     up, down = found.bytes_up, found.bytes_down
     return {
         "prompt tokens": f"{sum(each.prompt_tokens for each in replies)}",
-        "of them sent": f"{sum(each.rows for each in measurements)}",
-        "reply tokens": f"{sum(each.tokens for each in measurements)}",
+        "of them sent": f"{sum(each.rows for each in timings)}",
+        "reply tokens": f"{sum(each.tokens for each in timings)}",
         "first token after (median)": f"{median(firsts) * 1e3:.0f} ms" if firsts else "-",
         "tokens/s": _number(found.tokens_per_second),
         "tokens a round trip": _number(found.tokens_per_round_trip),

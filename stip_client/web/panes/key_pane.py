@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stip.v1.manifest_pb2 import Scheme
-from stip_client.web.loaded_model import Loaded
+from stip_client.web.loaded_model import LoadedModel
 from stip_client.web.panes.markup import escape, facts, pane_head, sentence
-from stip_client.web.running_reply import Reply
-from stip_client.web.shown_masks import Shown
+from stip_client.web.running_reply import ReplyProgress
+from stip_client.web.shown_masks import ShownMask
 
 NO_MASTER = (
     '<p class="stip-sentence stip-note">The client&#39;s key holds this and no more. What is used '
@@ -23,7 +23,7 @@ def head() -> str:
     return pane_head("Key Center", "The key never leaves this process, and is never shown.")
 
 
-def counters(loaded: Loaded | None, reply: Reply | None) -> str:
+def counters(loaded: LoadedModel | None, reply: ReplyProgress | None) -> str:
     """The key in use, and how many rows it has masked for the last reply."""
     rows = sum(step.rows for step in reply.steps) if reply is not None else 0
     if loaded is None:
@@ -39,7 +39,7 @@ def counters(loaded: Loaded | None, reply: Reply | None) -> str:
     )
 
 
-def permutations(loaded: Loaded | None) -> str:
+def permutations(loaded: LoadedModel | None) -> str:
     """Every permutation and rotation that is known here."""
     if loaded is None:
         return '<p class="stip-empty">No model is loaded.</p>'
@@ -54,14 +54,14 @@ def permutations(loaded: Loaded | None) -> str:
     return body + _group("Residual stream of the following layers", loaded.residuals)
 
 
-def _group(title: str, shown: Sequence[Shown]) -> str:
+def _group(title: str, shown: Sequence[ShownMask]) -> str:
     if not shown:
         return ""
     items = "".join(map(_item, shown))
     return f'<h3>{escape(title)}</h3><ul class="stip-permutations">{items}</ul>'
 
 
-def _item(shown: Shown) -> str:
+def _item(shown: ShownMask) -> str:
     more = " …" if shown.length > len(shown.first) else ""
     width = max((len(str(index)) for index in shown.first), default=0)
     indices = " ".join(f"{index:{width}d}".replace(" ", "\u2007") for index in shown.first)

@@ -8,9 +8,9 @@ from stip.v1.tensor_pb2 import DataType
 from stip_client.bundle.client_bundle import head_name
 from stip_client.errors import ClientError
 from stip_client.web.error_text import error_text
-from stip_client.web.loaded_model import Loaded
+from stip_client.web.loaded_model import LoadedModel
 from stip_client.web.panes.markup import escape, facts, floats, pane_head, sentence, signed, size
-from stip_client.web.running_reply import REMEMBERED, Reply
+from stip_client.web.running_reply import REMEMBERED, ReplyProgress
 
 NO_ECHO = (
     "This server does not tell what it receives: it would have to be started with "
@@ -26,7 +26,7 @@ def head() -> str:
 
 
 def state(
-    loaded: Loaded | None, info: GetModelInfoResponse | None, error: ClientError | None = None
+    loaded: LoadedModel | None, info: GetModelInfoResponse | None, error: ClientError | None = None
 ) -> str:
     """Where the server is, what it serves and how busy it is."""
     if loaded is None:
@@ -71,7 +71,7 @@ def state(
     )
 
 
-def received(reply: Reply | None) -> str:
+def received(reply: ReplyProgress | None) -> str:
     """The first ten floats of the last step as the server says it received them, and the shades
     of those before."""
     last = reply.floats[-1] if reply is not None and reply.floats else None
@@ -85,7 +85,7 @@ def received(reply: Reply | None) -> str:
     )
 
 
-def _history(reply: Reply | None) -> str:
+def _history(reply: ReplyProgress | None) -> str:
     """One row of shades a step, the newest first; as many rows as there can be, so that the pane
     does not grow."""
     known = list(reversed(reply.floats)) if reply is not None else []

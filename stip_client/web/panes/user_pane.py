@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stip_client.web.error_text import error_text
 from stip_client.web.panes.markup import escape, floats, milliseconds, pane_head, sentence
-from stip_client.web.running_reply import Reply
+from stip_client.web.running_reply import ReplyProgress
 
 TAG = "computed on masked states"
 _STAGES = {
@@ -25,7 +25,7 @@ def head() -> str:
     return pane_head("User", "Text, token ids and embeddings stay on this machine.")
 
 
-def reply_text(reply: Reply | None) -> str:
+def reply_text(reply: ReplyProgress | None) -> str:
     """The reply so far."""
     if reply is None:
         body = '<p class="stip-empty">The reply appears here, token by token.</p>'
@@ -38,16 +38,16 @@ def reply_text(reply: Reply | None) -> str:
     return f'<div class="stip-reply">{body}</div>'
 
 
-def reply_head(reply: Reply | None) -> str:
+def reply_head(reply: ReplyProgress | None) -> str:
     """The line over the reply: that it was computed on masked states."""
     tagged = " stip-on" if reply is not None and reply.tokens else ""
     return (
-        '<div class="stip-label-row"><h3>Reply</h3>'
+        '<div class="stip-label-row"><h3>ReplyProgress</h3>'
         f'<span class="stip-tag{tagged}">{TAG}</span></div>'
     )
 
 
-def reply_foot(reply: Reply | None) -> str:
+def reply_foot(reply: ReplyProgress | None) -> str:
     """The line under the reply, and the floats of the last step before they were masked."""
     last = reply.floats[-1].unmasked if reply is not None and reply.floats else ()
     return (
@@ -57,7 +57,7 @@ def reply_foot(reply: Reply | None) -> str:
     )
 
 
-def stats(reply: Reply | None) -> str:
+def stats(reply: ReplyProgress | None) -> str:
     """Stage, number of tokens and speed."""
     if reply is None:
         return "Nothing sent yet"

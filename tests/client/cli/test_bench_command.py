@@ -13,7 +13,7 @@ import pytest
 from stip_client import Client, ServerBusyError
 from stip_client.cli.benchmark import concurrent_sessions
 from stip_client.cli.benchmark.concurrent_sessions import ConcurrentSessions
-from stip_client.cli.reply_measurement import Measurement, percentile, rates
+from stip_client.cli.reply_timing import ReplyTiming, percentile, rates
 from stip_client.session.step_profile import StepProfile
 from tests.support.command_line import assert_refused
 from tests.support.models.random_checkpoint import RandomCheckpoint
@@ -156,10 +156,10 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(
 
 
 def test_rates_are_of_the_tokens_after_the_first() -> None:
-    def reply(arrivals: list[float], steps: list[StepProfile]) -> Measurement:
-        measurement = Measurement()
-        measurement.arrivals, measurement.steps = arrivals, steps
-        return measurement
+    def reply(arrivals: list[float], steps: list[StepProfile]) -> ReplyTiming:
+        timing = ReplyTiming()
+        timing.arrivals, timing.steps = arrivals, steps
+        return timing
 
     def step(rows: int, up: int, down: int) -> StepProfile:
         return StepProfile(rows, 0.0, 0.0, 0.0, 0.0, bytes_up=up, bytes_down=down)

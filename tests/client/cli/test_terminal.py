@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from stip_client.cli.terminal import printable, reply_text, telling_warnings
+from stip_client.cli.terminal import printable, printed_warnings, reply_text
 
 STEERING = "a\x1b[2Jb\rc\u202ed\u0085\u2028\ud800"
 ESCAPED = r"a\x1b[2Jb\rc\u202ed\x85\u2028\ud800"
@@ -36,7 +36,7 @@ def test_warnings_of_the_library_are_told_in_lines_of_our_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log = logging.getLogger("stip_client.session.base_session")
-    with telling_warnings():
+    with printed_warnings():
         log.warning("the server said %s", "\x1b[2J\n")
         log.info("and this is nobody's concern")
     log.warning("nor this")

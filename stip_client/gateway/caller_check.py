@@ -20,7 +20,7 @@ from stip_client.gateway.errors import ApiError
 OPEN_PATHS = ("/health",)
 
 
-class Guard:
+class CallerCheck:
     """Refuses requests before anything else sees them; an ASGI middleware.
 
     `key` None: whoever reaches the port may use it, if it calls it by a loopback name.

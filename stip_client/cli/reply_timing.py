@@ -15,7 +15,7 @@ from stip_client.session.generation import Piece
 from stip_client.session.step_profile import StepProfile
 
 
-class Measurement:
+class ReplyTiming:
     """One reply as it is measured: the clock starts when this is made.
 
     `arrivals`: seconds until each token was there. `steps`: the profiles of the steps that brought
@@ -27,7 +27,7 @@ class Measurement:
         self.arrivals: list[float] = []
         self.steps: list[StepProfile] = []
 
-    def take(self, piece: Piece) -> None:
+    def record(self, piece: Piece) -> None:
         """Enter a piece at the moment it comes."""
         self.arrivals.append(perf_counter() - self.started)
         if piece.profile is not None:
@@ -69,7 +69,7 @@ class Rates:
     tokens_per_round_trip: float | None
 
 
-def rates(replies: Iterable[Measurement]) -> Rates:
+def rates(replies: Iterable[ReplyTiming]) -> Rates:
     """Rates over all tokens of some replies that came one after the other.
 
     Of replies that came at once, tokens_per_second is that of one session.

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from stip_client.gateway.logprobs import TokenLogprob, chat_logprobs, completion_logprobs
-from stip_client.gateway.vocabulary import Vocabulary
+from stip_client.gateway.token_text import TokenText
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Choice:
+class FinishedChoice:
     """One reply. `tokens` is None where no log-probabilities are wanted."""
 
     text: str
@@ -40,14 +40,14 @@ class Usage:
         }
 
 
-class ChatReply:
+class ChatObjects:
     """The answer to one POST /v1/chat/completions."""
 
     id_prefix = "chatcmpl"
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, model: str, vocabulary: Vocabulary, *, include_usage: bool) -> None:
+    def __init__(self, model: str, vocabulary: TokenText, *, include_usage: bool) -> None:
         self._head: Json = {
             "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -57,7 +57,7 @@ class ChatReply:
         self._tail: Json = {"usage": None} if include_usage else {}
         self._vocabulary = vocabulary
 
-    def whole(self, choices: Sequence[Choice], usage: Usage) -> Json:
+    def whole(self, choices: Sequence[FinishedChoice], usage: Usage) -> Json:
         """All choices at once."""
         return {
             **self._head,
@@ -91,7 +91,7 @@ class ChatReply:
     def _chunk(self, choice: Json) -> Json:
         return {**self._head, "object": self.chunk_object, "choices": [choice], **self._tail}
 
-    def _choice(self, index: int, choice: Choice) -> Json:
+    def _choice(self, index: int, choice: FinishedChoice) -> Json:
         return {
             "index": index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
@@ -103,7 +103,7 @@ class ChatReply:
         return None if tokens is None else chat_logprobs(tokens, self._vocabulary)
 
 
-class CompletionReply(ChatReply):
+class CompletionObjects(ChatObjects):
     """The answer to one POST /v1/completions."""
 
     id_prefix = "cmpl"
@@ -120,7 +120,7 @@ class CompletionReply(ChatReply):
         choice = {"index": index, "text": "", "logprobs": None, "finish_reason": finish_reason}
         return self._chunk(choice)
 
-    def _choice(self, index: int, choice: Choice) -> Json:
+    def _choice(self, index: int, choice: FinishedChoice) -> Json:
         return {
             "index": index,
             "text": choice.text,

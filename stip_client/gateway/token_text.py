@@ -17,7 +17,7 @@ BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 WORD_START = "\u2581"  # SentencePiece's space
 
 
-class Vocabulary:
+class TokenText:
     """The tokens of a tokenizer, one at a time."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

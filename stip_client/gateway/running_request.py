@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from stip.v1.inference_pb2 import Limits
-from stip_client.gateway.choices import Pieces, interleaved
 from stip_client.gateway.logprobs import LogprobStream, TokenLogprob
-from stip_client.gateway.replies import ChatReply, Choice, Json, Usage
+from stip_client.gateway.openai_objects import ChatObjects, FinishedChoice, Json, Usage
 from stip_client.gateway.requests import CompletionRequest
-from stip_client.gateway.served_model import ServedModel
+from stip_client.gateway.served_model import Pieces, ServedModel
 from stip_client.session.generation import Piece
 
 
-class Completion:
+class RunningRequest:
     """The choices of one request, under way."""
 
     def __init__(
         self,
         model: ServedModel,
         request: CompletionRequest,
-        reply: ChatReply,
+        reply: ChatObjects,
         prompts: list[list[int]],
         limits: Limits,
     ) -> None:
@@ -43,8 +43,8 @@ class Completion:
 
     @classmethod
     async def prepare(
-        cls, model: ServedModel, request: CompletionRequest, reply: ChatReply
-    ) -> Completion:
+        cls, model: ServedModel, request: CompletionRequest, reply: ChatObjects
+    ) -> RunningRequest:
         """Tokenize the prompts. Raises ClientError and ApiError."""
         prompts = [await model.encode(each, raw=request.raw) for each in request.prompts]
         return cls(model, request, reply, prompts, await model.limits())
@@ -61,7 +61,7 @@ class Completion:
                 tokens[index] += self._certain(index, piece) or ()
                 reasons[index] = piece.finish_reason or ""
         choices = [
-            Choice(text, reason, logprobs if self._logprobs else None)
+            FinishedChoice(text, reason, logprobs if self._logprobs else None)
             for text, reason, logprobs in zip(texts, reasons, tokens, strict=True)
         ]
         return self._reply.whole(choices, self._usage)
@@ -119,3 +119,52 @@ class Completion:
             return prompt
         token_ids = self._prompts[index // self._request.n]
         return self._model.vocabulary.decode(token_ids)
+
+
+async def interleaved(
+    start: Callable[[int], Pieces], prompts: int, n: int
+) -> AsyncGenerator[tuple[int, Piece], None]:
+    """The pieces of all choices as they come, each with its choice's index.
+
+    start(index) begins a choice; choices of prompt p are p * n to p * n + n - 1. The first of a
+    prompt runs alone until it has a piece: then the prompt has been computed, and the others take
+    it over. Closing this generator ends all of them; an error of one is an error of all.
+    """
+    if prompts * n == 1:
+        async with aclosing(start(0)) as pieces:
+            async for piece in pieces:
+                yield 0, piece
+        return
+
+    arrived: asyncio.Queue[tuple[int, Piece] | asyncio.Task[None]] = asyncio.Queue()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def begin(index: int) -> None:
+        task = asyncio.create_task(follow(index))
+        tasks.add(task)
+        task.add_done_callback(arrived.put_nowait)
+
+    async def follow(index: int) -> None:
+        alone = index % n == 0
+        async with aclosing(start(index)) as pieces:
+            async for piece in pieces:
+                arrived.put_nowait((index, piece))
+                if alone:
+                    alone = False
+                    for other in range(index + 1, index + n):
+                        begin(other)
+
+    try:
+        for prompt in range(prompts):
+            begin(prompt * n)
+        while tasks:
+            item = await arrived.get()
+            if isinstance(item, asyncio.Task):
+                tasks.discard(item)
+                item.result()
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

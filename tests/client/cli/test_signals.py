@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 
 from stip_client import Piece
-from stip_client.cli.reply_interrupt import Stopping
+from stip_client.cli.signals import InterruptibleReply
 
 
 def pieces(*texts: str) -> Iterator[Piece]:
@@ -21,13 +21,13 @@ def press_ctrl_c() -> None:
 
 def test_a_piece_that_has_come_is_dealt_with_to_its_end() -> None:
     dealt_with = []
-    with Stopping() as stopping:
-        for piece in stopping.each(pieces("a", "b", "c")):
+    with InterruptibleReply() as reply:
+        for piece in reply.pieces(pieces("a", "b", "c")):
             if piece.text == "b":
                 press_ctrl_c()
             dealt_with.append(piece.text)
     assert dealt_with == ["a", "b"]
-    assert stopping.stopped
+    assert reply.stopped
 
 
 def test_a_wait_ends_at_once() -> None:
@@ -36,25 +36,25 @@ def test_a_wait_ends_at_once() -> None:
         press_ctrl_c()
         yield from pieces("too late")
 
-    with Stopping() as stopping:
-        assert [piece.text for piece in stopping.each(waiting())] == ["a"]
-    assert stopping.stopped
+    with InterruptibleReply() as reply:
+        assert [piece.text for piece in reply.pieces(waiting())] == ["a"]
+    assert reply.stopped
 
 
 def test_a_reply_that_nobody_stops_comes_whole_and_ctrl_c_is_what_it_was() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with Stopping() as stopping:
-        assert [piece.text for piece in stopping.each(pieces("a", "b"))] == ["a", "b"]
-    assert not stopping.stopped
+    with InterruptibleReply() as reply:
+        assert [piece.text for piece in reply.pieces(pieces("a", "b"))] == ["a", "b"]
+    assert not reply.stopped
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_where_ctrl_c_is_ignored_it_stays_so() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Stopping() as stopping:
+        with InterruptibleReply() as reply:
             press_ctrl_c()
-            assert [piece.text for piece in stopping.each(pieces("a"))] == ["a"]
-        assert not stopping.stopped
+            assert [piece.text for piece in reply.pieces(pieces("a"))] == ["a"]
+        assert not reply.stopped
     finally:
         signal.signal(signal.SIGINT, before)
