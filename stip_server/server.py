@@ -148,7 +148,7 @@ class _House:
             row_bytes=row_bytes(engine.manifest),
         )
         self.engine = engine
-        self.answers = AnswerMemory(wanted.answer_bytes, row_bytes(engine.manifest))
+        self.answer_memory = AnswerMemory(wanted.answer_bytes, row_bytes(engine.manifest))
         self.sessions = Sessions(
             Quotas(
                 max_sessions=wanted.max_sessions,
@@ -156,7 +156,7 @@ class _House:
                 max_sessions_per_identity=wanted.max_sessions_per_identity,
                 kv_bytes_per_identity=wanted.kv_bytes_per_identity,
             ),
-            self.answers,
+            self.answer_memory,
             kv_bytes=engine.kv_bytes,
             ttl=wanted.session_ttl,
             clock=monotonic,
@@ -177,7 +177,6 @@ class _House:
             backend,
             self.admission,
             self.authenticator,
-            self.answers,
             max_connections=settings.max_connections,
         )
         self.health = Health("", SERVICE)
@@ -235,10 +234,10 @@ class _House:
             kv_bytes=self.engine.kv_bytes_total,
             kv_bytes_reserved=self.sessions.kv_bytes_reserved,
             kv_bytes_used=self.engine.kv_bytes_used,
-            answer_bytes=self.answers.max_bytes,
-            answer_bytes_shared=self.answers.shared_used,
-            answer_bytes_used=self.answers.shared_used + self.answers.own_used,
-            waiting_for_answers=self.answers.waiting,
+            answer_bytes=self.answer_memory.max_bytes,
+            answer_bytes_shared=self.answer_memory.shared_used_bytes,
+            answer_bytes_used=self.answer_memory.used_bytes,
+            waiting_for_answers=self.answer_memory.waiting,
             engine_heartbeat_age=self.watchdog.seconds_without_beat,
             serving=self.health.serving,
             mlx_active_bytes=self.engine.active_bytes,

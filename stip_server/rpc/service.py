@@ -34,7 +34,6 @@ from stip_server.rpc.call_messages import read, write
 from stip_server.rpc.grpc_status import to_grpc_status
 from stip_server.rpc.stream import Backend, Stream
 from stip_server.sessions.admission import Admission
-from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
 from stip_server.sessions.back_pressure.connections import cut_off
 
 log = logging.getLogger(__name__)
@@ -63,14 +62,12 @@ class InferenceService:
         backend: Backend,
         admission: Admission,
         authenticator: Authenticator,
-        answers: AnswerMemory,
         *,
         max_connections: int,
     ) -> None:
         self._backend = backend
         self._admission = admission
         self._authenticator = authenticator
-        self._answers = answers
         self._metrics = backend.metrics
         self._max_connections = max_connections
         self._calls: set[_Call] = set()
@@ -187,7 +184,7 @@ class InferenceService:
     def cut_off_slow_readers(self) -> None:
         """Where others need the memory, end the connections of those who leave answers unread."""
         needed = any(call.stream.waits_for_others for call in self._calls)
-        if not (needed or self._answers.overdrawn):
+        if not (needed or self._backend.sessions.answer_memory.overdrawn):
             return
         for peer in {call.peer for call in self._calls if call.stream.lag > READ_TIMEOUT}:
             if cut_off(peer):

@@ -30,7 +30,6 @@ from stip_server.observe.metrics import Metrics
 from stip_server.rpc import translate
 from stip_server.rpc.open_request import Opening
 from stip_server.sessions.back_pressure.backlog import Backlog
-from stip_server.sessions.back_pressure.reading_pace import Reading
 from stip_server.sessions.sessions import Session, Sessions, session_gone
 from stip_server.sessions.token_rate import TokenRate
 
@@ -90,7 +89,6 @@ class Stream:
         # what ends the stream from outside
         self._interruption: asyncio.Future[ServiceError] = self._loop.create_future()
         self.session: Session | None = None
-        self._reading = Reading(monotonic)
         self._is_held_back = False  # by its identity's tokens a second
         # set whenever the stream holds no session
         self.let_go = asyncio.Event()
@@ -102,7 +100,10 @@ class Stream:
         if session is None:
             return
         backlog = self._backlog = Backlog(
-            self._limits.max_steps_in_flight, self._limits.max_logits_bytes, session.answers
+            self._limits.max_steps_in_flight,
+            self._limits.max_logits_bytes,
+            self._sessions.answer_memory,
+            session.unread,
         )
         self.let_go.clear()
         try:
@@ -111,12 +112,11 @@ class Stream:
             await send(opened)
             self._reader = asyncio.create_task(self._read(receive, session, backlog))
             while (answer := await self._next_answer(session)) is not None:
-                self._reading.begin()
+                backlog.sending()
                 await send(answer)
-                self._reading.end(len(answer))
+                backlog.sent()
                 self._sessions.used(session)
                 del answer  # the next one may be long in coming
-                await backlog.remove()
         finally:
             if self._reader is not None:
                 self._reader.cancel()
@@ -129,12 +129,12 @@ class Stream:
     @property
     def lag(self) -> float:
         """Seconds by which the client lags behind in reading its answers."""
-        return self._reading.lag
+        return 0.0 if self._backlog is None else self._backlog.lag
 
     @property
     def waits_for_others(self) -> bool:
         """Whether a step is held up by other sessions' unread answers, its own being read."""
-        return self._backlog is not None and self._backlog.waits and not self._reading.sending
+        return self._backlog is not None and self._backlog.waits_for_others
 
     @property
     def held_up(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from stip_server.errors import NotFound, ResourceExhausted
 from stip_server.observe.logs import event, session_label
-from stip_server.sessions.back_pressure.answer_memory import AnswerMemory, Share
+from stip_server.sessions.back_pressure.answer_memory import AnswerMemory, UnreadAnswers
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Session:
     """A session's id, owner and lengths; its cache lives in the engine.
 
     `length` tokens have been computed; `end` counts those of the steps under way as well.
-    `kv_bytes` are reserved for max_length tokens, `answers` for what is not read yet. `known` is
+    `kv_bytes` are reserved for max_length tokens, `unread` for what is not read yet. `known` is
     whether the client may know the id. `holder` is the stream that the session is attached to.
     `under_way` are the positions of the steps that are with the engine, by their numbers.
     """
@@ -73,7 +73,7 @@ class Session:
     max_length: int
     kv_bytes: int
     last_used: float
-    answers: Share
+    unread: UnreadAnswers = field(default_factory=UnreadAnswers)
     length: int = 0
     end: int = 0
     known: bool = False
@@ -112,7 +112,7 @@ class Sessions:
     def __init__(
         self,
         quotas: Quotas,
-        answers: AnswerMemory,
+        answer_memory: AnswerMemory,
         *,
         kv_bytes: Callable[[int], int],
         ttl: float,
@@ -123,7 +123,7 @@ class Sessions:
         """`kv_bytes` tells the bytes of keys and values that a number of tokens takes; `ended` is
         told why each session ended."""
         self._quotas = quotas
-        self._answers = answers
+        self.answer_memory = answer_memory
         self._kv_bytes = kv_bytes
         self._ttl = ttl
         self._clock = clock
@@ -156,7 +156,7 @@ class Sessions:
         waiting cannot help.
         """
         self.expire()
-        if self._answers.overdrawn:
+        if self.answer_memory.overdrawn:
             raise ResourceExhausted(
                 "ANSWER_MEMORY",
                 "clients that have gone have left too many answers unread",
@@ -177,7 +177,6 @@ class Sessions:
             max_length,
             kv_bytes,
             self._clock(),
-            self._answers.share(),
         )
         session.holder = holder
         self._sessions[session.id] = session
@@ -233,7 +232,7 @@ class Sessions:
         session.holder = None
         if self._sessions.pop(session.id, None) is not None:
             self._release(session.id)
-            session.answers.end()
+            self.answer_memory.end_session(session.unread)
             self._ended(cause)
             event(
                 log,

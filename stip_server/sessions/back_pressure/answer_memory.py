@@ -1,6 +1,6 @@
-"""Bounds what the answers of all sessions together take, until their clients have read them.
+"""Limits the memory that the unread answers of all sessions take together.
 
-On the event loop's thread; knows no gRPC and no MLX.
+Runs on the event loop's thread. Knows no gRPC and no MLX.
 """
 
 from __future__ import annotations
@@ -10,121 +10,80 @@ from collections import deque
 from dataclasses import dataclass
 
 
-class AnswerMemory:
-    """`max_bytes` bytes that all sessions share, and `own_bytes` that each has for itself, so that
-    none waits for its next row of logits because others do not read theirs.
+@dataclass(eq=False)
+class UnreadAnswers:
+    """The bytes of one session's answers that are not sent yet, over all its streams.
 
-    An answer takes its room from before it is computed until it has been sent. Those that wait for
-    shared room get it in the order in which they came.
+    An answer counts from before it is computed until it has been sent.
+    """
+
+    nbytes: int = 0
+    session_ended: bool = False
+
+
+class AnswerMemory:
+    """Sessions share `max_bytes`; each has `own_bytes` besides, and fills these first.
+
+    So no session waits for other clients to read, as long as its own unread answers are small.
     """
 
     def __init__(self, max_bytes: int, own_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.own_bytes = own_bytes
-        # bytes of what is shared, and of what sessions have for themselves
-        self.shared_used = 0
-        self.own_used = 0
-        self._waiting: deque[_Waiting] = deque()
+        self.used_bytes = 0  # by all unread answers
+        self.shared_used_bytes = 0  # the part of them that max_bytes bounds
+        self._waiting: deque[object] = deque()
+        self._changed = asyncio.Event()
 
     @property
     def waiting(self) -> int:
-        """The number of steps that wait for room."""
+        """The number of steps that wait for memory."""
         return len(self._waiting)
 
     @property
     def overdrawn(self) -> bool:
-        """Whether more is shared than there is: what ended sessions have left unread counts."""
-        return self.shared_used > self.max_bytes
+        """Whether more is shared than allowed: ended sessions have left unread answers."""
+        return self.shared_used_bytes > self.max_bytes
 
-    def share(self) -> Share:
-        """The part of a new session."""
-        return Share(self)
+    async def reserve(self, unread: UnreadAnswers, size: int) -> None:
+        """Wait until an answer of `size` bytes (at most max_bytes) fits, then count it as unread.
 
-    async def take(self, share: Share, size: int) -> Room:
-        """Wait for room for an answer of `size` bytes, at most max_bytes, and take it."""
-        if (room := self._own_room(share, size) or self._shared_room(share, size)) is not None:
-            return room
-        waiting = _Waiting(share, size, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        Steps get shared memory in the order in which they asked for it.
+        """
+        turn = object()
+        self._waiting.append(turn)
         try:
-            return await waiting.room
-        except asyncio.CancelledError:
-            if not waiting.room.cancelled():  # there was room in this very moment
-                waiting.room.result().give_back()
-            elif waiting in self._waiting:
-                self._waiting.remove(waiting)
-                self.let_in()  # it may have been the one in front
-            raise
+            while not self._fits(unread, size, is_first=self._waiting[0] is turn):
+                await self._changed.wait()
+            self._add(unread, size)
+        finally:
+            self._waiting.remove(turn)
+            self._wake_waiting()
 
-    def let_in(self) -> None:
-        """Give room to those that wait, as far as there is any."""
-        for waiting in list(self._waiting):
-            if waiting.room.cancelled():  # its take() is about to hear so
-                self._waiting.remove(waiting)
-            # what is a session's own is in no other's way
-            elif (room := self._own_room(waiting.share, waiting.size)) is not None:
-                self._waiting.remove(waiting)
-                waiting.room.set_result(room)
-        while self._waiting:
-            first = self._waiting[0]
-            if self.shared_used + first.size > self.max_bytes:
-                return
-            self._waiting.popleft()
-            first.room.set_result(Room(first.share, first.size, own=False))
+    def release(self, unread: UnreadAnswers, size: int) -> None:
+        """Free the memory of an answer that was sent, or never will be."""
+        self._add(unread, -size)
+        self._wake_waiting()
 
-    def _own_room(self, share: Share, size: int) -> Room | None:
-        if share.ended or share.own_used + size > self.own_bytes:
-            return None
-        return Room(share, size, own=True)
+    def end_session(self, unread: UnreadAnswers) -> None:
+        """Count as shared what a session that has ended leaves unread."""
+        shared_before = self._shared_part(unread)
+        unread.session_ended = True
+        self.shared_used_bytes += self._shared_part(unread) - shared_before
 
-    def _shared_room(self, share: Share, size: int) -> Room | None:
-        if self._waiting or self.shared_used + size > self.max_bytes:
-            return None
-        return Room(share, size, own=False)
+    def _fits(self, unread: UnreadAnswers, size: int, *, is_first: bool) -> bool:
+        growth = self._shared_part(unread, size) - self._shared_part(unread)
+        return growth == 0 or (is_first and self.shared_used_bytes + growth <= self.max_bytes)
 
+    def _shared_part(self, unread: UnreadAnswers, more: int = 0) -> int:
+        own = 0 if unread.session_ended else self.own_bytes
+        return max(0, unread.nbytes + more - own)
 
-class Share:
-    """What one session takes of the memory, over all streams that hold it one after the other."""
+    def _add(self, unread: UnreadAnswers, size: int) -> None:
+        self.shared_used_bytes += self._shared_part(unread, size) - self._shared_part(unread)
+        self.used_bytes += size
+        unread.nbytes += size
 
-    def __init__(self, memory: AnswerMemory) -> None:
-        self.memory = memory
-        self.own_used = 0
-        self.ended = False
-
-    def end(self) -> None:
-        """The session has ended; what it has left unread is now everybody's concern."""
-        if not self.ended:
-            self.ended = True
-            self.memory.own_used -= self.own_used
-            self.memory.shared_used += self.own_used
-
-
-class Room:
-    """The room of one answer."""
-
-    def __init__(self, share: Share, size: int, *, own: bool) -> None:
-        self._share = share
-        self.size = size
-        self._own = own
-        self._count(size)
-
-    def give_back(self) -> None:
-        """The answer has been read, or never will be. Once."""
-        self._count(-self.size)
-        self._share.memory.let_in()
-
-    def _count(self, size: int) -> None:
-        share, memory = self._share, self._share.memory
-        if self._own:
-            share.own_used += size
-        if self._own and not share.ended:
-            memory.own_used += size
-        else:
-            memory.shared_used += size
-
-
-@dataclass(eq=False)
-class _Waiting:
-    share: Share
-    size: int
-    room: asyncio.Future[Room]
+    def _wake_waiting(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The memory that the answers of all sessions share, and the part that each has for itself."""
+"""The memory that the answers of all sessions share, and the part that each session owns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from stip_server.sessions.back_pressure.answer_memory import AnswerMemory, Room, Share
+from stip_server.sessions.back_pressure.answer_memory import AnswerMemory, UnreadAnswers
 from tests.support.waiting import PATIENCE
 
 SHARED, OWN = 120, 10
@@ -16,7 +16,7 @@ SHARED, OWN = 120, 10
 
 def run(scenario: Callable[[AnswerMemory], Awaitable[None]]) -> None:
     async def main() -> None:
-        # so that one that should not wait fails rather than hangs
+        # a step that waits by mistake fails the test instead of hanging
         await asyncio.wait_for(scenario(AnswerMemory(SHARED, OWN)), PATIENCE)
 
     asyncio.run(main())
@@ -27,10 +27,17 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def waits(memory: AnswerMemory, share: Share, size: int) -> asyncio.Task[Room]:
-    """The task of an answer for which there is no room now."""
+async def reserved(memory: AnswerMemory, size: int) -> UnreadAnswers:
+    """A new session with an unread answer, for which there is memory now."""
+    unread = UnreadAnswers()
+    await memory.reserve(unread, size)
+    return unread
+
+
+async def waits(memory: AnswerMemory, unread: UnreadAnswers, size: int) -> asyncio.Task[None]:
+    """The task of an answer for which there is no memory now."""
     before = memory.waiting
-    task = asyncio.create_task(memory.take(share, size))
+    task = asyncio.create_task(memory.reserve(unread, size))
     await turns()
     assert not task.done()
     assert memory.waiting == before + 1
@@ -39,163 +46,169 @@ async def waits(memory: AnswerMemory, share: Share, size: int) -> asyncio.Task[R
 
 def test_the_largest_answer_fits_and_another_waits_until_it_was_read() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        largest = await memory.take(memory.share(), SHARED)
-        waiting = await waits(memory, memory.share(), OWN + 1)
-        largest.give_back()
+        largest = await reserved(memory, OWN + SHARED)
+        waiting = await waits(memory, UnreadAnswers(), OWN + 1)
+        memory.release(largest, OWN + SHARED)
         await waiting
-        assert (memory.shared_used, memory.own_used) == (OWN + 1, 0)
+        assert (memory.shared_used_bytes, memory.used_bytes) == (1, OWN + 1)
         assert memory.waiting == 0
 
     run(scenario)
 
 
-def test_no_session_waits_for_others_with_what_is_its_own() -> None:
+def test_no_session_waits_for_others_with_its_own_memory() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(memory.share(), SHARED)
-        await waits(memory, memory.share(), OWN + 1)
+        await reserved(memory, OWN + SHARED)
+        await waits(memory, UnreadAnswers(), OWN + 1)
         for _ in range(3):
-            share = memory.share()
-            await memory.take(share, OWN // 2)
-            await memory.take(share, OWN // 2)
-            await waits(memory, share, 1)
-        assert (memory.shared_used, memory.own_used) == (SHARED, 3 * OWN)
+            unread = UnreadAnswers()
+            await memory.reserve(unread, OWN // 2)
+            await memory.reserve(unread, OWN // 2)
+            await waits(memory, unread, 1)
+        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED, SHARED + 4 * OWN)
 
     run(scenario)
 
 
-def test_an_answer_that_waits_takes_its_own_room_when_that_comes_first() -> None:
+def test_an_answer_that_waits_gets_its_sessions_own_memory_when_that_is_free_first() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(memory.share(), SHARED)
-        await waits(memory, memory.share(), OWN + 1)  # in front of it
-        share = memory.share()
-        room = await memory.take(share, OWN)
-        waiting = await waits(memory, share, OWN)
-        room.give_back()
+        await reserved(memory, OWN + SHARED)
+        await waits(memory, UnreadAnswers(), OWN + 1)  # in front of it
+        unread = await reserved(memory, OWN)
+        waiting = await waits(memory, unread, OWN)
+        memory.release(unread, OWN)
         await waiting
-        assert (memory.shared_used, memory.own_used) == (SHARED, OWN)
+        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED, SHARED + 2 * OWN)
 
     run(scenario)
 
 
-def test_what_waits_comes_in_its_order_even_where_something_behind_would_fit() -> None:
+def test_shared_memory_is_given_in_order_even_if_a_later_answer_would_fit() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        one, other = [await memory.take(memory.share(), SHARED // 2) for _ in range(2)]
-        first = await waits(memory, memory.share(), SHARED)
-        second = await waits(memory, memory.share(), SHARED // 4)
-        one.give_back()
+        one, other = [await reserved(memory, OWN + SHARED // 2) for _ in range(2)]
+        unread = UnreadAnswers()
+        first = await waits(memory, unread, OWN + SHARED)
+        second = await waits(memory, UnreadAnswers(), OWN + SHARED // 4)
+        memory.release(one, OWN + SHARED // 2)
         await turns()
         assert not first.done() and not second.done()
-        other.give_back()
-        (await first).give_back()
+        memory.release(other, OWN + SHARED // 2)
+        await first
+        memory.release(unread, OWN + SHARED)
         await second
 
     run(scenario)
 
 
-def test_what_takes_nothing_never_waits() -> None:
+def test_an_empty_answer_never_waits() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        share = memory.share()
-        await memory.take(share, SHARED)
-        await memory.take(share, OWN)
-        await waits(memory, share, 1)
-        await memory.take(share, 0)
+        unread = await reserved(memory, OWN + SHARED)
+        await waits(memory, unread, 1)
+        await memory.reserve(unread, 0)
 
     run(scenario)
 
 
-def test_one_that_gives_up_waiting_takes_nothing_and_holds_up_nobody() -> None:
+def test_a_step_that_gives_up_waiting_takes_nothing_and_delays_nobody() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await memory.take(memory.share(), SHARED // 2)
-        first = await waits(memory, memory.share(), SHARED)
-        second = await waits(memory, memory.share(), SHARED // 2)
+        await reserved(memory, OWN + SHARED // 2)
+        first = await waits(memory, UnreadAnswers(), OWN + SHARED)
+        second = await waits(memory, UnreadAnswers(), OWN + SHARED // 2)
         first.cancel()
         await second
-        assert memory.shared_used == SHARED
+        assert memory.shared_used_bytes == SHARED
         assert memory.waiting == 0
 
     run(scenario)
 
 
-def test_one_that_gives_up_in_the_moment_in_which_there_is_room_gives_it_back() -> None:
+def test_a_step_that_gives_up_at_the_moment_of_its_turn_takes_nothing() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        largest = await memory.take(memory.share(), SHARED)
-        waiting = await waits(memory, memory.share(), SHARED)
-        largest.give_back()
+        largest = await reserved(memory, OWN + SHARED)
+        waiting = await waits(memory, UnreadAnswers(), OWN + SHARED)
+        memory.release(largest, OWN + SHARED)
         waiting.cancel()
         await asyncio.wait({waiting})
         assert waiting.cancelled()
-        assert memory.shared_used == 0
+        assert memory.used_bytes == 0
 
     run(scenario)
 
 
-def test_one_that_gives_up_before_there_is_room_is_passed_over() -> None:
+def test_a_step_that_gave_up_before_its_turn_is_passed_over() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        largest = await memory.take(memory.share(), SHARED)
-        first = await waits(memory, memory.share(), SHARED)
-        second = await waits(memory, memory.share(), SHARED)
+        largest = await reserved(memory, OWN + SHARED)
+        first = await waits(memory, UnreadAnswers(), OWN + SHARED)
+        second = await waits(memory, UnreadAnswers(), OWN + SHARED)
         first.cancel()
-        largest.give_back()  # the first has not heard yet that it is cancelled
+        memory.release(largest, OWN + SHARED)  # the first has not heard yet that it is cancelled
         await second
         await asyncio.wait({first})
-        assert memory.shared_used == SHARED
+        assert memory.shared_used_bytes == SHARED
 
     run(scenario)
 
 
-def test_what_an_ended_session_has_left_unread_counts_as_everybodys() -> None:
+def test_what_an_ended_session_has_left_unread_counts_as_shared() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        share = memory.share()
-        room = await memory.take(share, OWN)
-        await memory.take(memory.share(), SHARED)
+        unread = await reserved(memory, OWN)
+        await reserved(memory, OWN + SHARED)
         assert not memory.overdrawn
-        share.end()
-        share.end()
+        memory.end_session(unread)
+        memory.end_session(unread)
         assert memory.overdrawn
-        assert (memory.shared_used, memory.own_used) == (SHARED + OWN, 0)
-        room.give_back()
+        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED + OWN, SHARED + 2 * OWN)
+        memory.release(unread, OWN)
         assert not memory.overdrawn
-        # an ended session has nothing of its own
-        await waits(memory, share, 1)
+        # an ended session owns no memory
+        await waits(memory, unread, 1)
 
     run(scenario)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_happens_what_is_used_is_what_is_held(seed: int) -> None:
+def test_whatever_happens_used_memory_is_what_is_reserved(seed: int) -> None:
     async def scenario(memory: AnswerMemory) -> None:
         draw = Random(seed)
-        shares = [memory.share() for _ in range(4)]
-        held: list[Room] = []
-        waiting: list[asyncio.Task[Room]] = []
+        sessions = [UnreadAnswers() for _ in range(4)]
+        everybody = list(sessions)
+        unsent: list[tuple[UnreadAnswers, int]] = []
+        waiting: dict[asyncio.Task[None], tuple[UnreadAnswers, int]] = {}
+
+        def collect() -> None:
+            for task in [each for each in waiting if each.done()]:
+                answer = waiting.pop(task)
+                if not task.cancelled():
+                    unsent.append(answer)
+
         for _ in range(300):
-            act = draw.choice(("take", "take", "give back", "give up", "end", "turn"))
-            if act == "take":
+            act = draw.choice(("reserve", "reserve", "release", "give up", "end", "turn"))
+            if act == "reserve":
                 size = draw.choice((0, 1, OWN, OWN + 1, SHARED // 2, SHARED))
-                waiting.append(asyncio.create_task(memory.take(draw.choice(shares), size)))
-            elif act == "give back" and held:
-                held.pop(draw.randrange(len(held))).give_back()
+                answer = draw.choice(sessions), size
+                waiting[asyncio.create_task(memory.reserve(*answer))] = answer
+            elif act == "release" and unsent:
+                memory.release(*unsent.pop(draw.randrange(len(unsent))))
             elif act == "give up" and waiting:
-                waiting[draw.randrange(len(waiting))].cancel()
+                draw.choice(list(waiting)).cancel()
             elif act == "end" and draw.random() < 0.2:
-                ended = draw.randrange(len(shares))
-                shares[ended].end()
-                shares[ended] = memory.share()
+                ended = draw.randrange(len(sessions))
+                memory.end_session(sessions[ended])
+                sessions[ended] = UnreadAnswers()
+                everybody.append(sessions[ended])
             else:
                 await turns()
-            for task in [each for each in waiting if each.done()]:
-                waiting.remove(task)
-                if not task.cancelled():
-                    held.append(task.result())
+            collect()
             if not memory.overdrawn:
-                assert memory.shared_used <= SHARED
-            assert memory.own_used <= OWN * len(shares)
-        while waiting or held:
-            for room in held:
-                room.give_back()
+                assert memory.shared_used_bytes <= SHARED
+            own = sum(min(OWN, each.nbytes) for each in everybody if not each.session_ended)
+            assert memory.used_bytes == sum(each.nbytes for each in everybody)
+            assert memory.shared_used_bytes == memory.used_bytes - own
+        while waiting or unsent:
+            while unsent:
+                memory.release(*unsent.pop())
             await turns()
-            held = [task.result() for task in waiting if task.done() and not task.cancelled()]
-            waiting = [task for task in waiting if not task.done()]
-        assert (memory.shared_used, memory.own_used, memory.waiting) == (0, 0, 0)
+            collect()
+        assert (memory.shared_used_bytes, memory.used_bytes, memory.waiting) == (0, 0, 0)
 
     run(scenario)

@@ -1,8 +1,8 @@
-"""How far a client lags behind in reading, with a clock of our own."""
+"""How far a client lags behind in reading, with a clock of the test's own."""
 
 from __future__ import annotations
 
-from stip_server.sessions.back_pressure.reading_pace import SLOWEST, Reading
+from stip_server.sessions.back_pressure.reading_pace import SLOWEST_PACE, ReadingPace
 
 
 class Client:
@@ -10,14 +10,14 @@ class Client:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.reading = Reading(lambda: self.now)
+        self.pace = ReadingPace(lambda: self.now)
 
     def read(self, size: int, seconds: float) -> None:
-        self.reading.begin()
-        assert self.reading.sending
+        self.pace.begin()
+        assert self.pace.sending
         self.now += seconds
-        self.reading.end(size)
-        assert not self.reading.sending
+        self.pace.end(size)
+        assert not self.pace.sending
 
 
 def test_one_that_reads_at_once_never_lags() -> None:
@@ -25,28 +25,28 @@ def test_one_that_reads_at_once_never_lags() -> None:
     for _ in range(100):
         client.read(1000, 0.0001)
         client.now += 60.0  # in which there is nothing to read
-    assert client.reading.lag == 0.0
+    assert client.pace.lag == 0.0
 
 
 def test_one_that_does_not_read_lags_by_all_the_time() -> None:
     client = Client()
-    client.reading.begin()
+    client.pace.begin()
     client.now += 21.0
-    assert client.reading.lag == 21.0
+    assert client.pace.lag == 21.0
 
 
 def test_one_that_reads_large_answers_as_fast_as_it_must_does_not_lag() -> None:
     client = Client()
     for _ in range(10):
-        client.read(64 * SLOWEST, 63.0)
-    assert client.reading.lag == 0.0
+        client.read(64 * SLOWEST_PACE, 63.0)
+    assert client.pace.lag == 0.0
 
 
 def test_one_that_reads_an_answer_from_time_to_time_lags_more_and_more() -> None:
     client = Client()
     for _ in range(10):
-        client.read(SLOWEST, 3.0)
-    assert client.reading.lag == 20.0
+        client.read(SLOWEST_PACE, 3.0)
+    assert client.pace.lag == 20.0
 
 
 def test_one_that_reads_at_once_does_not_lag_beside_a_busy_server() -> None:
@@ -54,12 +54,12 @@ def test_one_that_reads_at_once_does_not_lag_beside_a_busy_server() -> None:
     for _ in range(10_000):
         client.read(20, 0.05)  # which is not the client's doing
         client.now += 0.15
-    assert client.reading.lag < 0.1
+    assert client.pace.lag < 0.1
 
 
 def test_one_that_was_slow_for_a_while_catches_up() -> None:
     client = Client()
-    client.read(SLOWEST, 11.0)
+    client.read(SLOWEST_PACE, 11.0)
     for _ in range(5):
-        client.read(4 * SLOWEST, 2.0)
-    assert client.reading.lag == 0.0
+        client.read(4 * SLOWEST_PACE, 2.0)
+    assert client.pace.lag == 0.0

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from stip_server.errors import NotFound, ResourceExhausted
-from stip_server.sessions.back_pressure.answer_memory import AnswerMemory, Room
+from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
 from stip_server.sessions.sessions import Quotas, Session, Sessions
 
 OWN = 100  # bytes of answers a session
@@ -258,15 +258,12 @@ def test_whoever_waits_is_told_when_the_steps_of_that_moment_are_done(sessions: 
 def test_while_answers_of_sessions_that_have_ended_take_too_much_nobody_opens_one(
     sessions: Sessions,
 ) -> None:
-    async def unread(session: Session) -> Room:
-        return await sessions._answers.take(session.answers, OWN)
-
-    session = sessions.open("me", 5, Stream())
-    room = asyncio.run(unread(session))
+    session, memory = sessions.open("me", 5, Stream()), sessions.answer_memory
+    asyncio.run(memory.reserve(session.unread, OWN))
     sessions.open("me", 5, Stream())
     sessions.close(session)
     with pytest.raises(ResourceExhausted) as refused:
         sessions.open("me", 5, Stream())
     assert (refused.value.reason, refused.value.retry_after) == ("ANSWER_MEMORY", 1.0)
-    room.give_back()
+    memory.release(session.unread, OWN)
     sessions.open("me", 5, Stream())
