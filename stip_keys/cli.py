@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from stip_keys import __version__
 from stip_keys.commands import audit, convert, inspect, new, rekey
 from stip_keys.commands.messages import PROGRAM, say
-from stip_keys.masks.errors import KeyFilePermissionWarning, KeysError, NotSecretWarning
+from stip_keys.masks.errors import KeyFilePermissionWarning, NotSecretWarning
+from stip_model.errors import StipError
 
 COMMANDS = (new, convert, rekey, inspect, audit)
 EPILOG = """\
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             status: int = arguments.run(arguments)
             sys.stdout.flush()  # here, where a reader that has gone is dealt with
             return status
-        except KeysError as error:
+        except StipError as error:
             say(f"error: {error}")
             if error.hint:
                 say(f"hint: {error.hint}")

@@ -8,10 +8,8 @@ from typing import Any
 from google.protobuf import json_format
 
 from stip.v1.manifest_pb2 import BundleKind, Manifest
-from stip.v1.tensor_pb2 import DataType
-from stip_keys.convert.bundle_files import check_files, head_name, read_manifest, scheme_name
 from stip_keys.convert.signing import SIGNING_FORMAT, read_signing_key
-from stip_keys.masks.errors import BundleError, KeyFileError
+from stip_keys.masks.errors import KeyFileError
 from stip_keys.masks.key_file import (
     CLIENT_FORMAT,
     MASTER_FORMAT,
@@ -23,15 +21,18 @@ from stip_keys.masks.key_file import (
 )
 from stip_keys.masks.passphrase import Passphrase, not_wrapped
 from stip_keys.masks.wrapped_key import parse, wrapped_format
+from stip_model.bundle.manifest import check_files, kind_name, read_manifest
+from stip_model.bundle.modes import head_name, scheme_name
 from stip_model.bundle.signature import (
     MANIFEST,
     PUBLIC_FORMAT,
     PublicKey,
+    check_any_signature,
     check_nothing_else,
-    check_own_signature,
     read_public_key,
-    read_signature,
 )
+from stip_model.bundle.weight_types import data_type_name
+from stip_model.errors import BundleError
 
 Description = dict[str, Any]
 
@@ -42,8 +43,8 @@ def inspect(
     """Describe a key file, a bundle, or a folder that holds a server and a client bundle.
 
     A wrapped key is described without its passphrase, and opened with one. Bundles must be signed
-    by `verify_key` where it is given. Raises KeyFileError, PassphraseError or BundleError for
-    whatever is damaged or does not match.
+    by `verify_key` where it is given. Raises KeyFileError, PublicKeyError,
+    PassphraseError or BundleError for whatever is damaged or does not match.
     """
     if path.is_file():
         if verify_key is not None:
@@ -118,31 +119,28 @@ def _describe_wrapped(
 
 
 def _describe_bundle(folder: Path, verify_key: PublicKey | None) -> Description:
-    manifest = read_manifest(folder, verify_key)
+    manifest = read_manifest(folder, verify_key=verify_key)
     check_files(folder, manifest)
     if verify_key is not None:
         check_nothing_else(folder, (file.name for file in manifest.files))
-    signature = read_signature(folder)
-    if signature is not None:
-        check_own_signature(folder, (folder / MANIFEST).read_bytes(), signature)
+    signature = check_any_signature(folder)
     signed: Description = {}
     if signature is not None:
         signed = {
             "signed_by": signature.key.fingerprint,
             "signer_verified": verify_key is not None,
         }
-    kind = _short(BundleKind.Name(manifest.kind), "BUNDLE_KIND_")
     if manifest.kind == BundleKind.BUNDLE_KIND_CLIENT:
         _check_client_key(folder, manifest)
     return {
         "path": str(folder),
-        "kind": f"{kind} bundle",
+        "kind": f"{kind_name(manifest.kind)} bundle",
         "scheme": scheme_name(manifest.scheme),
         "head": head_name(manifest.head),
         "key_id": manifest.key_id,
         "bundle_id": manifest.bundle_id,
         **signed,
-        "dtype": _short(DataType.Name(manifest.dtype), "DATA_TYPE_"),
+        "dtype": data_type_name(manifest.dtype),
         "residual_blocks": manifest.residual_blocks,
         "files": len(manifest.files),
         "bytes": sum(file.size for file in manifest.files),
@@ -156,7 +154,3 @@ def _check_client_key(folder: Path, manifest: Manifest) -> None:
         raise BundleError(
             f"{folder}: client.key has key_id {key.key_id}, the manifest {manifest.key_id}"
         )
-
-
-def _short(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower()

@@ -12,9 +12,9 @@ from stip.v1.manifest_pb2 import Head, Manifest, Scheme
 from stip.v1.tensor_pb2 import DataType
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.decoder import Model, TransformerBlock
+from stip_model.errors import BundleError
 from stip_model.operations.operations import PLAIN, Operations
 from stip_model.operations.products import padded
-from stip_server.errors import BundleError
 
 DTYPES = {
     DataType.DATA_TYPE_FLOAT16: mx.float16,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import RopeParameters
-from stip_server.errors import BundleError
+from stip_model.errors import BundleError
 
 
 def inverse_frequencies(rope: RopeParameters, head_dim: int) -> NDArray[np.float64]:

@@ -14,9 +14,10 @@ import grpc
 
 from stip.v1.manifest_pb2 import Scheme
 from stip_model.bundle.manifest import ServerBundle
+from stip_model.bundle.signature import read_public_key
+from stip_model.errors import StipError
 from stip_model.operations import blas
 from stip_server import __version__
-from stip_server.auth._server_signature import read_public_key
 from stip_server.auth.callers import Authenticator
 from stip_server.auth.exposure import check_exposure, check_tls_options
 from stip_server.auth.tls import server_credentials
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "pip install '.[cpu]' on Linux, '.[cuda]' with CUDA, '.[metal]' on macOS"
         event(console, logging.ERROR, f"{error.name} is not installed", hint=hint)
         return 1
-    except StartError as error:
+    except StipError as error:
         event(console, logging.ERROR, str(error), hint=error.hint)
         return 1
     except KeyboardInterrupt:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import grpc
 
-
-class StartError(Exception):
-    """The server cannot start. `hint`, where there is one, says what to do about it."""
-
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+from stip_model.errors import StipError
 
 
-class BundleError(StartError):
-    """The server bundle is missing, damaged, altered or of another kind."""
+class StartError(StipError):
+    """The server cannot start."""
 
 
 class ServiceError(Exception):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import json_format
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -24,39 +23,21 @@ from stip_client.bundle.tokenizer_files import (
     read_tokenizer_config,
     special_tokens,
 )
-from stip_client.errors import BundleError, CredentialsError, HidesNothingWarning
+from stip_client.errors import BundleError, ClientError, CredentialsError, HidesNothingWarning
 from stip_keys.masks.derivation import Indices
-from stip_keys.masks.errors import KeyFileError, KeysError
 from stip_keys.masks.key_file import read_client_key
 from stip_keys.masks.keys import ClientKey
-from stip_model.bundle.signature import (
-    PublicKey,
-    check_nothing_else,
-    check_signature,
-    read_public_key,
-)
+from stip_model.bundle.manifest import check_file, read_manifest
+from stip_model.bundle.modes import head_name, scheme_name
+from stip_model.bundle.signature import check_nothing_else, read_public_key
+from stip_model.errors import StipError
 
-FORMAT_VERSION = 1
 KEY = "client.key"
 EMBEDDINGS = "embeddings.safetensors"
 HEAD = "head.safetensors"
-SCHEMES = {
-    Scheme.SCHEME_NONE: "none",
-    Scheme.SCHEME_PERMUTATION: "permutation",
-    Scheme.SCHEME_ROTATION: "rotation",
-}
-HEADS = {Head.HEAD_SERVER: "server", Head.HEAD_CLIENT: "client", Head.HEAD_SEALED: "sealed"}
-KNOWN = f"known schemes: {', '.join(SCHEMES.values())}; known heads: {', '.join(HEADS.values())}"
 # Larger files, the embedding table of a real model, are checked by size only: reading all of it
 # would cost seconds at every start. A verify key and `stip-keys inspect` check every digest.
 DIGEST_MAX_BYTES = 64 * 1024 * 1024
-READ_BYTES = 4 * 1024 * 1024
-
-
-def head_name(head: int) -> str:
-    """Where a server says that logits are made, in a word; of a newer server perhaps unknown."""
-    known = {int(each): name for each, name in HEADS.items()}
-    return known.get(head or Head.HEAD_SERVER, f"unknown ({head})")
 
 
 class ClientBundle:
@@ -68,28 +49,18 @@ class ClientBundle:
 
     def __init__(self, folder: Path, verify_key: Path | None = None) -> None:
         self.folder = folder
-        signer = None if verify_key is None else _read_verify_key(verify_key)
-        self.manifest = _read_manifest(folder / "manifest.json", signer)
-        if self.manifest.kind != BundleKind.BUNDLE_KIND_CLIENT:
-            raise BundleError(
-                f"{folder} is not a client bundle", hint="the client takes OUT/client"
-            )
-        _check_files(folder, self.manifest, signed=signer is not None)
-        try:
-            key = read_client_key(folder / KEY)
-        except KeyFileError as error:
-            raise BundleError(str(error), hint=error.hint) from error
-        if key.key_id != self.manifest.key_id:
-            raise BundleError(
-                f"client.key has key_id {key.key_id}, the manifest {self.manifest.key_id}"
-            )
-        _check_key_kind(key, self.manifest)
-        self.embeddings = EmbeddingTable(folder / EMBEDDINGS)
-        self.key = key
-        self._mask = key.input_mask()
-        if self.embeddings.hidden_size != key.hidden_size:
-            raise BundleError("the embedding table and the key differ in hidden_size")
-        self.head = self._open_head()
+        with _raised_as(CredentialsError):
+            signer = None if verify_key is None else read_public_key(verify_key)
+        with _raised_as(BundleError):
+            self.manifest = read_manifest(folder, BundleKind.BUNDLE_KIND_CLIENT, signer)
+            _check_files(folder, self.manifest, signed=signer is not None)
+            self.key = read_client_key(folder / KEY)
+            _check_key(self.key, self.manifest)
+            self.embeddings = EmbeddingTable(folder / EMBEDDINGS)
+            if self.embeddings.hidden_size != self.key.hidden_size:
+                raise BundleError("the embedding table and the key differ in hidden_size")
+            self.head = self._open_head()
+        self._mask = self.key.input_mask()
         if self.manifest.scheme == Scheme.SCHEME_NONE:
             warnings.warn(
                 "scheme none hides nothing: prompts are sent unmasked",
@@ -149,44 +120,19 @@ class ClientBundle:
         return ChatTemplate.from_folder(self.folder)
 
 
-def _read_verify_key(path: Path) -> PublicKey:
+@contextmanager
+def _raised_as(kind: type[ClientError]) -> Iterator[None]:
+    """Raise errors in a bundle's or a key's files as errors of this package."""
     try:
-        return read_public_key(path)
-    except KeyFileError as error:
-        raise CredentialsError(str(error), hint=error.hint) from error
+        yield
+    except StipError as error:
+        raise kind(str(error), hint=error.hint) from error
 
 
-def _read_manifest(path: Path, signer: PublicKey | None) -> Manifest:
-    try:
-        content = path.read_bytes()
-        if signer is not None:
-            check_signature(path.parent, content, signer)
-        manifest = json_format.Parse(content, Manifest())
-    except OSError as error:
-        raise BundleError(
-            f"cannot read {path}: {error.strerror}",
-            hint="--bundle takes the client folder that stip-keys convert wrote",
-        ) from error
-    except KeysError as error:
-        raise BundleError(str(error), hint=error.hint) from error
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        known = f" ({KNOWN})" if "enum" in str(error) else ""
-        raise BundleError(f"{path} is not a manifest: {error}{known}") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: format_version {manifest.format_version} is not supported "
-            f"(known: {FORMAT_VERSION})"
-        )
-    manifest.head = manifest.head or Head.HEAD_SERVER
-    if manifest.scheme not in SCHEMES or manifest.head not in HEADS:
-        raise BundleError(
-            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known ({KNOWN})"
-        )
-    return manifest
-
-
-def _check_key_kind(key: ClientKey, manifest: Manifest) -> None:
-    scheme, head = SCHEMES[manifest.scheme], HEADS[manifest.head]
+def _check_key(key: ClientKey, manifest: Manifest) -> None:
+    if key.key_id != manifest.key_id:
+        raise BundleError(f"client.key has key_id {key.key_id}, the manifest {manifest.key_id}")
+    scheme, head = scheme_name(manifest.scheme), head_name(manifest.head)
     if key.scheme != scheme:
         raise BundleError(f"client.key is of scheme {key.scheme}, the manifest of scheme {scheme}")
     made = "client" if key.output else "sealed" if key.vocabulary is not None else "server"
@@ -206,29 +152,6 @@ def _check_files(folder: Path, manifest: Manifest, *, signed: bool) -> None:
     if missing := needed - listed:
         raise BundleError(f"{folder}: the manifest does not list {min(missing)}")
     if signed:
-        try:
-            check_nothing_else(folder, listed)
-        except KeysError as error:
-            raise BundleError(str(error), hint=error.hint) from error
-    for expected in manifest.files:
-        if Path(expected.name).name != expected.name:
-            raise BundleError(f"{folder}: {expected.name!r} is not the name of a file in it")
-        path = folder / expected.name
-        try:
-            size = path.stat().st_size
-            if size != expected.size:
-                raise BundleError(
-                    f"{path} has {size} bytes, the manifest says {expected.size}: truncated?"
-                )
-            if (signed or size <= DIGEST_MAX_BYTES) and _sha256(path) != expected.sha256:
-                raise BundleError(f"{path} is altered: its SHA-256 differs from the manifest's")
-        except OSError as error:
-            raise BundleError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        check_nothing_else(folder, listed)
+    for file in manifest.files:
+        check_file(folder, file, digest=signed or file.size <= DIGEST_MAX_BYTES)

@@ -6,25 +6,19 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from stip.v1.inference_pb2 import Logits
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.errors import RequestError, ServerError
+from stip_model.bundle.weight_types import WEIGHT_TYPES
 
 DTYPES: dict[int, np.dtype[Any]] = {
-    DataType.DATA_TYPE_FLOAT16: np.dtype("<f2"),
-    DataType.DATA_TYPE_BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-    DataType.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    **{each.wire: each.numpy for each in WEIGHT_TYPES.values()},
     DataType.DATA_TYPE_INT32: np.dtype("<i4"),
 }
-WIRE_TYPES = {
-    "float16": DataType.DATA_TYPE_FLOAT16,
-    "bfloat16": DataType.DATA_TYPE_BFLOAT16,
-    "float32": DataType.DATA_TYPE_FLOAT32,
-}
+WIRE_TYPES = {each.name: each.wire for each in WEIGHT_TYPES.values()}
 
 
 @dataclass(frozen=True)

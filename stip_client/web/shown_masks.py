@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from stip.v1.manifest_pb2 import Manifest, Scheme
-from stip_client.bundle.client_bundle import HEADS, SCHEMES, ClientBundle
+from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.errors import ClientError
 from stip_keys.masks import derivation
 from stip_keys.masks.derivation import Indices
 from stip_keys.masks.keys import MasterKey
 from stip_keys.masks.permutation import PermutationMask, inverse
 from stip_keys.masks.rotation import ROUNDS
+from stip_model.bundle.modes import head_name, scheme_name
 
 SHOWN = 8
 _ROUNDS = f"{ROUNDS} rounds of permutation, signs and Hadamard matrices"
@@ -104,8 +105,8 @@ def check_belongs(master: MasterKey, manifest: Manifest) -> None:
     made = master.client_key(
         manifest.model.hidden_size,
         max(1, manifest.residual_blocks),
-        scheme=SCHEMES[manifest.scheme],
-        head=HEADS[manifest.head],
+        scheme=scheme_name(manifest.scheme),
+        head=head_name(manifest.head),
         layers=manifest.model.num_hidden_layers,
     )
     if manifest.scheme == Scheme.SCHEME_NONE or made.key_id != manifest.key_id:

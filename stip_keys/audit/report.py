@@ -12,7 +12,7 @@ from stip_keys.audit.attack import Attacker
 from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.metrics import Measurement, Share, Spread
 from stip_keys.audit.run import Outcome
-from stip_keys.convert.bundle_files import head_name, scheme_name
+from stip_model.bundle.modes import head_name, scheme_name
 
 KNOWS = {
     Attacker.OBSERVER: "traffic",

@@ -16,11 +16,11 @@ from stip_keys.commands.options import (
 )
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.converter import Converter, Settings
-from stip_keys.convert.weight_types import WEIGHT_TYPES
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_master_key
-from stip_keys.masks.modes import add_modes
 from stip_keys.masks.passphrase import PassphraseSource
+from stip_model.bundle.modes import HEADS, SCHEMES
+from stip_model.bundle.weight_types import WEIGHT_TYPES
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,7 +37,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--key", type=Path, metavar="FILE", help="master key (default: a new one, OUT/master.key)"
     )
     add_base_seed(source)
-    add_modes(parser)
+    parser.add_argument(
+        "--scheme",
+        choices=SCHEMES,
+        default="permutation",
+        help="how to mask the weights: permutation rounds nothing, rotation rounds weights once, "
+        "none hides nothing (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--head",
+        choices=HEADS,
+        default="server",
+        help="where to make logits: on the server in vocabulary order, on the client, or on the "
+        "server in an order that only the client's key opens (default: %(default)s)",
+    )
     parser.add_argument(
         "--blocks",
         type=int,

@@ -1,4 +1,4 @@
-"""Writes and checks bundles: safetensors files written row by row, digests and the manifest.
+"""Writes bundles: safetensors files row by row, digests and the manifest.
 
 Knows nothing about permutations (SPEC.md, "Bundles").
 """
@@ -14,23 +14,9 @@ from typing import Any
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from stip.v1.manifest_pb2 import BundleFile, Head, Manifest, Scheme
-from stip_keys.masks.errors import BundleError
-from stip_model.bundle.signature import MANIFEST, PublicKey, check_signature
-
-FORMAT_VERSION = 1
-READ_BYTES = 4 * 1024 * 1024
-KNOWN = "known schemes: none, permutation, rotation; known heads: server, client, sealed"
-
-
-# What the command line and client keys call what manifests hold.
-SCHEMES = {
-    "none": Scheme.SCHEME_NONE,
-    "permutation": Scheme.SCHEME_PERMUTATION,
-    "rotation": Scheme.SCHEME_ROTATION,
-}
-HEADS = {"server": Head.HEAD_SERVER, "client": Head.HEAD_CLIENT, "sealed": Head.HEAD_SEALED}
-
+from stip.v1.manifest_pb2 import BundleFile, Manifest
+from stip_model.bundle.signature import MANIFEST
+from stip_model.errors import BundleError
 
 # name, safetensors dtype, shape, bytes
 TensorHeader = tuple[str, str, tuple[int, ...], int]
@@ -89,10 +75,8 @@ class SafetensorsWriter:
 
 def describe_file(path: Path) -> BundleFile:
     """The manifest entry of an existing file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
+        digest = hashlib.file_digest(file, "sha256")
         size = file.tell()
     return BundleFile(name=path.name, size=size, sha256=digest.hexdigest())
 
@@ -107,59 +91,3 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json: protobuf-JSON with the .proto file's field names."""
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=2)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def scheme_name(scheme: Scheme) -> str:
-    """What a known scheme is called."""
-    return next(name for name, each in SCHEMES.items() if each == scheme)
-
-
-def head_name(head: Head) -> str:
-    """What a known head is called."""
-    return next(name for name, each in HEADS.items() if each == (head or Head.HEAD_SERVER))
-
-
-def read_manifest(folder: Path, verify_key: PublicKey | None = None) -> Manifest:
-    """Read manifest.json, whose bytes `verify_key` must have signed. Raises BundleError."""
-    path = folder / MANIFEST
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}") from error
-    if verify_key is not None:
-        check_signature(folder, content, verify_key)
-    try:
-        manifest = json_format.Parse(content, Manifest())
-    except (json_format.ParseError, UnicodeDecodeError) as error:
-        known = f" ({KNOWN})" if "enum" in str(error) else ""
-        raise BundleError(f"{path} is not a manifest: {error}{known}") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: format_version {manifest.format_version} is not supported "
-            f"(known: {FORMAT_VERSION})"
-        )
-    for file in manifest.files:
-        if Path(file.name).name != file.name:
-            raise BundleError(f"{path}: {file.name!r} is not the name of a file beside it")
-    manifest.head = manifest.head or Head.HEAD_SERVER
-    schemes = set(Scheme.values()) - {Scheme.SCHEME_UNSPECIFIED}
-    if manifest.scheme not in schemes or manifest.head not in Head.values():
-        raise BundleError(
-            f"{path}: scheme {manifest.scheme} with head {manifest.head} is not known ({KNOWN})"
-        )
-    return manifest
-
-
-def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with its size and SHA-256. Raises BundleError naming a wrong one."""
-    for expected in manifest.files:
-        path = folder / expected.name
-        if not path.is_file():
-            raise BundleError(f"{path} is missing")
-        found = describe_file(path)
-        if found.size != expected.size:
-            raise BundleError(
-                f"{path} has {found.size} bytes, the manifest says {expected.size}: truncated?"
-            )
-        if found.sha256 != expected.sha256:
-            raise BundleError(f"{path} is altered: its SHA-256 differs from the manifest's")

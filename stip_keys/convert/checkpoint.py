@@ -22,8 +22,8 @@ from stip.v1.manifest_pb2 import ModelConfig
 from stip_keys.convert.errors import CheckpointError
 from stip_keys.convert.families import architecture
 from stip_keys.convert.model_config import read_model_config
-from stip_keys.convert.weight_types import BY_SAFETENSORS_NAME, WeightType
 from stip_keys.masks.derivation import Indices
+from stip_model.bundle.weight_types import BY_SAFETENSORS_NAME, WeightType
 
 INDEX = "model.safetensors.index.json"
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from stip_keys.convert.checkpoint import StoredTensor
 from stip_keys.convert.errors import CheckpointError
-from stip_keys.convert.weight_types import WeightType
 from stip_keys.masks.derivation import Indices
 from stip_keys.masks.permutation import IDENTITY, Gather
+from stip_model.bundle.weight_types import WeightType
 
 # Small enough to stay in a core's cache share, large enough that a call costs nothing.
 RANGE_BYTES = 8 * 1024 * 1024

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stip.v1.manifest_pb2 import BundleFile, BundleKind, Manifest
-from stip_keys.convert.bundle_files import (
-    FORMAT_VERSION,
-    HEADS,
-    SCHEMES,
-    bundle_id,
-    describe_file,
-    write_manifest,
-)
+from stip_keys.convert.bundle_files import bundle_id, describe_file, write_manifest
 from stip_keys.convert.bundle_maker import BundleMaker, Bundles
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.plan import Plan
@@ -31,6 +24,8 @@ from stip_keys.convert.schemes.rotation import RotatedSpaces
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import write_client_key
 from stip_keys.masks.keys import ClientKey, MasterKey
+from stip_model.bundle.manifest import FORMAT_VERSION
+from stip_model.bundle.modes import HEADS, SCHEMES
 
 # What a client needs beside its key and the table, where the checkpoint has it.
 TOKENIZER_FILES = (

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from stip_keys.masks.errors import BundleError
+from stip_model.errors import BundleError
 
 
 @contextmanager

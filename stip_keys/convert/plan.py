@@ -17,10 +17,10 @@ from stip_keys.convert.families.family import NORMS, Axes, Space, extent
 from stip_keys.convert.schemes.permutation import Spaces
 from stip_keys.convert.schemes.rotated_tensor import RotatedTensor
 from stip_keys.convert.schemes.rotation import RotatedSpaces
-from stip_keys.convert.weight_types import WEIGHT_TYPES, WeightType
 from stip_keys.masks.derivation import Indices
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.permutation import IDENTITY
+from stip_model.bundle.weight_types import WEIGHT_TYPES, WeightType
 
 TAU = "tau"
 

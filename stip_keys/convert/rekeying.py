@@ -11,23 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stip.v1.manifest_pb2 import BundleFile, BundleKind, Manifest, ModelConfig, Scheme
-from stip_keys.convert.bundle_files import (
-    bundle_id,
-    check_files,
-    describe_file,
-    head_name,
-    read_manifest,
-    write_manifest,
-)
+from stip_keys.convert.bundle_files import bundle_id, describe_file, write_manifest
 from stip_keys.convert.bundle_maker import BundleMaker, Bundles
 from stip_keys.convert.checkpoint import read_header
 from stip_keys.convert.plan import TAU, Plan
 from stip_keys.convert.planned_file import Progress, write_file
 from stip_keys.convert.schemes.permutation import PermutationSpaces, RekeyedSpaces
-from stip_keys.masks.errors import BundleError
 from stip_keys.masks.key_file import write_client_key
 from stip_keys.masks.keys import ClientKey, MasterKey
-from stip_model.bundle.signature import SIGNATURE, check_signed_manifest
+from stip_model.bundle.manifest import check_files, kind_name, read_manifest
+from stip_model.bundle.modes import head_name
+from stip_model.bundle.signature import SIGNATURE, check_any_signature
+from stip_model.errors import BundleError
 
 CLIENT_KEY = "client.key"
 
@@ -41,9 +36,9 @@ class Rekeying(BundleMaker):
 
     def __init__(self, folder: Path, old: MasterKey, new: MasterKey) -> None:
         self._folder = folder
-        self._server = read_manifest(folder / "server")
-        self._client = read_manifest(folder / "client")
-        self._check_kinds()
+        self._server = read_manifest(folder / "server", BundleKind.BUNDLE_KIND_SERVER)
+        self._client = read_manifest(folder / "client", BundleKind.BUNDLE_KIND_CLIENT)
+        self._check_manifests()
         head = head_name(self._server.head)
         config, blocks = self._server.model, max(1, self._server.residual_blocks)
 
@@ -59,8 +54,8 @@ class Rekeying(BundleMaker):
                 hint="--key takes the key that convert or the last rekey used",
             )
         for each in (self._server, self._client):
-            check_files(folder / _folder_of(each), each)
-            check_signed_manifest(folder / _folder_of(each))
+            check_files(folder / kind_name(each.kind), each)
+            check_any_signature(folder / kind_name(each.kind))
         self._client_key = client_key(new)
         sealed = head == "sealed"
         spaces = RekeyedSpaces(
@@ -85,13 +80,7 @@ class Rekeying(BundleMaker):
         """Bytes of weights that are moved."""
         return sum(each.size for file in self._plan.server_files() for each in file.tensors)
 
-    def _check_kinds(self) -> None:
-        for name, manifest, kind in (
-            ("server", self._server, BundleKind.BUNDLE_KIND_SERVER),
-            ("client", self._client, BundleKind.BUNDLE_KIND_CLIENT),
-        ):
-            if manifest.kind != kind:
-                raise BundleError(f"{self._folder / name} is not a {name} bundle")
+    def _check_manifests(self) -> None:
         if self._server.bundle_id != self._client.bundle_id:
             raise BundleError(f"{self._folder}: the bundles come from different conversions")
         server, client = self._server, self._client
@@ -150,7 +139,3 @@ def _check_dimensions(folder: Path, model: ModelConfig) -> None:
     )
     if not all(sizes) or model.num_attention_heads % model.num_key_value_heads:
         raise BundleError(f"{folder}: the manifest's dimensions are none of a model")
-
-
-def _folder_of(manifest: Manifest) -> str:
-    return "server" if manifest.kind == BundleKind.BUNDLE_KIND_SERVER else "client"

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
+from stip_model.errors import StipError
 
-class KeysError(Exception):
-    """Base of every error that a user of stip_keys can cause.
 
-    `hint`, where there is one, says what to do about it.
-    """
-
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+class KeysError(StipError):
+    """Base of the errors of stip_keys. Errors in bundles are stip_model.errors.BundleError."""
 
 
 class KeyFileError(KeysError):
@@ -22,8 +17,6 @@ class PassphraseError(KeysError):
     """A passphrase is wrong, empty, or cannot be had."""
 
 
-class BundleError(KeysError):
-    """A bundle is incomplete, damaged, or cannot be written."""
 
 
 class KeyFilePermissionWarning(UserWarning):

@@ -16,9 +16,7 @@ from stip_keys.masks.derivation import KEY_BYTES, Indices
 from stip_keys.masks.errors import KeyFileError
 from stip_keys.masks.permutation import Mask, PermutationMask, block_diagonal
 from stip_keys.masks.rotation import Rotation
-
-SCHEMES = ("permutation", "rotation", "none")
-HEADS = ("server", "client", "sealed")
+from stip_model.bundle.modes import SCHEMES
 
 
 @dataclass(frozen=True)

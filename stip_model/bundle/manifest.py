@@ -1,107 +1,133 @@
-"""Reads a server bundle: its manifest, and its files once their digests are checked.
+"""Reads a bundle's manifest and compares the bundle's files with it (SPEC.md, section 5).
 
-Knows nothing about MLX.
+Every party reads manifests by the same rule. A reader accepts a field under its name in the .proto
+file or in lowerCamelCase, and an enum value as its name or its number. It refuses a field that it
+does not know, and an enum value that it does not know, whether name or number. A later writer adds
+a field only to bundles of models that need it. So later readers read all bundles of format 1, and
+an older reader never computes without a field that changes the result.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from google.protobuf import json_format
 
-from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest, Scheme
-from stip.v1.tensor_pb2 import DataType
-from stip_server.auth._server_signature import PublicKey, check_signature
-from stip_server.errors import BundleError
+from stip.v1.manifest_pb2 import BundleFile, BundleKind, Head, Manifest
+from stip_model.bundle.modes import HEADS, SCHEMES
+from stip_model.bundle.signature import MANIFEST, PublicKey, check_signature
+from stip_model.bundle.weight_types import WEIGHT_TYPES
+from stip_model.errors import BundleError
 
 FORMAT_VERSION = 1
-WEIGHT_TYPES = (
-    DataType.DATA_TYPE_FLOAT16,
-    DataType.DATA_TYPE_BFLOAT16,
-    DataType.DATA_TYPE_FLOAT32,
-)
-SCHEMES = (Scheme.SCHEME_NONE, Scheme.SCHEME_PERMUTATION, Scheme.SCHEME_ROTATION)
-KNOWN = "known schemes: none, permutation, rotation; known heads: server, client, sealed"
-READ_BYTES = 4 * 1024 * 1024
+KINDS = {"server": BundleKind.BUNDLE_KIND_SERVER, "client": BundleKind.BUNDLE_KIND_CLIENT}
+DTYPES = {each.name: each.wire for each in WEIGHT_TYPES.values()}
+ENUMS: Mapping[str, Mapping[str, int]] = {
+    "kind": KINDS,
+    "scheme": SCHEMES,
+    "head": HEADS,
+    "dtype": DTYPES,
+}
 
 
-class ServerBundle:
-    """A folder with manifest.json and the files it lists. Raises BundleError.
+def read_manifest(
+    folder: Path, kind: BundleKind | None = None, verify_key: PublicKey | None = None
+) -> Manifest:
+    """Read a bundle's manifest, which must be of `kind` and signed with `verify_key` if given.
 
-    With a `verify_key` the manifest must be signed with it; files that are not listed are not read.
+    Its head is never HEAD_UNSPECIFIED. Raises BundleError.
     """
-
-    def __init__(self, folder: Path, verify_key: PublicKey | None = None) -> None:
-        self.folder = folder
-        self.manifest = _read_manifest(folder / "manifest.json", verify_key)
-        if self.manifest.kind != BundleKind.BUNDLE_KIND_SERVER:
-            kind = BundleKind.Name(self.manifest.kind)
-            raise BundleError(
-                f"{folder} is not a server bundle: its kind is {kind}",
-                hint="the server takes OUT/server; OUT/client is private to clients",
-            )
-        self.manifest.head = self.manifest.head or Head.HEAD_SERVER
-        if self.manifest.scheme not in SCHEMES or self.manifest.head not in Head.values():
-            raise BundleError(
-                f"{folder}: the manifest's scheme {self.manifest.scheme} with head "
-                f"{self.manifest.head} is not known ({KNOWN})"
-            )
-        if self.manifest.dtype not in WEIGHT_TYPES:
-            raise BundleError(f"{folder}: the manifest names no known dtype")
-        for file in self.manifest.files:
-            if not (folder / file.name).is_file() or Path(file.name).name != file.name:
-                raise BundleError(f"{folder / file.name} is missing")
-
-    def checked_files(self) -> Iterator[Path]:
-        """Each file, after its size and SHA-256 have been compared with the manifest's."""
-        for file in self.manifest.files:
-            path = self.folder / file.name
-            _check(path, file)
-            yield path
-
-
-def answer_width(manifest: Manifest) -> int:
-    """How many numbers answer a row: the logits of a vocabulary, or where the client has the head
-    the row's final hidden state."""
-    model, at_client = manifest.model, manifest.head == Head.HEAD_CLIENT
-    width: int = model.hidden_size if at_client else model.vocab_size
-    return width
-
-
-def _read_manifest(path: Path, verify_key: PublicKey | None) -> Manifest:
+    path = folder / MANIFEST
+    wanted = "bundle's" if kind is None else kind_name(kind)
+    hint = f"give the {wanted} folder that stip-keys convert wrote" + (
+        "" if kind is None else f", OUT/{wanted}"
+    )
     try:
         content = path.read_bytes()
-        if verify_key is not None:
-            check_signature(path.parent, content, verify_key)
-        manifest = json_format.Parse(content, Manifest())
     except OSError as error:
-        raise BundleError(
-            f"cannot read {path}: {error.strerror}",
-            hint="--model takes the server folder that stip-keys convert wrote",
-        ) from error
+        raise BundleError(f"cannot read {path}: {error.strerror}", hint=hint) from error
+    if verify_key is not None:
+        check_signature(folder, content, verify_key)
+    try:
+        manifest = json_format.Parse(content, Manifest())
     except (json_format.ParseError, UnicodeDecodeError) as error:
-        known = f" ({KNOWN})" if "enum" in str(error) else ""
+        known = next((f" ({_known(each)})" for each in ENUMS if f"{each} field" in str(error)), "")
         raise BundleError(f"{path} is not a manifest: {error}{known}") from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(
             f"{path}: format_version {manifest.format_version} is not supported "
             f"(known: {FORMAT_VERSION})"
         )
+    manifest.head = manifest.head or Head.HEAD_SERVER
+    for field, values in ENUMS.items():
+        value = getattr(manifest, field)
+        if value not in values.values():
+            raise BundleError(f"{path}: {field} {value} is not known ({_known(field)})")
+    if kind is not None and manifest.kind != kind:
+        raise BundleError(
+            f"{folder} is not a {wanted} bundle but a {kind_name(manifest.kind)} bundle", hint=hint
+        )
+    for file in manifest.files:
+        if Path(file.name).name != file.name:
+            raise BundleError(f"{path}: {file.name!r} is not the name of a file in the bundle")
     return manifest
 
 
-def _check(path: Path, expected: BundleFile) -> None:
-    digest = hashlib.sha256()
+def kind_name(kind: int) -> str:
+    """Return the name of a known kind: "server" or "client"."""
+    return next(name for name, each in KINDS.items() if each == kind)
+
+
+def check_file(folder: Path, expected: BundleFile, *, digest: bool = True) -> Path:
+    """Compare a file's size, and unless told otherwise its SHA-256, with its manifest entry.
+
+    Returns the file's path. Raises BundleError.
+    """
+    path = folder / expected.name
     try:
-        with path.open("rb") as file:
-            while block := file.read(READ_BYTES):
-                digest.update(block)
-            size = file.tell()
+        if not path.is_file():
+            raise BundleError(f"{path} is missing")
+        size = path.stat().st_size
+        if size != expected.size:
+            raise BundleError(
+                f"{path} has {size} bytes, the manifest says {expected.size}: truncated?"
+            )
+        if digest:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != expected.sha256:
+                raise BundleError(f"{path} is altered: its SHA-256 differs from the manifest's")
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
-    if size != expected.size:
-        raise BundleError(f"{path} has {size} bytes, the manifest says {expected.size}: truncated?")
-    if digest.hexdigest() != expected.sha256:
-        raise BundleError(f"{path} is altered: its SHA-256 differs from the manifest's")
+    return path
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file's size and SHA-256 with the manifest. Raises BundleError."""
+    for file in manifest.files:
+        check_file(folder, file)
+
+
+class ServerBundle:
+    """A server bundle's folder and manifest. Files that the manifest does not list are not read.
+
+    With a `verify_key` the manifest must be signed with it. Raises BundleError, also for a file
+    that is missing or has another size.
+    """
+
+    def __init__(self, folder: Path, verify_key: PublicKey | None = None) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder, BundleKind.BUNDLE_KIND_SERVER, verify_key)
+        for file in self.manifest.files:
+            check_file(folder, file, digest=False)
+
+    def checked_files(self) -> Iterator[Path]:
+        """Yield each file's path after checking its digest. Raises BundleError."""
+        for file in self.manifest.files:
+            yield check_file(self.folder, file)
+
+
+def _known(field: str) -> str:
+    return f"known: {', '.join(ENUMS[field])}"

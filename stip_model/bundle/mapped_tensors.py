@@ -7,17 +7,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from stip_client.errors import BundleError
+from stip_model.bundle.weight_types import BY_SAFETENSORS_NAME
+from stip_model.errors import BundleError
 
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F32": np.dtype("<f4"),
-}
 HEADER_MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -49,7 +44,7 @@ def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _tensor(data: NDArray[np.uint8], entry: dict[str, Any]) -> NDArray[Any]:
-    dtype, shape = DTYPES[entry["dtype"]], tuple(map(int, entry["shape"]))
+    dtype, shape = BY_SAFETENSORS_NAME[entry["dtype"]].numpy, tuple(map(int, entry["shape"]))
     begin, end = map(int, entry["data_offsets"])
     if not 0 <= begin <= end <= len(data) or end - begin != prod(shape) * dtype.itemsize:
         raise ValueError(f"data_offsets {begin} to {end} for shape {list(shape)}")

@@ -1,6 +1,6 @@
 """Public keys, and the check of a bundle's signature (SPEC.md, "Signatures").
 
-Holds no secret. `cryptography` is imported when a signature is checked, and not before.
+Holds no secret. Imports `cryptography` only when it checks a signature.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stip_keys.masks.errors import BundleError, KeyFileError, KeysError
 from stip_model.bundle.hexadecimal import from_hex
+from stip_model.errors import BundleError, PublicKeyError, StipError
 
 PUBLIC_FORMAT = "stip-public-key"
 SIGNATURE_FORMAT = "stip-signature"
 VERSION = 1
 SIGNATURE = "manifest.sig"
 MANIFEST = "manifest.json"
-# So that no signature of this kind passes for one of anything else that is signed with the key.
+# A signature over something else that the same key signs never begins like this.
 PREFIX = b"stip-signature/1\n"
 PUBLIC_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -46,7 +46,7 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class Signature:
-    """What manifest.sig holds: 64 bytes, and the key that they are said to be made with."""
+    """The content of manifest.sig: 64 bytes, and the key that claims to have made them."""
 
     key: PublicKey
     raw: bytes
@@ -62,13 +62,16 @@ class Signature:
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """Read a public key file. Raises KeyFileError."""
-    content = _read(path, PUBLIC_FORMAT, KeyFileError)
-    return PublicKey(_bytes(path, content, "key", PUBLIC_BYTES, KeyFileError))
+    """Read a public key file. Raises PublicKeyError."""
+    content = _read(path, PUBLIC_FORMAT, PublicKeyError)
+    return PublicKey(_bytes(path, content, "key", PUBLIC_BYTES, PublicKeyError))
 
 
 def read_signature(folder: Path) -> Signature | None:
-    """A bundle's signature, unchecked; None where there is none. Raises BundleError for damage."""
+    """Read a bundle's signature without checking it. Returns None for a bundle without one.
+
+    Raises BundleError for a damaged file.
+    """
     path = folder / SIGNATURE
     if not path.exists():
         return None
@@ -88,13 +91,23 @@ def check_signature(folder: Path, manifest: bytes, key: PublicKey) -> None:
     if signature.key != key:
         raise BundleError(
             f"{folder} is signed by {signature.key.fingerprint}, not by {key.fingerprint}",
-            hint="is it the bundle, and the public key, that you meant?",
+            hint="are these the bundle and the public key that you meant?",
         )
-    check_own_signature(folder, manifest, signature)
+    _check(folder, manifest, signature)
 
 
-def check_own_signature(folder: Path, manifest: bytes, signature: Signature) -> None:
-    """Check a signature with the key that it names, whoever's that is. Raises BundleError."""
+def check_any_signature(folder: Path) -> Signature | None:
+    """Check a bundle's signature, if it has one, with the key that the signature names.
+
+    Returns the signature. It does not prove who made the bundle. Raises BundleError.
+    """
+    signature = read_signature(folder)
+    if signature is not None:
+        _check(folder, (folder / MANIFEST).read_bytes(), signature)
+    return signature
+
+
+def _check(folder: Path, manifest: bytes, signature: Signature) -> None:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -105,19 +118,11 @@ def check_own_signature(folder: Path, manifest: bytes, signature: Signature) -> 
         raise BundleError(f"{folder / MANIFEST} is altered: its signature does not match") from None
 
 
-def check_signed_manifest(folder: Path) -> None:
-    """Check a bundle's manifest.json against the signature beside it, whoever made that, if there
-    is one. Raises BundleError."""
-    signature = read_signature(folder)
-    if signature is not None:
-        check_own_signature(folder, (folder / MANIFEST).read_bytes(), signature)
-
-
 def check_nothing_else(folder: Path, listed: Iterable[str]) -> None:
     """Check that a signed bundle holds no file that its manifest does not list.
 
-    One could stand for a file that the checkpoint did not have, such as a chat template. Hidden
-    files, which some systems leave everywhere, are never read. Raises BundleError.
+    Such a file could take the place of one that the checkpoint did not have, such as a chat
+    template. Hidden files are never read, so they are allowed. Raises BundleError.
     """
     known = {MANIFEST, SIGNATURE, *listed}
     for path in sorted(folder.iterdir()):
@@ -127,8 +132,10 @@ def check_nothing_else(folder: Path, listed: Iterable[str]) -> None:
             )
 
 
-def _read(path: Path, expected: str, error_type: type[KeysError]) -> dict[str, Any]:
+def _read(path: Path, expected: str, error_type: type[StipError]) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():  # reading a pipe could wait forever
+            raise error_type(f"cannot read {path}: not a regular file")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -142,7 +149,7 @@ def _read(path: Path, expected: str, error_type: type[KeysError]) -> dict[str, A
     if content.get("format") != expected:
         raise error_type(
             f"{path} is not a {expected} file: its format is {content.get('format')!r}",
-            hint="stip-keys new --signing writes the public key beside the signing key, as .pub"
+            hint="stip-keys new --signing writes the public key next to the signing key, as .pub"
             if expected == PUBLIC_FORMAT
             else None,
         )
@@ -154,7 +161,7 @@ def _read(path: Path, expected: str, error_type: type[KeysError]) -> dict[str, A
 
 
 def _bytes(
-    path: Path, content: dict[str, Any], name: str, size: int, error_type: type[KeysError]
+    path: Path, content: dict[str, Any], name: str, size: int, error_type: type[StipError]
 ) -> bytes:
     try:
         return from_hex(content[name], size)

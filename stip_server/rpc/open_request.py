@@ -6,6 +6,7 @@ import asyncio
 
 from stip.v1.inference_pb2 import Limits, OpenSession
 from stip.v1.manifest_pb2 import Head
+from stip_model.bundle.modes import head_name
 from stip_server.engine.engine import Engine
 from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
 from stip_server.sessions.admission import Admission
@@ -140,8 +141,8 @@ class Opening:
         if head != manifest.head:
             raise FailedPrecondition(
                 "WRONG_HEAD",
-                f"the client expects logits to be made by {_head_name(head)}, this model has "
-                f"{_head_name(manifest.head)}: its client bundle is another",
+                f"the client's bundle has head {head_name(head)}, this model has head "
+                f"{head_name(manifest.head)}: the bundles come from different conversions",
                 field="open.head",
             )
         if request.key_id != manifest.key_id:
@@ -158,10 +159,6 @@ class Opening:
                 f"{manifest.bundle_id!r}: the bundles come from different conversions",
                 field="open.bundle_id",
             )
-
-
-def _head_name(head: int) -> str:
-    return Head.Name(Head.ValueType(head)) if head in Head.values() else f"unknown head {head}"
 
 
 def _shown(text: str) -> str:

@@ -21,7 +21,7 @@ from stip.v1.inference_pb2 import (
 from stip.v1.inference_pb2 import Step as StepMessage
 from stip.v1.manifest_pb2 import Head, Manifest
 from stip.v1.tensor_pb2 import DataType, Tensor
-from stip_model.bundle.manifest import answer_width
+from stip_model.bundle.modes import output_width
 from stip_server.engine.step import LogitsForm, StepLogits, WantedRows
 from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
 
@@ -155,7 +155,7 @@ def logits_form(request: LogitsRequest, manifest: Manifest) -> LogitsForm:
             f"logits as {_dtype_name(request.dtype)}; FLOAT16 or FLOAT32 are given",
             field="step.logits.dtype",
         )
-    width = answer_width(manifest)
+    width = output_width(manifest)
     if request.top_k and manifest.head == Head.HEAD_CLIENT:
         raise InvalidArgument(
             "TOP_K_WITHOUT_HEAD",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stip.v1.inference_pb2 import Limits
 from stip.v1.manifest_pb2 import Manifest, ModelConfig
-from stip_model.bundle.manifest import answer_width
+from stip_model.bundle.modes import output_width
 from stip_server.errors import StartError
 from stip_server.sessions.kv_memory import GROWTH, capacity_for, readable
 
@@ -95,4 +95,4 @@ def limits(
 
 def row_bytes(manifest: Manifest) -> int:
     """Bytes of the largest answer that a single token can have: in float32."""
-    return 4 * answer_width(manifest)
+    return 4 * output_width(manifest)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stip_keys.convert.weight_types import WEIGHT_TYPES
 from stip_keys.masks import derivation
 from stip_keys.masks.keys import MasterKey
 from stip_keys.masks.permutation import block_diagonal, inverse, relative, turn_planes
+from stip_model.bundle.weight_types import WEIGHT_TYPES
 
 keys = st.binary(min_size=32, max_size=32)
 labels = st.text("abcdefghijklmnopqrstuvwxyz0123456789/", min_size=1, max_size=40)

@@ -13,8 +13,9 @@ from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.converter import Converter, Settings
 from stip_keys.convert.rekeying import Rekeying
 from stip_keys.convert.signing import SigningKey, sign_bundles
-from stip_keys.masks.errors import BundleError, KeysError
-from stip_keys.masks.keys import HEADS, MasterKey
+from stip_keys.masks.keys import MasterKey
+from stip_model.bundle.modes import HEADS
+from stip_model.errors import BundleError, StipError
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.models.random_models import MODELS
 
@@ -126,7 +127,7 @@ def test_an_altered_manifest_is_not_moved_on(
         manifest = json.loads(path.read_text())
         manifest["model"][field] = value
         path.write_text(json.dumps(manifest))
-    with pytest.raises(KeysError, match=says):
+    with pytest.raises(StipError, match=says):
         Rekeying(folder, OLD, NEW)
 
 

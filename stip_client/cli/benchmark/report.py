@@ -15,9 +15,9 @@ from typing import Any
 
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip.v1.manifest_pb2 import Scheme
-from stip.v1.tensor_pb2 import DataType
-from stip_client.bundle.client_bundle import head_name
 from stip_client.cli.reply_timing import ReplyTiming, percentile, rates, shown_bytes
+from stip_model.bundle.modes import head_name
+from stip_model.bundle.weight_types import data_type_name
 
 Round = Sequence[ReplyTiming]  # replies that were generated at once
 
@@ -121,8 +121,8 @@ def report(
                 "vocab_size": model.vocab_size,
             },
             "bundle_id": info.bundle_id,
-            "dtype": DataType.Name(info.dtype).removeprefix("DATA_TYPE_").lower(),
-            "compute_dtype": DataType.Name(info.compute_dtype).removeprefix("DATA_TYPE_").lower(),
+            "dtype": data_type_name(info.dtype),
+            "compute_dtype": data_type_name(info.compute_dtype),
             "scheme": Scheme.Name(info.scheme).removeprefix("SCHEME_").lower(),
             "head": head_name(info.head),
         },
@@ -133,7 +133,7 @@ def report(
 
 def title(info: GetModelInfoResponse) -> str:
     """One line on what was measured."""
-    dtype = DataType.Name(info.compute_dtype).removeprefix("DATA_TYPE_").lower()
+    dtype = data_type_name(info.compute_dtype)
     model = info.model
     return (
         f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, {dtype}, "

@@ -20,7 +20,7 @@ from typing import Any
 
 from stip_client.cli.signals import sigterm_raises
 from stip_client.errors import ClientError
-from stip_keys.masks.modes import add_modes
+from stip_model.bundle.modes import HEADS, SCHEMES
 
 DEFAULT_PROMPT = "Hello, how are you?"
 STOP_SECONDS = 10
@@ -52,7 +52,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="checkpoint (default: the demo model)"
     )
-    add_modes(parser)
+    for option, known, default in (
+        ("--scheme", SCHEMES, "permutation"),
+        ("--head", HEADS, "server"),
+    ):
+        text = "as stip-keys convert takes it (default: %(default)s)"
+        parser.add_argument(option, choices=known, default=default, help=text)
     parser.set_defaults(run=_run)
 
 

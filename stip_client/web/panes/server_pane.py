@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip.v1.manifest_pb2 import Head, Scheme
-from stip.v1.tensor_pb2 import DataType
-from stip_client.bundle.client_bundle import head_name
 from stip_client.errors import ClientError
 from stip_client.web.error_text import error_text
 from stip_client.web.loaded_model import LoadedModel
 from stip_client.web.panes.markup import escape, facts, floats, pane_head, sentence, signed, size
 from stip_client.web.running_reply import REMEMBERED, ReplyProgress
+from stip_model.bundle.modes import head_name
+from stip_model.bundle.weight_types import data_type_name
 
 NO_ECHO = (
     "This server does not tell what it receives: it would have to be started with "
@@ -49,7 +49,7 @@ def state(
         scheme += " (hides nothing)"
     if info.head > Head.HEAD_SERVER:
         scheme += f", head {head_name(info.head)}"
-    compute = DataType.Name(info.compute_dtype).removeprefix("DATA_TYPE_").lower()
+    compute = data_type_name(info.compute_dtype)
     share = load.kv_bytes_reserved / limits.kv_bytes if limits.kv_bytes else 0.0
     meter = f'<span class="stip-meter"><i style="width:{100 * share:.1f}%"></i></span>'
     shape = f"{model.num_hidden_layers} layers of {model.hidden_size}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from stip_keys.masks.errors import BundleError
+from stip_model.errors import BundleError
 
 # Rows are cast by ranges of so many bytes, so that a large tensor never stands twice in memory.
 RANGE_BYTES = 16 * 1024 * 1024

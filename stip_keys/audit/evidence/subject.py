@@ -13,12 +13,13 @@ from stip.v1.manifest_pb2 import BundleKind, Head, Manifest, Scheme
 from stip_keys.audit.attack import PublicModel, Tokens
 from stip_keys.audit.evidence.numpy_decoder import Decoder
 from stip_keys.audit.evidence.stored_tensors import StoredTensors
-from stip_keys.convert.bundle_files import check_files, read_manifest
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.families import architecture
-from stip_keys.masks.errors import BundleError, KeysError
+from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_client_key
 from stip_keys.masks.keys import ClientKey
+from stip_model.bundle.manifest import check_files, read_manifest
+from stip_model.errors import BundleError
 
 # How far the norms of hidden states and the logits may lie apart, relative: where a conversion
 # rounds weights to bfloat16, that stays well below the first; where it only moves them, below the
@@ -44,7 +45,7 @@ class Subject:
         ):
             raise BundleError(f"{folder}: the server and the client bundle do not belong together")
         self.scheme: Scheme = self.manifest.scheme
-        self.head: Head = self.manifest.head or Head.HEAD_SERVER
+        self.head: Head = self.manifest.head
         self.eos_token_ids = list(client.eos_token_ids)
         self._check_dimensions()
         self.bundle: Mapping[str, NDArray[Any]] = StoredTensors.of_folder(folder / "server")
@@ -136,11 +137,6 @@ def public_model_of(config: Any, tensors: Mapping[str, NDArray[Any]]) -> PublicM
 
 
 def _read(folder: Path, kind: BundleKind) -> Manifest:
-    manifest = read_manifest(folder)
-    if manifest.kind != kind:
-        raise BundleError(
-            f"{folder} is not a {BundleKind.Name(kind)[len('BUNDLE_KIND_') :].lower()} bundle",
-            hint="give the folder that convert wrote",
-        )
+    manifest = read_manifest(folder, kind)
     check_files(folder, manifest)
     return manifest

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import Head, ModelConfig, Scheme
 from stip_keys.audit.evidence.subject import Subject
-from stip_keys.convert.bundle_files import head_name, scheme_name
 from stip_keys.masks import derivation
 from stip_keys.masks.errors import KeyFileError
 from stip_keys.masks.keys import ClientKey, MasterKey
+from stip_model.bundle.modes import head_name, scheme_name
 
 Masks = dict[str, NDArray[Any]]
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from stip_keys.convert.checkpoint import StoredTensor
 from stip_keys.convert.converted_tensor import RANGE_BYTES, check_finite, read_rows
-from stip_keys.convert.weight_types import WeightType
 from stip_keys.masks.derivation import Indices
 from stip_keys.masks.rotation import LinearMap
+from stip_model.bundle.weight_types import WeightType
 
 
 @dataclass(frozen=True)
