@@ -60,7 +60,7 @@ def step_request(
     message = request.step
     rows = hidden_states(message.hidden_states, manifest.model.hidden_size, limits)
     form = logits_form(message.logits, manifest)
-    logits_bytes = form.nbytes(len(rows), answer_width(manifest))
+    logits_bytes = form.nbytes(len(rows), output_width(manifest))
     if logits_bytes > limits.max_logits_bytes:
         raise InvalidArgument(
             "TOO_MANY_LOGITS",

@@ -18,6 +18,7 @@ from stip_model.errors import BundleError
 from stip_server.engine.engine import Engine, EngineSettings
 from stip_server.engine.step import WantedRows
 from stip_server.observe.metrics import Metrics
+from tests.support.models.damage import flip_bit
 from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.servers.running_engine import Gate, RunningEngine, logits_of
 from tests.support.waiting import PATIENCE, eventually
@@ -340,8 +341,7 @@ def test_a_bundle_that_cannot_be_loaded_is_raised_to_whoever_asks(
     folder.mkdir()
     for file in (tiny_bundles / "server").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    with (folder / "layer_01.safetensors").open("ab") as damaged:
-        damaged.write(b"one byte more")
+    flip_bit(folder / "layer_01.safetensors")
     engine = Engine(ServerBundle(folder), EngineSettings(cpu=True), Metrics())
     engine.start()
     engine._thread.join(PATIENCE)
