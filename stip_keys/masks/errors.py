@@ -17,8 +17,6 @@ class PassphraseError(KeysError):
     """A passphrase is wrong, empty, or cannot be had."""
 
 
-
-
 class KeyFilePermissionWarning(UserWarning):
     """A key file can be read by others than its owner."""
 
