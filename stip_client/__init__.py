@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         UnauthenticatedError,
         WrongKeyError,
     )
-    from stip_client.sampling.sampler import SamplingParameters
+    from stip_client.sampling.parameters import SamplingParameters
     from stip_client.session.generation import Piece
     from stip_client.session.step_profile import StepProfile
     from stip_client.transport.credentials import TLS
@@ -63,7 +63,7 @@ _MODULES = {
     "transport.credentials": ("TLS",),
     "session.generation": ("Piece",),
     "session.step_profile": ("StepProfile",),
-    "sampling.sampler": ("SamplingParameters",),
+    "sampling.parameters": ("SamplingParameters",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

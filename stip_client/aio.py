@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import grpc
 import numpy as np
@@ -20,17 +20,15 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle.chat_template import Message
+from stip_client.bundle.prompt import Prompt
 from stip_client.errors import BROKEN_WRITE, ClientError, ConnectionLostError, SessionLostError
-from stip_client.session.base_client import BaseClient, Options
+from stip_client.session.base_client import BaseClient
 from stip_client.session.base_session import BaseSession
 from stip_client.session.driver import run_async
-from stip_client.session.generation import GenerationParameters, Piece, Prompt
+from stip_client.session.generation import Piece
+from stip_client.session.generation_options import GenerationParameters, Options
 from stip_client.session.session_core import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.transport.endpoint import Endpoint
-from stip_client.transport.timeout import Timeout
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 _T = TypeVar("_T")
 
@@ -84,7 +82,7 @@ class AsyncClient(BaseClient["AsyncSession"]):
             await channel.close(None)
         self._channels.clear()
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -167,7 +165,7 @@ class AsyncSession(BaseSession):
         """
         await run_async(self._close())
 
-    async def __aenter__(self) -> AsyncSession:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -246,7 +244,7 @@ class _Stream:
     async def _within(self, timeout: float, waiting: Awaitable[_T]) -> _T:
         """What a read or a write returns, if it does in time."""
         try:
-            async with Timeout(timeout):
+            async with asyncio.timeout(timeout):
                 return await waiting
         except TimeoutError as error:
             raise self._endpoint.timed_out(timeout) from error

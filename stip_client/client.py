@@ -7,7 +7,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic, sleep
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self, Unpack
 
 import grpc
 import numpy as np
@@ -21,16 +21,15 @@ from stip.v1.inference_pb2 import (
 )
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from stip_client.bundle.chat_template import Message
+from stip_client.bundle.prompt import Prompt
 from stip_client.errors import ConnectionLostError, SessionLostError
-from stip_client.session.base_client import BaseClient, Options
+from stip_client.session.base_client import BaseClient
 from stip_client.session.base_session import BaseSession
 from stip_client.session.driver import run
-from stip_client.session.generation import GenerationParameters, Piece, Prompt
+from stip_client.session.generation import Piece
+from stip_client.session.generation_options import GenerationParameters, Options
 from stip_client.session.session_core import LogitsWanted, Reply, RowsName, SessionCore
 from stip_client.transport.endpoint import Endpoint
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class Client(BaseClient["Session"]):
@@ -112,7 +111,7 @@ class Client(BaseClient["Session"]):
             channel.close()
         self._channels.clear()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -198,7 +197,7 @@ class Session(BaseSession):
         """
         run(self._close())
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stip_client.session.wire_tensors import LogitsArrays
+from stip_client.transport.wire_tensors import LogitsArrays
 from stip_keys.masks.derivation import Indices
 from stip_keys.masks.permutation import inverse
 

@@ -6,7 +6,7 @@ import argparse
 
 from stip_client.cli.connection_options import seconds
 from stip_client.sampling.drafting import Draft
-from stip_client.session.base_client import Options
+from stip_client.session.generation_options import Options
 
 SAMPLING_TITLE = "sampling (greedy unless --temperature is above 0)"
 

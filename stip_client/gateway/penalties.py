@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip_client.gateway.fields import invalid
-from stip_client.sampling.sampler import LogitsProcessor
+from stip_client.sampling.parameters import LogitsProcessor
 
 Logits = NDArray[np.float32]
 

@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator
 
 from stip.v1.inference_pb2 import Limits
 from stip_client.aio import AsyncClient
+from stip_client.bundle.prompt import encode_prompt
 from stip_client.gateway.errors import ApiError
 from stip_client.gateway.penalties import processors
 from stip_client.gateway.requests import CompletionRequest, Prompt
 from stip_client.gateway.token_text import TokenText
-from stip_client.session.base_client import Options
-from stip_client.session.generation import Piece, encode_prompt
+from stip_client.session.generation import Piece
+from stip_client.session.generation_options import Options
 
 Pieces = AsyncGenerator[Piece, None]
 # What a reply may grow to behind a long prompt where the request does not say.

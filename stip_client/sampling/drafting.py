@@ -35,7 +35,7 @@ CREDIT = 0.5
 
 
 @dataclass(frozen=True)
-class Match:
+class NgramMatch:
     """An n-gram that occurred before, `n` tokens long, and the position after it."""
 
     n: int
@@ -64,15 +64,15 @@ class NgramIndex:
                         self._after[ngram] = before
                     self._latest[ngram] = end
 
-    def match(self) -> Match | None:
+    def match(self) -> NgramMatch | None:
         """The latest earlier occurrence of the longest n-gram at the end; None without one."""
         end = len(self._tokens)
         for n in NGRAMS:
             if n < end and (start := self._after.get(tuple(self._tokens[end - n :]))) is not None:
-                return Match(n, start)
+                return NgramMatch(n, start)
         return None
 
-    def propose(self, match: Match, count: int) -> list[int]:
+    def propose(self, match: NgramMatch, count: int) -> list[int]:
         """`count` tokens that may come next, which are those that came after a match.
 
         What repeats may go on repeating: beyond the end the period begins again.
@@ -130,7 +130,7 @@ class DraftLength:
         affordable = self._balance + CREDIT * base + ALLOWANCE * self._elapsed
         return max(0, min(best, int(affordable / extra))) if extra > 0 else best
 
-    def begin(self, profile: StepProfile) -> None:
+    def count_prompt_step(self, profile: StepProfile) -> None:
         """Count a step that is none of one token: that which computed the prompt."""
         self._elapsed += _seconds(profile)
         if self._base == 0.0:  # what a step costs is like this, until one has told
@@ -138,7 +138,7 @@ class DraftLength:
             self._wire = profile.wire
             self._extra = self._presumed
 
-    def take(self, profile: StepProfile, drafted: int, accepted: int, n: int = 1) -> None:
+    def count_step(self, profile: StepProfile, drafted: int, accepted: int, n: int = 1) -> None:
         """Count a step that brought one token and `accepted` of `drafted` guesses after an n-gram.
 
         The first step of a reply is not one: it computes the prompt.
@@ -159,9 +159,9 @@ class DraftLength:
         measured = min(max(measured, -self._base), 2 * self._base)
         self._extra += min(SLOWLY * drafted, 0.5) * (measured - self._extra)
         self._balance += accepted * self._base - drafted * max(self._extra, 0.0)
-        self.observe(n, min(accepted + 1, drafted), accepted)
+        self.count_guesses(n, min(accepted + 1, drafted), accepted)
 
-    def observe(self, n: int, tried: int, right: int) -> None:
+    def count_guesses(self, n: int, tried: int, right: int) -> None:
         """Count guesses whose outcome is known, whether they were sent or not."""
         self._right[n] = DECAY**tried * self._right[n] + right
         self._tried[n] = DECAY**tried * self._tried[n] + tried

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stip_client.sampling.parameters import SamplingParameters
+
 # How many of a whole row's logits are sorted at first: nearly every draw falls among them.
 SORTED = 1024
 # The log-sum-exp and the logits are float32.
@@ -19,7 +21,7 @@ ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
-class Row:
+class LogitsRow:
     """The logits that are known of one row.
 
     values: descending, float64 [k], equal ones by token id; token_ids: [k]. `rest` is the number
@@ -40,13 +42,13 @@ class Row:
         token_ids: NDArray[np.integer],
         rest: int,
         log_sum_exp: float,
-    ) -> Row:
+    ) -> LogitsRow:
         """A row of which a server has told the largest logits, equal ones in any order."""
         order = np.lexsort((token_ids, -values))
         return cls(values[order].astype(np.float64), token_ids[order], rest, log_sum_exp)
 
     @classmethod
-    def of(cls, logits: NDArray[np.floating], count: int = SORTED) -> Row:
+    def of(cls, logits: NDArray[np.floating], count: int = SORTED) -> LogitsRow:
         """The `count` largest of a whole row [vocab_size]."""
         size = len(logits)
         if count == 1:
@@ -67,30 +69,17 @@ class Row:
         )
 
 
-@dataclass(frozen=True)
-class Truncation:
-    """What is drawn from: temperature above 0; top_k 0, top_p 1 and min_p 0 are off.
-
-    In transformers' order: temperature, top-k, top-p, min-p.
-    """
-
-    temperature: float
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-
-def choose(row: Row, truncation: Truncation, draw: float) -> int | None:
+def choose(row: LogitsRow, parameters: SamplingParameters, draw: float) -> int | None:
     """The place in the row of the token on which a draw from [0, 1) falls; None where the tokens
     that are known do not decide it."""
-    exponent = 1.0 / truncation.temperature
+    exponent = 1.0 / parameters.temperature
     weights = np.exp((row.values - row.values[0]) * exponent)
     smallest = float(weights[-1])  # none of the rest weighs more
-    if 0 < truncation.top_k <= len(weights) and (
+    if 0 < parameters.top_k <= len(weights) and (
         # of a whole row the choice among equal ones is ours, and must be the same every time
-        row.whole is None or not row.rest or row.values[truncation.top_k - 1] > row.values[-1]
+        row.whole is None or not row.rest or row.values[parameters.top_k - 1] > row.values[-1]
     ):
-        weights = weights[: truncation.top_k]
+        weights = weights[: parameters.top_k]
         rest, rest_low, rest_high = 0, 0.0, 0.0
     else:
         rest, (rest_low, rest_high) = row.rest, _rest(row, exponent, float(weights.sum()))
@@ -103,8 +92,8 @@ def choose(row: Row, truncation: Truncation, draw: float) -> int | None:
             rest += len(weights) - distinct
             rest_low, rest_high = rest_low + equal, rest_high + equal
             weights = weights[:distinct]
-        if truncation.top_k and rest:
-            more = min(truncation.top_k - len(weights), rest)  # the largest of the rest
+        if parameters.top_k and rest:
+            more = min(parameters.top_k - len(weights), rest)  # the largest of the rest
             rest_low, rest_high = rest_low * more / rest, min(rest_high, more * smallest)
             rest = more
     cumulative = np.cumsum(weights)
@@ -112,10 +101,10 @@ def choose(row: Row, truncation: Truncation, draw: float) -> int | None:
     # the tokens that are kept for certain, and the total weight of all that are kept
     certain = len(weights)
     low, high = known + rest_low, known + rest_high
-    if truncation.top_p < 1.0:
+    if parameters.top_p < 1.0:
         # the smallest set that reaches top_p: a token stays if those before it do not
         before = cumulative - weights
-        reach_low, reach_high = truncation.top_p * low, truncation.top_p * high
+        reach_low, reach_high = parameters.top_p * low, parameters.top_p * high
         certain = int(np.searchsorted(before, reach_low, "left"))
         possible = int(np.searchsorted(before, reach_high, "left"))
         low = float(cumulative[certain - 1])
@@ -123,11 +112,11 @@ def choose(row: Row, truncation: Truncation, draw: float) -> int | None:
             low, high = max(low, min(reach_low, high)), min(high, reach_high + smallest)
         else:
             high = float(cumulative[possible - 1])
-    if truncation.min_p > 0.0:
-        above = int(np.searchsorted(-weights, -truncation.min_p, "right"))
+    if parameters.min_p > 0.0:
+        above = int(np.searchsorted(-weights, -parameters.min_p, "right"))
         certain = min(certain, above)
         low = min(low, float(cumulative[certain - 1]))
-        if above < len(weights) or smallest < truncation.min_p:  # nothing of the rest is kept
+        if above < len(weights) or smallest < parameters.min_p:  # nothing of the rest is kept
             high = min(high, float(cumulative[above - 1]))
     first = int(np.searchsorted(cumulative, draw * low, "right"))
     last = int(np.searchsorted(cumulative, draw * high, "right"))
@@ -136,7 +125,7 @@ def choose(row: Row, truncation: Truncation, draw: float) -> int | None:
     return first if first == last < certain else None
 
 
-def _rest(row: Row, exponent: float, known: float) -> tuple[float, float]:
+def _rest(row: LogitsRow, exponent: float, known: float) -> tuple[float, float]:
     """Bounds of the sum of the weights of the tokens that are not among the known, sorted ones.
 
     At temperature 1 the sum is known, s. The weights at another temperature are powers of those at

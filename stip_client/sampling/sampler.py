@@ -6,7 +6,7 @@ top-p, min-p.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip_client.errors import RequestError, ServerError
-from stip_client.sampling.exact_draw import Row, Truncation, choose
-from stip_client.session.wire_tensors import LogitsArrays
-
-# Takes the tokens of the session so far and a row of logits, float32 [vocab_size]; returns the row
-# to choose from, which may be the same array.
-LogitsProcessor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
+from stip_client.sampling.exact_draw import LogitsRow, choose
+from stip_client.sampling.parameters import SamplingParameters
+from stip_client.transport.wire_tensors import LogitsArrays
 
 # How many of a row's largest logits are asked for (8 bytes each): at first, and within what bounds
 # that moves with how often they do not decide a draw.
@@ -28,61 +25,10 @@ WIDTH, NARROWEST, WIDEST = 128, 32, 1024
 WIDER = 16
 # Draws in a row that must be decided before fewer are asked for.
 CALM = 64
-MOST_LOGPROBS = 1000
-# Below this temperature, a difference between logits divided by it may be more than a float holds.
-LEAST = 1e-6
 
 
 @dataclass(frozen=True)
-class SamplingParameters:
-    """How to choose. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and penalty 1 are off.
-
-    `top_logprobs` is how many of the likeliest tokens to tell with each choice. Raises
-    RequestError for a value out of range.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    top_logprobs: int = 0
-    logits_processors: Sequence[LogitsProcessor] = ()
-
-    def __post_init__(self) -> None:
-        for name, good, range_ in (
-            (
-                "temperature",
-                self.temperature == 0 or LEAST <= self.temperature < float("inf"),
-                f"0, or {LEAST:g} or more",
-            ),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("min_p", 0 <= self.min_p <= 1, "0 to 1"),
-            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "0.01 to 100"),
-            ("seed", self.seed is None or self.seed >= 0, "0 or more"),
-            (
-                "top_logprobs",
-                0 <= self.top_logprobs <= MOST_LOGPROBS,
-                f"0 to {MOST_LOGPROBS}",
-            ),
-        ):
-            if not good:
-                raise RequestError(f"{name} is {getattr(self, name)}; it must be {range_}")
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0.0
-
-    @property
-    def changes_logits(self) -> bool:
-        """Whether any token may become more or less likely, so that whole rows are needed."""
-        return self.repetition_penalty != 1.0 or bool(self.logits_processors)
-
-
-@dataclass(frozen=True)
-class Choice:
+class SampledToken:
     """A token, its log-probability under the unmodified logits, and the likeliest tokens' own."""
 
     token_id: int
@@ -141,7 +87,7 @@ class Sampler:
         exact = self._parameters.is_greedy or not self._parameters.changes_logits
         return "float32" if exact else "float16"
 
-    def sample(self, logits: LogitsArrays, number: int = -1) -> Choice | None:
+    def sample(self, logits: LogitsArrays, number: int = -1) -> SampledToken | None:
         """The next token, from row `number` of an answer.
 
         None where the largest logits do not decide it: then it must be tried again with `top_k` of
@@ -160,7 +106,7 @@ class Sampler:
         self._tokens.append(token)
         self._seen[token] = True
         count = self._parameters.top_logprobs
-        return Choice(
+        return SampledToken(
             token,
             value - row.log_sum_exp,
             tuple(
@@ -169,7 +115,7 @@ class Sampler:
             ),
         )
 
-    def _choose(self, row: Row) -> int | None:
+    def _choose(self, row: LogitsRow) -> int | None:
         """A token id where the whole row is known; else a place in the row, if that decides it."""
         parameters = self._parameters
         whole = row.whole
@@ -179,16 +125,13 @@ class Sampler:
             return int(whole.argmax()) if whole is not None else 0
         if self._draw is None:
             self._draw = float(self._rng.random())
-        truncation = Truncation(
-            parameters.temperature, parameters.top_k, parameters.top_p, parameters.min_p
-        )
         if whole is None:
-            return choose(row, truncation, self._draw)
-        row = Row.of(whole)
-        place = choose(row, truncation, self._draw)
+            return choose(row, parameters, self._draw)
+        row = LogitsRow.of(whole)
+        place = choose(row, parameters, self._draw)
         if place is None:
-            row = Row.of(whole, len(whole))
-            place = choose(row, truncation, self._draw)
+            row = LogitsRow.of(whole, len(whole))
+            place = choose(row, parameters, self._draw)
         return None if place is None else int(row.token_ids[place])
 
     def _changed(self, whole: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -221,11 +164,11 @@ class Sampler:
                 self._base, self._decided = max(self._base // 2, NARROWEST), 0
         self._width = None
 
-    def _row(self, logits: LogitsArrays, number: int) -> Row:
+    def _row(self, logits: LogitsArrays, number: int) -> LogitsRow:
         values = logits.values[number]
         if logits.indices is None or logits.log_sum_exp is None:
-            return Row.of(values, max(1, self._parameters.top_logprobs))
+            return LogitsRow.of(values, max(1, self._parameters.top_logprobs))
         rest = self._vocab_size - len(values)
-        return Row.of_largest(
+        return LogitsRow.of_largest(
             values, logits.indices[number], rest, float(logits.log_sum_exp[number])
         )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from stip.v1.inference_pb2 import GetModelInfoResponse, Limits
 from stip_client.bundle.client_bundle import ClientBundle
+from stip_client.bundle.prompt import Prompt, encode_prompt
 from stip_client.errors import ConnectionLostError, ServerBusyError
-from stip_client.sampling.drafting import Draft
-from stip_client.sampling.sampler import LogitsProcessor, SamplingParameters
 from stip_client.session.base_session import BaseSession, Stream
 from stip_client.session.driver import Steps
-from stip_client.session.generation import Generation, GenerationParameters, Prompt, encode_prompt
+from stip_client.session.generation import Generation
+from stip_client.session.generation_options import Options, generation_parameters
 from stip_client.session.session_core import SessionCore
 from stip_client.session.session_pool import SessionPool
 from stip_client.transport.credentials import TLS
@@ -24,48 +24,6 @@ from stip_client.transport.targets import Targets
 S = TypeVar("S", bound=BaseSession)
 # How many conversations are kept at once.
 MAX_CONVERSATIONS = 8
-
-
-class Options(TypedDict, total=False):
-    """What `generate` and `chat` take besides the prompt."""
-
-    max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    seed: int | None
-    stop: Sequence[str]
-    ignore_eos: bool
-    draft: Draft
-    echo: bool
-    top_logprobs: int
-    logits_processors: Sequence[LogitsProcessor]
-    wait: float
-
-
-_SAMPLING = {
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "seed",
-    "top_logprobs",
-    "logits_processors",
-}
-
-
-def generation_parameters(options: Options) -> GenerationParameters:
-    """The parameters that options stand for. Raises TypeError for an unknown name and RequestError
-    for a value out of range."""
-    if unknown := set(options) - set(Options.__annotations__):
-        raise TypeError(f"generate() got an unexpected keyword argument {min(unknown)!r}")
-    given: Mapping[str, Any] = cast(Mapping[str, Any], options)
-    sampling = {name: value for name, value in given.items() if name in _SAMPLING}
-    others = {k: v for k, v in given.items() if k not in _SAMPLING and k != "wait"}
-    return GenerationParameters(sampling=SamplingParameters(**sampling), **others)
 
 
 class BaseClient(ABC, Generic[S]):

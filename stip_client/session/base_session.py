@@ -24,7 +24,8 @@ from stip_client.errors import (
     WrongKeyError,
 )
 from stip_client.session.driver import Steps, T
-from stip_client.session.generation import Generation, GenerationParameters, Piece
+from stip_client.session.generation import Generation, Piece
+from stip_client.session.generation_options import GenerationParameters
 from stip_client.session.session_core import Forward, LogitsWanted, Reply, SessionCore
 from stip_client.transport.backoff import Backoff
 from stip_client.transport.endpoint import CLOSE_TIMEOUT, Endpoint

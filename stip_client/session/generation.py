@@ -7,22 +7,20 @@ while (step := generation.next_step(<tokens in the session>, <its maximum>)) is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from operator import index
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from stip_client.bundle.chat_template import Message
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.errors import RequestError, ServerError
 from stip_client.sampling.detokenizer import TextStream
-from stip_client.sampling.drafting import Draft, DraftLength, Match, NgramIndex
-from stip_client.sampling.sampler import Choice, Sampler, SamplingParameters
+from stip_client.sampling.drafting import DraftLength, NgramIndex, NgramMatch
+from stip_client.sampling.sampler import SampledToken, Sampler
+from stip_client.session.generation_options import GenerationParameters
 from stip_client.session.session_core import LogitsWanted, Reply
 from stip_client.session.step_profile import StepProfile
 
 FinishReason = Literal["stop", "length"]
-Prompt = str | Sequence[int] | Sequence[Message]
 
 
 @dataclass(frozen=True)
@@ -47,63 +45,12 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class GenerationParameters:
-    """What to generate. `stop` strings end the reply and are not part of it.
-
-    `draft` is how many tokens to guess in advance: "auto", "off" or a number (drafting.py). `echo`
-    asks the server for the first ten floats it received.
-    """
-
-    max_new_tokens: int = 32
-    sampling: SamplingParameters = field(default_factory=SamplingParameters)
-    stop: Sequence[str] = ()
-    ignore_eos: bool = False
-    draft: Draft = "auto"
-    echo: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
-        DraftLength(self.draft)  # refuses what is neither
-
-
-@dataclass(frozen=True)
 class NextStep:
     """The tokens to forward next, the last `drafted` of them guesses, and the logits to ask for."""
 
     token_ids: list[int]
     drafted: int
     wanted: LogitsWanted
-
-
-def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) -> list[int]:
-    """The token ids of a prompt.
-
-    Text becomes the user's message in the bundle's chat template, where it has one and `raw` is
-    false, and is tokenized as it is otherwise. A list of messages goes through the template; token
-    ids are taken as they are. Raises RequestError for an empty prompt.
-    """
-    if isinstance(prompt, str):
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            # how Python represents bytes that are not UTF-8; the tokenizer takes no such text
-            raise RequestError("the prompt is not valid UTF-8 text")
-        if raw or bundle.chat_template is None:
-            token_ids: list[int] = bundle.tokenizer.encode(prompt).ids
-            return _not_empty(token_ids)
-        prompt = [{"role": "user", "content": prompt}]
-    messages = [each for each in prompt if isinstance(each, Mapping)]
-    if not messages:
-        try:
-            return _not_empty([index(each) for each in prompt])  # type: ignore[arg-type]
-        except TypeError:
-            raise RequestError("a prompt is text, token ids or messages") from None
-    if len(messages) != len(prompt):
-        raise RequestError("a prompt of messages holds nothing else")
-    if bundle.chat_template is None:
-        raise RequestError("this bundle has no chat template for a list of messages")
-    text = bundle.chat_template.render(messages)
-    # the template writes the special tokens itself
-    return _not_empty(bundle.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 class Generation:
@@ -131,7 +78,7 @@ class Generation:
         # tokens that are to be sent, None once the reply is finished; then the step under way
         self._pending: list[int] | None = []
         self._step: NextStep | None = None
-        self._match: Match | None = None
+        self._match: NgramMatch | None = None
         self._unsent: int | None = None  # a guess that was not worth sending, but may come true
         self._first = True
         self._unspent: StepProfile | None = None  # of steps that brought no token
@@ -205,15 +152,15 @@ class Generation:
 
     def _count(self, profile: StepProfile, pieces: Sequence[Piece]) -> None:
         if self._first or not pieces:
-            self._lengths.begin(profile)
+            self._lengths.count_prompt_step(profile)
         else:
             n = self._match.n if self._match is not None else 1
-            self._lengths.take(profile, profile.drafted, len(pieces) - 1, n)
+            self._lengths.count_step(profile, profile.drafted, len(pieces) - 1, n)
             if self._unsent is not None:
-                self._lengths.observe(n, 1, int(pieces[0].token_id == self._unsent))
+                self._lengths.count_guesses(n, 1, int(pieces[0].token_id == self._unsent))
         self._first = False
 
-    def _piece(self, choice: Choice, received: tuple[float, ...]) -> Piece:
+    def _piece(self, choice: SampledToken, received: tuple[float, ...]) -> Piece:
         """The piece of a chosen token, which is to be sent next unless it ends the reply."""
         token = choice.token_id
         self._generated += 1
@@ -233,9 +180,3 @@ class Generation:
         if token in self._eos:
             return "stop"
         return "length" if self._generated >= self._budget else None
-
-
-def _not_empty(token_ids: list[int]) -> list[int]:
-    if not token_ids:
-        raise RequestError("the prompt is empty")
-    return token_ids

@@ -29,7 +29,7 @@ from stip.v1.inference_pb2 import (
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.errors import ContextOverflowError, RequestError, ServerError
 from stip_client.session.step_profile import StepProfile
-from stip_client.session.wire_tensors import (
+from stip_client.transport.wire_tensors import (
     DTYPES,
     WIRE_TYPES,
     LogitsArrays,

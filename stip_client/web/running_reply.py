@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import Literal
 
 from stip.v1.inference_pb2 import GetModelInfoResponse
+from stip_client.bundle.prompt import encode_prompt
 from stip_client.errors import ClientError, RequestError
-from stip_client.session.generation import FinishReason, Piece, encode_prompt
+from stip_client.session.generation import FinishReason, Piece
 from stip_client.session.step_profile import StepProfile
 from stip_client.web.loaded_model import LoadedModel
 

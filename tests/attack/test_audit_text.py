@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.audit_tables.modes import DEMO_MODEL
 from stip_client.bundle.client_bundle import ClientBundle
-from stip_client.session.generation import encode_prompt
+from stip_client.bundle.prompt import encode_prompt
 from stip_keys.audit.evidence.prompt_text import TEMPLATE, USER, Prompt, Text, common_template
 from stip_keys.audit.evidence.prompts import BUILT_IN, make_prompts
 from stip_keys.convert.checkpoint import Checkpoint

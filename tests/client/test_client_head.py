@@ -15,7 +15,7 @@ from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.bundle.head import BLOCK_BYTES, ClientHead
 from stip_client.errors import ServerError
 from stip_client.session.session_core import LogitsWanted, Reply, SessionCore
-from stip_client.session.wire_tensors import encode
+from stip_client.transport.wire_tensors import encode
 from stip_keys.masks.permutation import PermutationMask
 from tests.support.models.random_checkpoint import DTYPES, RandomCheckpoint
 from tests.support.parties import BASE_SEED, make_model

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stip_client import AsyncClient, Client, RequestError, SamplingParameters, ServerBusyError
 from stip_client.sampling.sampler import Sampler
 from stip_client.session.generation import Piece
-from stip_client.session.wire_tensors import LogitsArrays
+from stip_client.transport.wire_tensors import LogitsArrays
 from tests.support.parties import Server, server_process
 
 SYSTEM = list(range(40, 80))

@@ -12,7 +12,7 @@ from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.errors import ServerError
 from stip_client.session.session_core import LogitsWanted, SessionCore
-from stip_client.session.wire_tensors import decode_logits
+from stip_client.transport.wire_tensors import decode_logits
 
 LIMITS = Limits(max_step_rows=64, max_step_bytes=1 << 20, max_logits_bytes=1 << 20)
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stip_client.errors import RequestError, ServerError
-from stip_client.sampling.exact_draw import Row, Truncation, choose
-from stip_client.sampling.sampler import Sampler, SamplingParameters
-from stip_client.session.wire_tensors import LogitsArrays
+from stip_client.sampling.exact_draw import LogitsRow, choose
+from stip_client.sampling.parameters import SamplingParameters
+from stip_client.sampling.sampler import Sampler
+from stip_client.transport.wire_tensors import LogitsArrays
 
 
 def row(*values: float) -> LogitsArrays:
@@ -120,13 +121,13 @@ def test_what_the_largest_logits_decide_is_what_the_whole_row_gives(
     logits = (spread * draw.standard_normal((1, 300))).astype(np.float32)
     if step:
         logits = (logits / step).round() * np.float32(step)
-    truncation = Truncation(temperature, top_k, top_p, min_p)
+    truncation = SamplingParameters(temperature, top_k, top_p, min_p)
     # which of equal logits are among the largest is the server's choice
     ordered = np.sort(logits[0])[::-1]
     arbitrary = 0 < top_k <= k and ordered[top_k - 1] == ordered[k]
     answer = largest(LogitsArrays(logits), k)
     assert answer.indices is not None and answer.log_sum_exp is not None
-    known = Row.of_largest(
+    known = LogitsRow.of_largest(
         answer.values[0], answer.indices[0], 300 - k, float(answer.log_sum_exp[0])
     )
     for number in draw.random(20):
@@ -135,13 +136,13 @@ def test_what_the_largest_logits_decide_is_what_the_whole_row_gives(
         if place is not None and not arbitrary:
             assert known.token_ids[place] == expected
         for count in (50, 300):
-            whole = Row.of(logits[0], count)
+            whole = LogitsRow.of(logits[0], count)
             place = choose(whole, truncation, number)
             assert place is not None or count < 300
             assert place is None or whole.token_ids[place] == expected
 
 
-def reference(logits: NDArray[np.float64], truncation: Truncation, draw: float) -> int:
+def reference(logits: NDArray[np.float64], truncation: SamplingParameters, draw: float) -> int:
     """The definition, word for word, from all logits."""
     scaled = logits / truncation.temperature
     order = np.argsort(-scaled, kind="stable")

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.errors import RequestError
 from stip_client.sampling.drafting import DraftLength, NgramIndex
-from stip_client.sampling.sampler import SamplingParameters
-from stip_client.session.generation import Generation, GenerationParameters, NextStep
+from stip_client.sampling.parameters import SamplingParameters
+from stip_client.session.generation import Generation, NextStep
+from stip_client.session.generation_options import GenerationParameters
 from stip_client.session.step_profile import StepProfile
 from tests.support.scripted_model import Cost, answer, drive, free
 
@@ -231,20 +232,20 @@ def test_a_reply_that_begins_to_repeat_late_is_guessed_all_the_same(bundle: Clie
 def test_no_more_is_guessed_than_pays() -> None:
     lengths = DraftLength("auto")
     assert lengths.choose(3) == 0  # nothing is known of what a step costs
-    lengths.begin(profile(1.0))
-    lengths.take(profile(0.1), 0, 0)
+    lengths.count_prompt_step(profile(1.0))
+    lengths.count_step(profile(0.1), 0, 0)
     guesses = 0
     for _ in range(40):
         drafted = lengths.choose(3)
         # a guess costs more than a step of its own: it cannot pay
-        lengths.take(profile(0.1 + 0.12 * drafted), drafted, drafted, 3)
-        lengths.observe(3, 1, 1)
+        lengths.count_step(profile(0.1 + 0.12 * drafted), drafted, drafted, 3)
+        lengths.count_guesses(3, 1, 1)
         guesses += drafted
     assert guesses < 120  # of 960
     for _ in range(90):
         drafted = lengths.choose(3)
-        lengths.take(profile(0.1), drafted, drafted, 3)  # it is free, and right
-        lengths.observe(3, 1, 1)
+        lengths.count_step(profile(0.1), drafted, drafted, 3)  # it is free, and right
+        lengths.count_guesses(3, 1, 1)
     assert lengths.choose(3) > 10
 
 
@@ -254,15 +255,15 @@ def test_a_guess_costs_what_the_client_s_head_takes_for_it(*, measured: bool) ->
     sent = []
     for head in (0.0, 0.1):
         lengths = DraftLength("auto")
-        lengths.begin(profile(0.01, head))
+        lengths.count_prompt_step(profile(0.01, head))
         if measured:
-            lengths.take(profile(0.01, head), 0, 0)
+            lengths.count_step(profile(0.01, head), 0, 0)
         guesses = 0
         for _ in range(40):
             drafted = lengths.choose(3)
             # each further row takes the head more than a step of its own does
-            lengths.take(profile(0.01, head * (1 + 1.2 * drafted)), drafted, drafted, 3)
-            lengths.observe(3, 1, 1)
+            lengths.count_step(profile(0.01, head * (1 + 1.2 * drafted)), drafted, drafted, 3)
+            lengths.count_guesses(3, 1, 1)
             guesses += drafted
         sent.append(guesses)
     assert sent[0] > 600 and sent[1] < 200  # of 960
@@ -273,9 +274,9 @@ def test_what_a_guess_is_presumed_to_cost_is_a_share_of_the_head_as_well() -> No
     chosen = []
     for head in (0.0, 0.1, 10.0):
         lengths = DraftLength("auto")
-        lengths.begin(profile(0.1, head))
+        lengths.count_prompt_step(profile(0.1, head))
         before = lengths.choose(6)
-        lengths.take(profile(0.1, head), 0, 0)
+        lengths.count_step(profile(0.1, head), 0, 0)
         chosen.append((before, lengths.choose(6)))
     assert chosen[0] > chosen[1] > chosen[2] and min(chosen[2]) > 0
 

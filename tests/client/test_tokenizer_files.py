@@ -10,7 +10,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from stip_client.bundle.client_bundle import ClientBundle
-from stip_client.session.generation import Generation, GenerationParameters, encode_prompt
+from stip_client.bundle.prompt import encode_prompt
+from stip_client.session.generation import Generation
+from stip_client.session.generation_options import GenerationParameters
 from stip_keys.audit.evidence.prompt_text import Text
 from tests.support.fixtures.talking_model import VOCAB_SIZE, write_talking_checkpoint
 from tests.support.parties import convert

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stip_client.session.generation import Generation, NextStep, Piece
 from stip_client.session.session_core import Reply
 from stip_client.session.step_profile import StepProfile
-from stip_client.session.wire_tensors import LogitsArrays
+from stip_client.transport.wire_tensors import LogitsArrays
 
 # The logits that follow some tokens: float32 [vocab_size].
 Model = Callable[[Sequence[int]], NDArray[np.float32]]

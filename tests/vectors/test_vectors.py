@@ -11,7 +11,7 @@ import pytest
 
 from stip_client.bundle.head import ClientHead
 from stip_client.bundle.sealed_vocabulary import SealedVocabulary
-from stip_client.session.wire_tensors import WIRE_TYPES, LogitsArrays, encode
+from stip_client.transport.wire_tensors import WIRE_TYPES, LogitsArrays, encode
 from stip_keys.convert.signing import SIGNING_FORMAT, SigningKey
 from stip_keys.masks import derivation
 from stip_keys.masks.errors import KeyFileError, KeysError

@@ -17,10 +17,11 @@ from stip.v1.inference_pb2 import InferResponse, Limits, Logits, SessionOpened, 
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.sampling.drafting import Draft
-from stip_client.sampling.sampler import SamplingParameters
-from stip_client.session.generation import Generation, GenerationParameters
+from stip_client.sampling.parameters import SamplingParameters
+from stip_client.session.generation import Generation
+from stip_client.session.generation_options import GenerationParameters
 from stip_client.session.session_core import LogitsWanted, SessionCore
-from stip_client.session.wire_tensors import DTYPES, WIRE_TYPES
+from stip_client.transport.wire_tensors import DTYPES, WIRE_TYPES
 
 TOKENS = 200
 WARM_UPS = 20

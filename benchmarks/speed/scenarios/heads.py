@@ -15,7 +15,7 @@ from benchmarks.speed.figures import Figure, Series, Skipped, Target
 from benchmarks.speed.models import QWEN_3B
 from benchmarks.speed.workspace import Workspace
 from stip_client.bundle.sealed_vocabulary import SealedVocabulary
-from stip_client.session.wire_tensors import LogitsArrays
+from stip_client.transport.wire_tensors import LogitsArrays
 from stip_keys.masks.derivation import permutation
 
 MB = 10**6

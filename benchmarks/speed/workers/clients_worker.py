@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.speed.timing import Batch, Timing
 from stip_client import AsyncClient, AsyncSession
-from stip_client.session.generation import GenerationParameters
+from stip_client.session.generation_options import GenerationParameters
 
 
 async def main() -> None:

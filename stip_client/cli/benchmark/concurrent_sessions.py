@@ -12,7 +12,7 @@ from types import TracebackType
 from stip_client.cli.reply_timing import ReplyTiming
 from stip_client.client import Client
 from stip_client.errors import ClientError
-from stip_client.session.base_client import Options
+from stip_client.session.generation_options import Options
 
 # Seconds that the other sessions have to end when one fails.
 STOP_SECONDS = 5.0

@@ -20,7 +20,7 @@ from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import printable
 from stip_client.client import Client
 from stip_client.errors import ClientError, ContextOverflowError
-from stip_client.session.base_client import Options
+from stip_client.session.generation_options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable

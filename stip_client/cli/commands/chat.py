@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from stip_client.bundle.prompt import encode_prompt
 from stip_client.cli.connection_options import access
 from stip_client.cli.conversation.history import Conversation, valid_text
 from stip_client.cli.conversation.line_input import LineInput
@@ -22,7 +23,7 @@ from stip_client.cli.signals import InterruptibleReply, sigterm_raises
 from stip_client.cli.terminal import printable, reply_text, say_error
 from stip_client.client import Client
 from stip_client.errors import BundleError, ClientError, ContextOverflowError, RequestError
-from stip_client.session.generation import FinishReason, encode_prompt
+from stip_client.session.generation import FinishReason
 
 HELP = """\
 /help          list these commands

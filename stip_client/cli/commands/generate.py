@@ -10,6 +10,7 @@ from contextlib import closing
 from time import perf_counter
 from typing import TextIO
 
+from stip_client.bundle.prompt import encode_prompt
 from stip_client.cli.connection_options import access
 from stip_client.cli.generation_options import add_generation_options, generation_options
 from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
@@ -17,8 +18,8 @@ from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import reply_text, say
 from stip_client.client import Client
 from stip_client.errors import ClientError, RequestError
-from stip_client.session.base_client import Options
-from stip_client.session.generation import Piece, encode_prompt
+from stip_client.session.generation import Piece
+from stip_client.session.generation_options import Options
 
 
 def add_parser(

@@ -13,7 +13,7 @@ from stip.v1.inference_pb2 import Limits, LogitsRequest, LogitsRows, StepResult
 from stip.v1.inference_pb2 import Step as StepMessage
 from stip.v1.manifest_pb2 import Head, Manifest, ModelConfig
 from stip.v1.tensor_pb2 import DataType, Tensor
-from stip_client.session.wire_tensors import WIRE_TYPES, decode, decode_logits, encode
+from stip_client.transport.wire_tensors import WIRE_TYPES, decode, decode_logits, encode
 from stip_server.engine.step import StepLogits
 from stip_server.errors import InvalidArgument
 from stip_server.rpc import translate

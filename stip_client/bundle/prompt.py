@@ -1,0 +1,48 @@
+"""Prompts as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import index
+
+from stip_client.bundle.chat_template import Message
+from stip_client.bundle.client_bundle import ClientBundle
+from stip_client.errors import RequestError
+
+Prompt = str | Sequence[int] | Sequence[Message]
+
+
+def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) -> list[int]:
+    """The token ids of a prompt.
+
+    Text becomes the user's message in the bundle's chat template, where it has one and `raw` is
+    false, and is tokenized as it is otherwise. A list of messages goes through the template; token
+    ids are taken as they are. Raises RequestError for an empty prompt.
+    """
+    if isinstance(prompt, str):
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            # how Python represents bytes that are not UTF-8; the tokenizer takes no such text
+            raise RequestError("the prompt is not valid UTF-8 text")
+        if raw or bundle.chat_template is None:
+            token_ids: list[int] = bundle.tokenizer.encode(prompt).ids
+            return _not_empty(token_ids)
+        prompt = [{"role": "user", "content": prompt}]
+    messages = [each for each in prompt if isinstance(each, Mapping)]
+    if not messages:
+        try:
+            return _not_empty([index(each) for each in prompt])  # type: ignore[arg-type]
+        except TypeError:
+            raise RequestError("a prompt is text, token ids or messages") from None
+    if len(messages) != len(prompt):
+        raise RequestError("a prompt of messages holds nothing else")
+    if bundle.chat_template is None:
+        raise RequestError("this bundle has no chat template for a list of messages")
+    text = bundle.chat_template.render(messages)
+    # the template writes the special tokens itself
+    return _not_empty(bundle.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _not_empty(token_ids: list[int]) -> list[int]:
+    if not token_ids:
+        raise RequestError("the prompt is empty")
+    return token_ids
