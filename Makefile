@@ -16,7 +16,7 @@ RUN_STAMP := $(VENV)/.run-$(MLX)
 DEV_STAMP := $(VENV)/.dev-$(MLX)
 # What the protocol must stay compatible with: the last release, else the last commit.
 RELEASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
-PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto
+PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto protos/stip/v1/errors.proto
 
 .PHONY: help demo test faults lint format generate bench audit soak train-demo clean
 help: ## list the targets

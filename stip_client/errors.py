@@ -8,6 +8,8 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from stip.v1.errors_pb2 import ErrorReason
+
 
 class ClientError(Exception):
     """Base of every error of this package.
@@ -105,15 +107,21 @@ _BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: ConnectionLostError,
     grpc.StatusCode.CANCELLED: ConnectionLostError,
 }
-_BY_REASON: dict[str, type[ClientError]] = {
-    "WRONG_KEY": WrongKeyError,
-    "WRONG_BUNDLE": WrongKeyError,
-    "WRONG_HEAD": WrongKeyError,
-    "CONTEXT_OVERFLOW": ContextOverflowError,
-    "CACHE_LOST": SessionLostError,
+_BY_REASON: dict[ErrorReason, type[ClientError]] = {
+    ErrorReason.ERROR_REASON_WRONG_KEY: WrongKeyError,
+    ErrorReason.ERROR_REASON_WRONG_BUNDLE: WrongKeyError,
+    ErrorReason.ERROR_REASON_WRONG_HEAD: WrongKeyError,
+    ErrorReason.ERROR_REASON_CONTEXT_OVERFLOW: ContextOverflowError,
+    ErrorReason.ERROR_REASON_CACHE_LOST: SessionLostError,
 }
 
 
+def reason_name(reason: ErrorReason) -> str:
+    """The name of a reason in google.rpc.ErrorInfo."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+
+
+_BY_REASON_NAME = {reason_name(reason): kind for reason, kind in _BY_REASON.items()}
 # What grpc.aio says of a write on a connection that has just broken, before it knows the status.
 BROKEN_WRITE = "Internal error from Core"
 
@@ -129,7 +137,7 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
             reason = info.reason
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-    kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ServerError)
+    kind = _BY_REASON_NAME.get(reason) or _BY_CODE.get(code, ServerError)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not reason:
         kind = RequestError  # gRPC's own: the message is larger than the server takes
     if code is grpc.StatusCode.INTERNAL and (error.details() or "").startswith(BROKEN_WRITE):

@@ -13,11 +13,12 @@ from typing import Any
 
 import grpc
 
+from stip.v1.errors_pb2 import ErrorReason
 from stip_server import __version__
 from stip_server.auth.callers import Authenticator
 from stip_server.engine.engine import Engine
 from stip_server.engine.watchdog import TICK, Condition, Watchdog
-from stip_server.errors import Unavailable
+from stip_server.errors import ServiceError
 from stip_server.observe import systemd
 from stip_server.observe.logs import event
 from stip_server.observe.metrics import Build, Metrics, Observation
@@ -49,6 +50,11 @@ SPARE_FILES = 64
 FAREWELL = 0.5
 # seconds in which the engine finishes the iteration under way
 ENGINE_STOP = 5.0
+# why streams are refused while the engine does not work
+ENGINE_REASONS = {
+    Condition.STALLED: ErrorReason.ERROR_REASON_ENGINE_STALLED,
+    Condition.DEAD: ErrorReason.ERROR_REASON_ENGINE_DEAD,
+}
 
 
 @dataclass(frozen=True)
@@ -218,9 +224,8 @@ class _House:
                 self.health.set(serving=self.service.engine_recovered())
             else:
                 event(log, logging.CRITICAL, "the engine does not answer", state=condition.value)
-                self.service.engine_failed(
-                    Unavailable(f"ENGINE_{condition.name}", f"the engine is {condition.value}")
-                )
+                reason = ENGINE_REASONS[condition]
+                self.service.engine_failed(ServiceError(reason, f"the engine is {condition.value}"))
                 self.health.set(serving=False)
 
     def observe(self) -> Observation:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.inference_pb2 import InferRequest
 from stip_client.errors import (
     ClientError,
@@ -22,6 +23,7 @@ from stip_client.errors import (
     ServerBusyError,
     SessionLostError,
     WrongKeyError,
+    reason_name,
 )
 from stip_client.session.driver import Steps, T
 from stip_client.session.generation import Generation, Piece
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
     from stip_client.session.base_client import BaseClient
 
 # Reasons for which a fork's source does not hold what it should, since it is being restored itself.
-FORK_LOST = ("POSITION_BEYOND_END", "NO_FORK_SOURCE")
+FORK_LOST = (
+    reason_name(ErrorReason.ERROR_REASON_POSITION_BEYOND_END),
+    reason_name(ErrorReason.ERROR_REASON_NO_FORK_SOURCE),
+)
+DRAINING = reason_name(ErrorReason.ERROR_REASON_DRAINING)
+TAKEN_OVER = reason_name(ErrorReason.ERROR_REASON_TAKEN_OVER)
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +239,7 @@ class BaseSession:
         targets, endpoint = self._client.targets, self._endpoint
         if self._closed:
             raise error
-        gone = isinstance(error, SessionLostError) and error.reason != "TAKEN_OVER"
+        gone = isinstance(error, SessionLostError) and error.reason != TAKEN_OVER
         lost = isinstance(error, ConnectionLostError)
         # met while it was opened in place of a lost one
         unwilling = not self._core.session_id and (
@@ -254,7 +261,7 @@ class BaseSession:
         if gone:
             self._core.begin_anew()
             return 0.0 if first else seconds
-        if lost and first and error.reason != "DRAINING":
+        if lost and first and error.reason != DRAINING:
             return 0.0  # it may be the connection alone: the session is there to be resumed
         if len(targets) > 1:
             at = endpoint if self._core.session_id and endpoint is not None else targets.current

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from stip.v1.errors_pb2 import ErrorReason
 from stip_server.auth.token_file import TokenFile
-from stip_server.errors import Unauthenticated
+from stip_server.errors import ServiceError
 
 Metadata = Iterable[tuple[str, str | bytes]]
 AuthContext = Mapping[str, Iterable[bytes]]
@@ -62,15 +63,17 @@ class Authenticator:
         return "certificate" if self._certificates else "nothing"
 
     def identify(self, context: CallContext) -> Caller:
-        """The caller of a call. Raises Unauthenticated."""
+        """The caller of a call. Raises ServiceError."""
         return self.caller_of(context.invocation_metadata() or (), context.auth_context())
 
     def caller_of(self, metadata: Metadata, auth_context: AuthContext) -> Caller:
-        """The caller of a call with this metadata and auth context. Raises Unauthenticated."""
+        """The caller of a call with this metadata and auth context. Raises ServiceError."""
         if self._tokens is not None:
             found = self._tokens.find(_bearer_token(metadata))
             if found is None:
-                raise Unauthenticated("TOKEN_UNKNOWN", "the token is not one this server knows")
+                raise ServiceError(
+                    ErrorReason.ERROR_REASON_TOKEN_UNKNOWN, "the token is not one this server knows"
+                )
             name, digest = found
             return Caller(f"token:{name}", digest)
         if self._certificates:
@@ -101,24 +104,34 @@ class Authenticator:
 def _bearer_token(metadata: Metadata) -> str:
     values = [value for key, value in metadata if key == "authorization"]
     if not values:
-        raise Unauthenticated("TOKEN_MISSING", "this server wants a token: authorization: Bearer")
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_TOKEN_MISSING,
+            "this server wants a token: authorization: Bearer",
+        )
     value = values[0]
     scheme, _, token = value.partition(" ") if isinstance(value, str) else ("", "", "")
     token = token.strip(" ")
     if len(values) > 1 or scheme.lower() != "bearer" or not token:
-        raise Unauthenticated("TOKEN_MISSING", "the authorization is not one Bearer token")
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_TOKEN_MISSING, "the authorization is not one Bearer token"
+        )
     return token
 
 
 def _certificate_name(auth_context: AuthContext) -> str:
     """The first subject alternative name of a client's certificate, else its common name."""
     if not list(auth_context.get(CERTIFICATE, ())):
-        raise Unauthenticated("CERTIFICATE_MISSING", "this server wants a client certificate")
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_CERTIFICATE_MISSING, "this server wants a client certificate"
+        )
     names = list(auth_context.get(ALTERNATIVE_NAMES, ())) or list(auth_context.get(COMMON_NAME, ()))
     try:
         name = names[0].decode() if names else ""
     except UnicodeDecodeError:
         name = ""
     if not name or not name.isprintable():  # it will stand in logs
-        raise Unauthenticated("CERTIFICATE_UNNAMED", "the client certificate has no usable name")
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_CERTIFICATE_UNNAMED,
+            "the client certificate has no usable name",
+        )
     return name

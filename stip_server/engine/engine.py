@@ -15,6 +15,7 @@ from time import monotonic
 
 import mlx.core as mx
 
+from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.manifest_pb2 import Manifest
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.cache.kv_cache import KVCache
@@ -27,7 +28,7 @@ from stip_server.engine.iteration_pace import pace_of
 from stip_server.engine.scheduler import Scheduler
 from stip_server.engine.session_caches import SessionCaches
 from stip_server.engine.step import Chunk, Step, StepLogits, StepOutcome, join_logits
-from stip_server.errors import Aborted, Internal, OutOfRange, ServiceError
+from stip_server.errors import ServiceError
 from stip_server.observe.logs import event
 from stip_server.observe.metrics import Metrics
 from stip_server.sessions import kv_memory as memory
@@ -284,7 +285,11 @@ class Engine:
                 if not self._scheduler.drop(step):
                     return  # cancelled meanwhile, and told so
             length = self._caches.length(step.session_id)
-            _deliver_error(step, Internal("ENGINE_FAILED", f"step failed: {error}"), length)
+            _deliver_error(
+                step,
+                ServiceError(ErrorReason.ERROR_REASON_ENGINE_FAILED, f"step failed: {error}"),
+                length,
+            )
 
     def _drop(self, session_id: bytes) -> None:
         with self._wake:
@@ -349,7 +354,9 @@ class Engine:
             else:
                 # its rows may be overwritten from the chunk's position on
                 cache.length = chunk.position
-                failure = Internal("ENGINE_FAILED", f"step failed: {error}")
+                failure = ServiceError(
+                    ErrorReason.ERROR_REASON_ENGINE_FAILED, f"step failed: {error}"
+                )
                 self._fail(chunk, failure, cache.length)
 
     def _complete(
@@ -402,16 +409,19 @@ class Engine:
 
 
 def _cancelled() -> ServiceError:
-    return Aborted("CANCELLED", "the step was cancelled")
+    return ServiceError(ErrorReason.ERROR_REASON_CANCELLED, "the step was cancelled")
 
 
 def _lost_cache() -> ServiceError:
-    return Internal("CACHE_LOST", "the session's keys and values are lost: open another one")
+    return ServiceError(
+        ErrorReason.ERROR_REASON_CACHE_LOST,
+        "the session's keys and values are lost: open another one",
+    )
 
 
 def _lost_position(chunk: Chunk, cache: KVCache) -> ServiceError:
-    return OutOfRange(
-        "POSITION_BEYOND_END",
+    return ServiceError(
+        ErrorReason.ERROR_REASON_POSITION_BEYOND_END,
         f"position {chunk.position} is beyond the session's {cache.length} tokens",
         field="step.position",
     )

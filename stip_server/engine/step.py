@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from stip_server.errors import ServiceError
+
 
 class WantedRows(Enum):
     """The rows of a step that logits are wanted for."""
@@ -77,7 +79,7 @@ class StepOutcome:
     computed: float = 0.0
     length: int | None = None
     logits: StepLogits | None = None
-    error: Exception | None = None
+    error: ServiceError | None = None
 
 
 @dataclass(eq=False)

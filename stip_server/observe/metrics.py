@@ -21,58 +21,10 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-EndCause = Literal["closed", "expired", "evicted", "revoked", "failed"]
+from stip.v1.errors_pb2 import ErrorReason
+from stip_server.errors import STATUS_CODES, reason_name
 
-# The label of a rejection is one of these, so that no caller can make time series.
-REASONS = frozenset(
-    {
-        "ANSWER_MEMORY",
-        "CACHE_LOST",
-        "CALLER_KV_MEMORY",
-        "CALLER_SESSIONS",
-        "CANCELLED",
-        "CERTIFICATE_MISSING",
-        "CERTIFICATE_UNNAMED",
-        "CONTEXT_OVERFLOW",
-        "DRAINING",
-        "ECHO_NOT_ALLOWED",
-        "ENGINE_DEAD",
-        "ENGINE_FAILED",
-        "ENGINE_STALLED",
-        "EVICTED",
-        "KV_MEMORY",
-        "MALFORMED",
-        "NOT_A_STEP",
-        "NOT_FINITE",
-        "NOT_OPEN",
-        "NO_FORK_SOURCE",
-        "OPEN_TIMEOUT",
-        "POSITION_BEYOND_END",
-        "READER_FAILED",
-        "RESUME_AND_FORK",
-        "SESSION_GONE",
-        "TAKEN_OVER",
-        "TOKEN_MISSING",
-        "TOKEN_REVOKED",
-        "TOKEN_UNKNOWN",
-        "TOO_MANY_BYTES",
-        "TOO_MANY_CONNECTIONS",
-        "TOO_MANY_LOGITS",
-        "TOO_MANY_ROWS",
-        "TOP_K_WITHOUT_HEAD",
-        "TOO_MANY_SESSIONS",
-        "TOO_MANY_STREAMS",
-        "TOP_K_TOO_LARGE",
-        "WRONG_BUNDLE",
-        "WRONG_BYTE_COUNT",
-        "WRONG_DTYPE",
-        "WRONG_HEAD",
-        "WRONG_KEY",
-        "WRONG_LOGITS_ROWS",
-        "WRONG_SHAPE",
-    }
-)
-OTHER_REASON = "OTHER"
+EndCause = Literal["closed", "expired", "evicted", "revoked", "failed"]
 
 # 1 ms is a small model's decode step, 2 min a long prompt on a CPU
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -132,7 +84,7 @@ class Metrics:
         )
         # every label from the start: a series that appears at 1 has no increase to alert on
         self._rejections = {
-            reason: rejections.labels(reason) for reason in sorted({*REASONS, OTHER_REASON})
+            reason: rejections.labels(reason_name(reason)) for reason in STATUS_CODES
         }
         ended = self._counter("stip_sessions_ended", "Sessions that ended, by cause.", "cause")
         self._ended: dict[EndCause, Counter] = {
@@ -187,9 +139,9 @@ class Metrics:
         """A caller has begun an Infer call."""
         self._streams.inc()
 
-    def rejected(self, reason: str) -> None:
-        """A caller was told an error. A reason that is not in REASONS counts as OTHER."""
-        self._rejections.get(reason, self._rejections[OTHER_REASON]).inc()
+    def rejected(self, reason: ErrorReason) -> None:
+        """A call has ended with this error."""
+        self._rejections[reason].inc()
 
     def session_ended(self, cause: EndCause) -> None:
         """A session is gone, and its memory with it."""

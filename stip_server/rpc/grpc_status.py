@@ -8,14 +8,15 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from stip_server.errors import ServiceError
+from stip_server.errors import ServiceError, reason_name
 
 ERROR_DOMAIN = "stip.v1"
 
 
 def to_grpc_status(error: ServiceError) -> object:
     """The grpc.Status to abort a call with."""
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)]
+    reason = reason_name(error.reason)
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN)]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=error.field, description=str(error)

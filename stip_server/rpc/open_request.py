@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.inference_pb2 import Limits, OpenSession
 from stip.v1.manifest_pb2 import Head
 from stip_model.bundle.modes import head_name
 from stip_server.engine.engine import Engine
-from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
+from stip_server.errors import ServiceError
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.sessions import ID_BYTES, Holder, Session, Sessions, session_gone
 
@@ -36,8 +37,10 @@ class Opening:
         self._check_bundle(request)
         if request.resume_session_id:
             if request.HasField("fork"):
-                raise InvalidArgument(
-                    "RESUME_AND_FORK", "a session is either resumed or forked", field="open.fork"
+                raise ServiceError(
+                    ErrorReason.ERROR_REASON_RESUME_AND_FORK,
+                    "a session is either resumed or forked",
+                    field="open.fork",
                 )
             session = self._sessions.resume(request.resume_session_id, identity, holder)
             try:
@@ -92,8 +95,8 @@ class Opening:
 
     def _source(self, request: OpenSession, identity: str) -> Session:
         if len(request.fork.session_id) != ID_BYTES:
-            raise InvalidArgument(
-                "NO_FORK_SOURCE",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_NO_FORK_SOURCE,
                 f"fork.session_id has {len(request.fork.session_id)} bytes, not {ID_BYTES}",
                 field="open.fork.session_id",
             )
@@ -105,14 +108,14 @@ class Opening:
     def _fork_length(request: OpenSession, source: Session, max_length: int) -> int:
         length = request.fork.length or source.length
         if length > source.length:
-            raise OutOfRange(
-                "POSITION_BEYOND_END",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_POSITION_BEYOND_END,
                 f"a fork of {length} tokens; the session holds {source.length}",
                 field="open.fork.length",
             )
         if length > max_length:
-            raise OutOfRange(
-                "CONTEXT_OVERFLOW",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_CONTEXT_OVERFLOW,
                 f"a fork of {length} tokens into a session of at most {max_length}",
                 field="open.max_length",
             )
@@ -128,8 +131,8 @@ class Opening:
 
     def _max_length(self, request: OpenSession) -> int:
         if request.max_length > self._limits.max_length:
-            raise OutOfRange(
-                "CONTEXT_OVERFLOW",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_CONTEXT_OVERFLOW,
                 f"a session of {request.max_length} tokens; at most {self._limits.max_length}",
                 field="open.max_length",
             )
@@ -139,22 +142,22 @@ class Opening:
         manifest = self._engine.manifest
         head = request.head or Head.HEAD_SERVER
         if head != manifest.head:
-            raise FailedPrecondition(
-                "WRONG_HEAD",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_WRONG_HEAD,
                 f"the client's bundle has head {head_name(head)}, this model has head "
                 f"{head_name(manifest.head)}: the bundles come from different conversions",
                 field="open.head",
             )
         if request.key_id != manifest.key_id:
-            raise FailedPrecondition(
-                "WRONG_KEY",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_WRONG_KEY,
                 f"the client's key_id {_shown(request.key_id)} is not this model's "
                 f"{manifest.key_id!r}",
                 field="open.key_id",
             )
         if request.bundle_id != manifest.bundle_id:
-            raise FailedPrecondition(
-                "WRONG_BUNDLE",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_WRONG_BUNDLE,
                 f"the client's bundle_id {_shown(request.bundle_id)} is not this server's "
                 f"{manifest.bundle_id!r}: the bundles come from different conversions",
                 field="open.bundle_id",

@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from stip.v1 import inference_pb2
+from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.inference_pb2 import (
     GetModelInfoRequest,
     GetModelInfoResponse,
@@ -22,13 +23,7 @@ from stip.v1.inference_pb2 import (
 from stip_model.loading import wire_dtype
 from stip_server import __version__
 from stip_server.auth.callers import Authenticator, Caller
-from stip_server.errors import (
-    InvalidArgument,
-    ResourceExhausted,
-    ServiceError,
-    Unauthenticated,
-    Unavailable,
-)
+from stip_server.errors import ServiceError, reason_name
 from stip_server.observe.logs import event, session_label
 from stip_server.rpc.call_messages import read, write
 from stip_server.rpc.grpc_status import to_grpc_status
@@ -72,7 +67,7 @@ class InferenceService:
         self._max_connections = max_connections
         self._calls: set[_Call] = set()
         # why no stream is served at present
-        self._unavailable: Unavailable | None = None
+        self._unavailable: ServiceError | None = None
 
     def add_to(self, server: Any) -> None:
         """Register the methods.
@@ -101,7 +96,9 @@ class InferenceService:
         try:
             self._authenticator.identify(context)
             if request is None:
-                raise InvalidArgument("MALFORMED", "the message is not a GetModelInfoRequest")
+                raise ServiceError(
+                    ErrorReason.ERROR_REASON_MALFORMED, "the message is not a GetModelInfoRequest"
+                )
         except ServiceError as error:
             await self._refuse(error, context, None)
         engine, sessions = self._backend.engine, self._backend.sessions
@@ -159,16 +156,22 @@ class InferenceService:
         for call in self._calls:
             call.stream.abandon(_draining_error())
 
-    def engine_failed(self, error: Unavailable) -> None:
+    def engine_failed(self, error: ServiceError) -> None:
         """End every stream with `error`, and refuse new ones, until the engine is well again."""
-        if self._unavailable is None or self._unavailable.reason != "DRAINING":
+        if (
+            self._unavailable is None
+            or self._unavailable.reason != ErrorReason.ERROR_REASON_DRAINING
+        ):
             self._unavailable = error
         for call in self._calls:
             call.stream.abandon(error)
 
     def engine_recovered(self) -> bool:
         """Take streams again, unless the server is draining; whether they are taken."""
-        if self._unavailable is not None and self._unavailable.reason != "DRAINING":
+        if (
+            self._unavailable is not None
+            and self._unavailable.reason != ErrorReason.ERROR_REASON_DRAINING
+        ):
             self._unavailable = None
         return self._unavailable is None
 
@@ -176,7 +179,9 @@ class InferenceService:
         """End the streams whose token no longer counts, whatever is under way."""
         for call in self._calls:
             if not self._authenticator.still_valid(call.caller):
-                revoked = Unauthenticated("TOKEN_REVOKED", "the token no longer counts")
+                revoked = ServiceError(
+                    ErrorReason.ERROR_REASON_TOKEN_REVOKED, "the token no longer counts"
+                )
                 call.stream.abandon(revoked)
         # nobody can resume them, and they would keep their room from others
         self._backend.sessions.close_of(self._authenticator.is_gone)
@@ -196,14 +201,16 @@ class InferenceService:
             raise self._unavailable
         peers = Counter(call.peer for call in self._calls)
         if peer not in peers and len(peers) >= self._max_connections:
-            raise ResourceExhausted(
-                "TOO_MANY_CONNECTIONS",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_TOO_MANY_CONNECTIONS,
                 f"{self._max_connections} connections have streams already",
                 retry_after=1.0,
             )
         if len(self._calls) >= MAX_CALLS:
-            raise ResourceExhausted(
-                "TOO_MANY_STREAMS", f"{MAX_CALLS} streams are open already", retry_after=1.0
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_TOO_MANY_STREAMS,
+                f"{MAX_CALLS} streams are open already",
+                retry_after=1.0,
             )
         call = _Call(Stream(self._backend, caller.identity), caller, peer)
         self._calls.add(call)
@@ -221,7 +228,7 @@ class InferenceService:
             identity=call.caller.identity if call is not None else None,
             session=session_label(session.id) if session is not None else None,
             status=error.code.name,
-            reason=error.reason,
+            reason=reason_name(error.reason),
             detail=str(error),
         )
         await context.abort_with_status(to_grpc_status(error))
@@ -241,5 +248,5 @@ def _parse_info(message: bytes) -> GetModelInfoRequest | None:
         return None
 
 
-def _draining_error() -> Unavailable:
-    return Unavailable("DRAINING", "the server is shutting down")
+def _draining_error() -> ServiceError:
+    return ServiceError(ErrorReason.ERROR_REASON_DRAINING, "the server is shutting down")

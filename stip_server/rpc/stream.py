@@ -13,19 +13,12 @@ from enum import Enum
 from time import monotonic
 from typing import Any
 
+from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Limits, SessionOpened
 from stip.v1.inference_pb2 import Step as StepMessage
 from stip_server.engine.engine import Engine
 from stip_server.engine.step import Step, StepOutcome
-from stip_server.errors import (
-    Aborted,
-    DeadlineExceeded,
-    FailedPrecondition,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    ServiceError,
-)
+from stip_server.errors import ServiceError
 from stip_server.observe.metrics import Metrics
 from stip_server.rpc import translate
 from stip_server.rpc.open_request import Opening
@@ -163,13 +156,21 @@ class Stream:
 
     def taken_over(self, session: Session) -> None:
         """End, because another stream has resumed the session."""
-        self.interrupt(Aborted("TAKEN_OVER", "another stream has resumed this session"))
+        self.interrupt(
+            ServiceError(
+                ErrorReason.ERROR_REASON_TAKEN_OVER, "another stream has resumed this session"
+            )
+        )
         self._engine.cancel(session.id)
 
     def evicted(self, session: Session) -> None:
         """End, because the session was idle for long and its room was needed."""
         del session
-        self.interrupt(NotFound("EVICTED", "the session was idle, and its room was needed"))
+        self.interrupt(
+            ServiceError(
+                ErrorReason.ERROR_REASON_EVICTED, "the session was idle, and its room was needed"
+            )
+        )
 
     async def _open(self, receive: Receive) -> Session | None:
         """The session of the first request; None when the client closes without a request."""
@@ -208,13 +209,16 @@ class Stream:
         except EOFError:
             return None
         except TimeoutError:
-            raise DeadlineExceeded(
-                "OPEN_TIMEOUT", f"the stream was not opened within {OPEN_TIMEOUT:g} s"
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_OPEN_TIMEOUT,
+                f"the stream was not opened within {OPEN_TIMEOUT:g} s",
             ) from None
         request = _parsed(request)
         if request.WhichOneof("request") != "open":
-            raise FailedPrecondition(
-                "NOT_OPEN", "the first request of a stream must be open", field="open"
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_NOT_OPEN,
+                "the first request of a stream must be open",
+                field="open",
             )
         return await self._opening.open(request.open, self._identity, self)
 
@@ -228,7 +232,9 @@ class Stream:
 
     async def _read(self, receive: Receive, session: Session, backlog: Backlog) -> None:
         # the writer must learn of the end however it comes about, or it would wait for ever
-        end: ServiceError | _End = Internal("READER_FAILED", "reading the stream failed")
+        end: ServiceError | _End = ServiceError(
+            ErrorReason.ERROR_REASON_READER_FAILED, "reading the stream failed"
+        )
         try:
             while await self._take(await receive(), session, backlog):
                 pass
@@ -305,7 +311,7 @@ class Stream:
         self._metrics.step_ended(result.error)
         if result.length is not None:
             session.length = result.length
-        if isinstance(result.error, Internal) and result.error.reason == "CACHE_LOST":
+        if result.error is not None and result.error.reason == ErrorReason.ERROR_REASON_CACHE_LOST:
             self._sessions.close(session, "failed")  # whoever resumes it must hear so
         self._sessions.used(session)
         session.step_done(number)
@@ -346,5 +352,7 @@ class Stream:
 
 def _parsed(request: InferRequest | None) -> InferRequest:
     if request is None:
-        raise InvalidArgument("MALFORMED", "the message is not a stip.v1.InferRequest")
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_MALFORMED, "the message is not a stip.v1.InferRequest"
+        )
     return request

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.inference_pb2 import (
     InferRequest,
     Limits,
@@ -23,7 +24,7 @@ from stip.v1.manifest_pb2 import Head, Manifest
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_model.bundle.modes import output_width
 from stip_server.engine.step import LogitsForm, StepLogits, WantedRows
-from stip_server.errors import FailedPrecondition, InvalidArgument, OutOfRange
+from stip_server.errors import ServiceError
 
 ECHOED_FLOATS = 10
 # the unsigned integer of each type's width, and the bits that are all set in NaN and Inf
@@ -54,34 +55,38 @@ def step_request(
 ) -> StepRequest:
     """The step of a request to a session that will hold `end` tokens, and may hold `max_length`."""
     if request.WhichOneof("request") != "step":
-        raise FailedPrecondition(
-            "NOT_A_STEP", "after open, a request must be a step or close", field="open"
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_NOT_A_STEP,
+            "after open, a request must be a step or close",
+            field="open",
         )
     message = request.step
     rows = hidden_states(message.hidden_states, manifest.model.hidden_size, limits)
     form = logits_form(message.logits, manifest)
     logits_bytes = form.nbytes(len(rows), output_width(manifest))
     if logits_bytes > limits.max_logits_bytes:
-        raise InvalidArgument(
-            "TOO_MANY_LOGITS",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_TOO_MANY_LOGITS,
             f"the answer would take {logits_bytes} bytes; at most {limits.max_logits_bytes} "
             "are given",
             field="step.logits",
         )
     if message.echo and not limits.echo_allowed:
-        raise FailedPrecondition(
-            "ECHO_NOT_ALLOWED", "this server does not echo (--allow-echo)", field="step.echo"
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_ECHO_NOT_ALLOWED,
+            "this server does not echo (--allow-echo)",
+            field="step.echo",
         )
     if message.position > end:
-        raise OutOfRange(
-            "POSITION_BEYOND_END",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_POSITION_BEYOND_END,
             f"position {message.position} is beyond the session's {end} tokens",
             field="step.position",
         )
     new_end = message.position + len(rows)
     if new_end > max_length:
-        raise OutOfRange(
-            "CONTEXT_OVERFLOW",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_CONTEXT_OVERFLOW,
             f"{new_end} tokens are beyond the session's maximum of {max_length}",
             field="step.hidden_states",
         )
@@ -95,36 +100,36 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
     """
     where = "step.hidden_states"
     if tensor.dtype not in _FLOATS:
-        raise InvalidArgument(
-            "WRONG_DTYPE",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_WRONG_DTYPE,
             f"hidden_states are {_dtype_name(tensor.dtype)}; FLOAT16, BFLOAT16, FLOAT32 are taken",
             field=f"{where}.dtype",
         )
     bits, exponent = _FLOATS[tensor.dtype]
     shape = list(tensor.shape)
     if len(shape) != 2 or shape[1] != hidden_size or shape[0] < 1:
-        raise InvalidArgument(
-            "WRONG_SHAPE",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_WRONG_SHAPE,
             f"hidden_states have shape {_short(shape)}; [rows, {hidden_size}] is taken",
             field=f"{where}.shape",
         )
     if shape[0] > limits.max_step_rows:
-        raise InvalidArgument(
-            "TOO_MANY_ROWS",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_TOO_MANY_ROWS,
             f"a step of {shape[0]} rows; at most {limits.max_step_rows} are taken",
             field=f"{where}.shape",
         )
     expected = shape[0] * shape[1] * bits.itemsize
     if len(tensor.data) != expected:
-        raise InvalidArgument(
-            "WRONG_BYTE_COUNT",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_WRONG_BYTE_COUNT,
             f"hidden_states have {len(tensor.data)} bytes; shape {shape} of "
             f"{_dtype_name(tensor.dtype)} has {expected}",
             field=f"{where}.data",
         )
     if expected > limits.max_step_bytes:
-        raise InvalidArgument(
-            "TOO_MANY_BYTES",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_TOO_MANY_BYTES,
             f"a step of {expected} bytes; at most {limits.max_step_bytes} are taken",
             field=f"{where}.data",
         )
@@ -133,8 +138,10 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
     bad = (raw & mask) == mask
     if bad.any():
         row = int(bad.argmax()) // hidden_size
-        raise InvalidArgument(
-            "NOT_FINITE", f"row {row} of hidden_states holds NaN or Inf", field=f"{where}.data"
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_NOT_FINITE,
+            f"row {row} of hidden_states holds NaN or Inf",
+            field=f"{where}.data",
         )
     return _as_floats(raw, tensor.dtype).reshape(shape)
 
@@ -142,29 +149,31 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
 def logits_form(request: LogitsRequest, manifest: Manifest) -> LogitsForm:
     """The logits that a step asks for, or the final hidden states."""
     if request.rows not in _ROWS:
-        raise InvalidArgument(
-            "WRONG_LOGITS_ROWS", f"logits.rows is {request.rows}", field="step.logits.rows"
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_WRONG_LOGITS_ROWS,
+            f"logits.rows is {request.rows}",
+            field="step.logits.rows",
         )
     if request.dtype not in (
         DataType.DATA_TYPE_UNSPECIFIED,
         DataType.DATA_TYPE_FLOAT16,
         DataType.DATA_TYPE_FLOAT32,
     ):
-        raise InvalidArgument(
-            "WRONG_DTYPE",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_WRONG_DTYPE,
             f"logits as {_dtype_name(request.dtype)}; FLOAT16 or FLOAT32 are given",
             field="step.logits.dtype",
         )
     width = output_width(manifest)
     if request.top_k and manifest.head == Head.HEAD_CLIENT:
-        raise InvalidArgument(
-            "TOP_K_WITHOUT_HEAD",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_TOP_K_WITHOUT_HEAD,
             f"top_k is {request.top_k}; the head is the client's, whole rows are given (top_k 0)",
             field="step.logits.top_k",
         )
     if request.top_k > width:
-        raise InvalidArgument(
-            "TOP_K_TOO_LARGE",
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_TOP_K_TOO_LARGE,
             f"top_k {request.top_k} is beyond the vocabulary of {width}",
             field="step.logits.top_k",
         )

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-from stip_server.errors import ResourceExhausted, ServiceError
+from stip_server.errors import ServiceError
 from stip_server.sessions.sessions import Holder, Session, Sessions
 
 # Open requests that may wait at once. Those of one identity take half of what others leave.
@@ -40,12 +40,12 @@ class Admission:
     async def open(self, identity: str, max_length: int, holder: Holder, wait: float) -> Session:
         """A new session, tried until there is room or `wait` seconds have passed.
 
-        Raises the last ResourceExhausted, at once where no waiting can help.
+        Raises the last ServiceError, at once where no waiting can help.
         """
         self.retry()
         try:
             return self._sessions.open(identity, max_length, holder)
-        except ResourceExhausted as error:
+        except ServiceError as error:
             if wait <= 0 or error.retry_after is None or not self._may_wait(identity):
                 raise
         if self._closed is not None:
@@ -81,7 +81,7 @@ class Admission:
                 continue
             try:
                 session = self._sessions.open(*asked, waiting.holder)
-            except ResourceExhausted:
+            except ServiceError:
                 refused.add(asked)
                 continue
             self._waiting.remove(waiting)

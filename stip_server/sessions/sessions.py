@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from stip_server.errors import NotFound, ResourceExhausted
+from stip.v1.errors_pb2 import ErrorReason
+from stip_server.errors import ServiceError
 from stip_server.observe.logs import event, session_label
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory, UnreadAnswers
 
@@ -41,10 +42,11 @@ class Holder(Protocol):
         """The session was closed, because it was idle and its room was needed."""
 
 
-def session_gone() -> NotFound:
+def session_gone() -> ServiceError:
     """The error for a session that no longer exists, or is another caller's."""
-    return NotFound(
-        "SESSION_GONE", "no such session: it was closed, has expired, or the server was restarted"
+    return ServiceError(
+        ErrorReason.ERROR_REASON_SESSION_GONE,
+        "no such session: it was closed, has expired, or the server was restarted",
     )
 
 
@@ -152,13 +154,13 @@ class Sessions:
     def open(self, identity: str, max_length: int, holder: Holder) -> Session:
         """A new session, attached to `holder`.
 
-        Raises ResourceExhausted with the seconds until there may be room; without them where
+        Raises ServiceError with the seconds until there may be room; without them where
         waiting cannot help.
         """
         self.expire()
         if self.answer_memory.overdrawn:
-            raise ResourceExhausted(
-                "ANSWER_MEMORY",
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_ANSWER_MEMORY,
                 "clients that have gone have left too many answers unread",
                 retry_after=RETRY_AFTER,
             )
@@ -191,7 +193,7 @@ class Sessions:
         return session
 
     def find(self, session_id: bytes, identity: str) -> Session:
-        """The caller's session of that id. Raises NotFound."""
+        """The caller's session of that id. Raises ServiceError."""
         self.expire()
         session = self._sessions.get(session_id)
         if session is None or session.identity != identity:
@@ -202,7 +204,7 @@ class Sessions:
         """Attach an existing session, taking it over from the stream that still holds it, if any.
 
         The steps that the other stream left with the engine may still be outstanding.
-        Raises NotFound.
+        Raises ServiceError.
         """
         session = self.find(session_id, identity)
         if session.holder is not None:
@@ -290,17 +292,17 @@ class Sessions:
             (
                 "the caller",
                 identity,
-                "CALLER_SESSIONS",
+                ErrorReason.ERROR_REASON_CALLER_SESSIONS,
                 quotas.max_sessions_per_identity,
-                "CALLER_KV_MEMORY",
+                ErrorReason.ERROR_REASON_CALLER_KV_MEMORY,
                 quotas.kv_bytes_per_identity,
             ),
             (
                 "the server",
                 None,
-                "TOO_MANY_SESSIONS",
+                ErrorReason.ERROR_REASON_TOO_MANY_SESSIONS,
                 quotas.max_sessions,
-                "KV_MEMORY",
+                ErrorReason.ERROR_REASON_KV_MEMORY,
                 quotas.kv_bytes,
             ),
         ):
@@ -317,10 +319,10 @@ class Sessions:
         return None
 
     def _refuse(
-        self, reason: str, message: str, identity: str | None, *, hopeless: bool = False
+        self, reason: ErrorReason, message: str, identity: str | None, *, hopeless: bool = False
     ) -> _Refusal:
         retry_after = None if hopeless else self._seconds_until_room(identity)
-        return _Refusal(ResourceExhausted(reason, message, retry_after=retry_after), identity)
+        return _Refusal(ServiceError(reason, message, retry_after=retry_after), identity)
 
     def _seconds_until_room(self, identity: str | None) -> float:
         parked = [each.last_used for each in self._of(identity) if each.holder is None]
@@ -332,5 +334,5 @@ class Sessions:
 class _Refusal:
     """An error, and whose sessions would have to end to mend it (None: anyone's)."""
 
-    error: ResourceExhausted
+    error: ServiceError
     identity: str | None

@@ -12,7 +12,7 @@ import pytest
 
 from stip_model.cache.kv_cache import KVCache
 from stip_server.engine.step import StepOutcome
-from stip_server.errors import ServiceError
+from stip_server.errors import ServiceError, reason_name
 from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.servers.running_engine import RunningEngine, logits_of, lose
 from tests.support.waiting import PATIENCE
@@ -33,7 +33,7 @@ def failed(outcome: StepOutcome) -> tuple[str, int | None]:
     """The reason of a step's failure, and the length that it left the session at."""
     assert isinstance(outcome.error, ServiceError)
     assert outcome.logits is None
-    return outcome.error.reason, outcome.length
+    return reason_name(outcome.error.reason), outcome.length
 
 
 def assert_goes_on(

@@ -11,7 +11,7 @@ import pytest
 
 from stip.v1.inference_pb2 import ForkPoint, Limits, OpenSession
 from stip.v1.manifest_pb2 import Head, Manifest
-from stip_server.errors import NotFound
+from stip_server.errors import ServiceError
 from stip_server.rpc.open_request import Opening
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
@@ -150,7 +150,7 @@ def test_a_session_that_ends_while_its_steps_are_waited_for_is_gone(
         await settle()
         house.sessions.close(house.source)
         house.source.step_done(house.step)
-        with pytest.raises(NotFound):
+        with pytest.raises(ServiceError, match="no such session"):
             await opening
         assert len(house.sessions) == 0
         assert house.engine.forks == []

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from stip_server.auth.callers import Authenticator
-from stip_server.errors import Unavailable
+from stip_server.engine.watchdog import Condition
+from stip_server.errors import ServiceError, reason_name
 from stip_server.rpc.service import InferenceService
+from stip_server.server import ENGINE_REASONS
 
 
 def reasons(*events: str) -> list[str | None]:
@@ -24,8 +26,9 @@ def reasons(*events: str) -> list[str | None]:
             elif each == "drain":
                 await service.drain()
             else:
-                service.engine_failed(Unavailable(f"ENGINE_{each}", "the engine"))
-            told.append(service._unavailable and service._unavailable.reason)
+                service.engine_failed(ServiceError(ENGINE_REASONS[Condition[each]], "the engine"))
+            error = service._unavailable
+            told.append(None if error is None else reason_name(error.reason))
         return told
 
     return asyncio.run(run())

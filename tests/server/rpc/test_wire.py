@@ -15,7 +15,7 @@ from stip.v1.manifest_pb2 import Head, Manifest, ModelConfig
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.transport.wire_tensors import WIRE_TYPES, decode, decode_logits, encode
 from stip_server.engine.step import StepLogits
-from stip_server.errors import InvalidArgument
+from stip_server.errors import ServiceError
 from stip_server.rpc import translate
 
 LIMITS = Limits(
@@ -98,6 +98,6 @@ def test_no_value_that_is_not_finite_gets_through(
     place = data.draw(st.tuples(st.integers(0, shape[0] - 1), st.integers(0, shape[1] - 1)))
     values[place] = bad
     sent = Tensor(dtype=WIRE_TYPES[dtype], shape=shape, data=values.tobytes())
-    with pytest.raises(InvalidArgument, match=f"row {place[0]} "):
+    with pytest.raises(ServiceError, match=f"row {place[0]} "):
         translate.hidden_states(sent, shape[1], LIMITS)
     assert decode(sent).shape == shape

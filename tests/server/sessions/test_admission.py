@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
 import pytest
 
-from stip_server.errors import ResourceExhausted, Unavailable
+from stip.v1.errors_pb2 import ErrorReason
+from stip_server.errors import ServiceError, reason_name
 from stip_server.sessions import admission as module
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
@@ -88,7 +90,8 @@ def test_whoever_would_not_wait_or_can_never_fit_is_refused_at_once(length: int)
         task = house.open(length, wait=0 if length == 50 else LONG)
         await settle()
         error = task.exception()
-        assert isinstance(error, ResourceExhausted)
+        assert isinstance(error, ServiceError)
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (error.retry_after is None) == (length == 101)
 
     run(scenario)
@@ -163,7 +166,7 @@ def test_nobody_who_comes_later_takes_the_room_of_one_that_waits() -> None:
         house.now += TTL  # from now on there is room, and nobody has been told
         late = house.open(100, wait=0)
         session = await waiting
-        with pytest.raises(ResourceExhausted):
+        with pytest.raises(ServiceError):
             await late
         assert idle not in house.sessions
         assert session in house.sessions
@@ -193,7 +196,7 @@ def test_whoever_has_waited_long_enough_is_refused_with_what_is_known_then() -> 
         await settle()
         assert not task.done()
         house.now += TTL / 2
-        with pytest.raises(ResourceExhausted) as refused:
+        with pytest.raises(ServiceError) as refused:
             await task
         assert refused.value.retry_after == TTL / 2
         assert len(house.admission) == 0
@@ -244,12 +247,13 @@ def test_closing_fails_all_that_wait_and_whoever_would() -> None:
         first = await house.open(100)
         waiting = [await house.waits(50) for _ in range(3)]
         waiting[0].cancel()
-        house.admission.close(Unavailable("DRAINING", "bye"))
+        house.admission.close(ServiceError(ErrorReason.ERROR_REASON_DRAINING, "bye"))
         late = house.open(50)
         await settle()
         assert waiting[0].cancelled()
         for task in (*waiting[1:], late):
-            assert isinstance(task.exception(), Unavailable)
+            error = task.exception()
+            assert isinstance(error, ServiceError) and reason_name(error.reason) == "DRAINING"
         house.sessions.close(first)
         await settle()
         assert len(house.sessions) == 0
@@ -265,7 +269,7 @@ def test_no_more_than_a_number_may_wait(monkeypatch: pytest.MonkeyPatch) -> None
         waiting = []
         for identity, places in (("me", 4), ("you", 2), ("they", 1)):  # half of what is left
             waiting += [await house.waits(50, identity) for _ in range(places)]
-            with pytest.raises(ResourceExhausted):
+            with pytest.raises(ServiceError):
                 await house.open(50, identity=identity)
         for task in waiting:
             task.cancel()

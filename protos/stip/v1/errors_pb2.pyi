@@ -1,0 +1,98 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from typing import ClassVar as _ClassVar
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_MALFORMED: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_DTYPE: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_SHAPE: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_BYTE_COUNT: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_ROWS: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_BYTES: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_FINITE: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_LOGITS_ROWS: _ClassVar[ErrorReason]
+    ERROR_REASON_TOP_K_TOO_LARGE: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_LOGITS: _ClassVar[ErrorReason]
+    ERROR_REASON_TOP_K_WITHOUT_HEAD: _ClassVar[ErrorReason]
+    ERROR_REASON_NO_FORK_SOURCE: _ClassVar[ErrorReason]
+    ERROR_REASON_RESUME_AND_FORK: _ClassVar[ErrorReason]
+    ERROR_REASON_POSITION_BEYOND_END: _ClassVar[ErrorReason]
+    ERROR_REASON_CONTEXT_OVERFLOW: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_HEAD: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_KEY: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_BUNDLE: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_OPEN: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_A_STEP: _ClassVar[ErrorReason]
+    ERROR_REASON_ECHO_NOT_ALLOWED: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_SESSIONS: _ClassVar[ErrorReason]
+    ERROR_REASON_KV_MEMORY: _ClassVar[ErrorReason]
+    ERROR_REASON_CALLER_SESSIONS: _ClassVar[ErrorReason]
+    ERROR_REASON_CALLER_KV_MEMORY: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_CONNECTIONS: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_STREAMS: _ClassVar[ErrorReason]
+    ERROR_REASON_ANSWER_MEMORY: _ClassVar[ErrorReason]
+    ERROR_REASON_SESSION_GONE: _ClassVar[ErrorReason]
+    ERROR_REASON_EVICTED: _ClassVar[ErrorReason]
+    ERROR_REASON_OPEN_TIMEOUT: _ClassVar[ErrorReason]
+    ERROR_REASON_TAKEN_OVER: _ClassVar[ErrorReason]
+    ERROR_REASON_CANCELLED: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKEN_MISSING: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKEN_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKEN_REVOKED: _ClassVar[ErrorReason]
+    ERROR_REASON_CERTIFICATE_MISSING: _ClassVar[ErrorReason]
+    ERROR_REASON_CERTIFICATE_UNNAMED: _ClassVar[ErrorReason]
+    ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
+    ERROR_REASON_ENGINE_STALLED: _ClassVar[ErrorReason]
+    ERROR_REASON_ENGINE_DEAD: _ClassVar[ErrorReason]
+    ERROR_REASON_ENGINE_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_CACHE_LOST: _ClassVar[ErrorReason]
+    ERROR_REASON_READER_FAILED: _ClassVar[ErrorReason]
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_MALFORMED: ErrorReason
+ERROR_REASON_WRONG_DTYPE: ErrorReason
+ERROR_REASON_WRONG_SHAPE: ErrorReason
+ERROR_REASON_WRONG_BYTE_COUNT: ErrorReason
+ERROR_REASON_TOO_MANY_ROWS: ErrorReason
+ERROR_REASON_TOO_MANY_BYTES: ErrorReason
+ERROR_REASON_NOT_FINITE: ErrorReason
+ERROR_REASON_WRONG_LOGITS_ROWS: ErrorReason
+ERROR_REASON_TOP_K_TOO_LARGE: ErrorReason
+ERROR_REASON_TOO_MANY_LOGITS: ErrorReason
+ERROR_REASON_TOP_K_WITHOUT_HEAD: ErrorReason
+ERROR_REASON_NO_FORK_SOURCE: ErrorReason
+ERROR_REASON_RESUME_AND_FORK: ErrorReason
+ERROR_REASON_POSITION_BEYOND_END: ErrorReason
+ERROR_REASON_CONTEXT_OVERFLOW: ErrorReason
+ERROR_REASON_WRONG_HEAD: ErrorReason
+ERROR_REASON_WRONG_KEY: ErrorReason
+ERROR_REASON_WRONG_BUNDLE: ErrorReason
+ERROR_REASON_NOT_OPEN: ErrorReason
+ERROR_REASON_NOT_A_STEP: ErrorReason
+ERROR_REASON_ECHO_NOT_ALLOWED: ErrorReason
+ERROR_REASON_TOO_MANY_SESSIONS: ErrorReason
+ERROR_REASON_KV_MEMORY: ErrorReason
+ERROR_REASON_CALLER_SESSIONS: ErrorReason
+ERROR_REASON_CALLER_KV_MEMORY: ErrorReason
+ERROR_REASON_TOO_MANY_CONNECTIONS: ErrorReason
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason
+ERROR_REASON_ANSWER_MEMORY: ErrorReason
+ERROR_REASON_SESSION_GONE: ErrorReason
+ERROR_REASON_EVICTED: ErrorReason
+ERROR_REASON_OPEN_TIMEOUT: ErrorReason
+ERROR_REASON_TAKEN_OVER: ErrorReason
+ERROR_REASON_CANCELLED: ErrorReason
+ERROR_REASON_TOKEN_MISSING: ErrorReason
+ERROR_REASON_TOKEN_UNKNOWN: ErrorReason
+ERROR_REASON_TOKEN_REVOKED: ErrorReason
+ERROR_REASON_CERTIFICATE_MISSING: ErrorReason
+ERROR_REASON_CERTIFICATE_UNNAMED: ErrorReason
+ERROR_REASON_DRAINING: ErrorReason
+ERROR_REASON_ENGINE_STALLED: ErrorReason
+ERROR_REASON_ENGINE_DEAD: ErrorReason
+ERROR_REASON_ENGINE_FAILED: ErrorReason
+ERROR_REASON_CACHE_LOST: ErrorReason
+ERROR_REASON_READER_FAILED: ErrorReason
