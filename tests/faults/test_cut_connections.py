@@ -17,7 +17,7 @@ import pytest
 from stip_client import AsyncClient, Client, ConnectionLostError
 from stip_client.client import Session
 from tests.support.servers.watched import Watched, watched_server
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import LONG_PATIENCE, PATIENCE, eventually
 from tests.support.wire.proxy import proxy
 
 T = TypeVar("T")
@@ -124,6 +124,6 @@ def test_the_asynchronous_client_resumes_as_well(server: Watched, talking_bundle
     expected = asyncio.run(talk_async(server.address))
     draw = Random(SEED)
     with proxy(server.address, lambda: draw.randint(SHORTEST, LONGEST)) as cutting:
-        found = asyncio.run(asyncio.wait_for(talk_async(cutting.address), 2 * PATIENCE))
+        found = asyncio.run(asyncio.wait_for(talk_async(cutting.address), LONG_PATIENCE))
         assert cutting.cuts > 5
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

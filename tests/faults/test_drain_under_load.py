@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from threading import Event
 
@@ -17,6 +16,7 @@ import pytest
 
 from stip.v1.manifest_pb2 import Manifest
 from tests.support.command_line import assert_no_traceback
+from tests.support.servers.brake import Brake
 from tests.support.servers.health_watch import NOT_SERVING, SERVING, health_of
 from tests.support.servers.watched import Watched, watched_server
 from tests.support.waiting import PATIENCE, eventually
@@ -29,32 +29,31 @@ from tests.support.wire.requests import (
     step_request,
 )
 
-TIMES = 5
 PREFILLING, DECODING = 4, 4
-PROMPT_ROWS, BATCH_ROWS, ITERATION = 600, 16, 0.01
-ENDLESS = 2000
-GRACE = 60
-DEADLINE = 2 * PATIENCE
+PROMPT_ROWS, BATCH_ROWS = 600, 16
+# Seconds: so long that a server that waits for its end counts as hanging.
+GRACE = 3600
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
-StartServer = Callable[[], Watched]
 
 
 @pytest.fixture
-def start(talking_bundles: Path, tmp_path: Path) -> Iterator[StartServer]:
-    """Starts a server on which a prompt takes many iterations."""
-    with ExitStack() as stack:
+def brake(tmp_path: Path) -> Brake:
+    return Brake(tmp_path)
 
-        def start() -> Watched:
-            program = ("tests.support.servers.failpoints", f"slow={ITERATION}", "--")
-            flags = ("--max-batch-rows", BATCH_ROWS, "--grace", GRACE)
-            server = watched_server(talking_bundles / "server", tmp_path, *flags, program=program)
-            return stack.enter_context(server)
 
-        yield start
+@pytest.fixture
+def server(talking_bundles: Path, tmp_path: Path, brake: Brake) -> Iterator[Watched]:
+    """A server whose engine stands, and on which a prompt takes many iterations."""
+    flags = ("--max-batch-rows", BATCH_ROWS, "--grace", GRACE)
+    brake.press()
+    with watched_server(
+        talking_bundles / "server", tmp_path, *flags, faults=[brake.pause]
+    ) as server:
+        yield server
 
 
 class Worker:
-    """A client that sends steps of so many rows, each when the last one is answered."""
+    """A client that sends steps of `rows` rows, each when the last one is answered."""
 
     def __init__(self, address: str, manifest: Manifest, rows: int) -> None:
         self._address = address
@@ -65,9 +64,9 @@ class Worker:
         self.sent = self.answered = 0
 
     def run(self) -> Refusal:
-        """Work until the server ends the stream; how it does."""
+        """Work until the server ends the stream; the status that it ends with."""
         with connection(self._address) as channel:
-            stream = WireStream(channel, deadline=DEADLINE)
+            stream = WireStream(channel)
             stream.send(open_request(self._manifest, max_length=self.rows)).opened()
             try:
                 while not self.enough.is_set() or self.sent > self.answered:
@@ -81,52 +80,43 @@ class Worker:
             return stream.refusal()
 
 
-def workers_of(server: Watched, manifest: Manifest) -> list[Worker]:
-    rows = [PROMPT_ROWS] * PREFILLING + [1] * DECODING
-    return [Worker(server.address, manifest, each) for each in rows]
-
-
-def busy(server: Watched, workers: list[Worker]) -> bool:
-    """Whether the server has read every prompt, and tokens are decoded beside them."""
-    decoding = all(worker.answered for worker in workers if worker.rows == 1)
-    return decoding and server.metric("stip_waiting_steps") >= PREFILLING
-
-
 def test_what_runs_is_answered_and_nothing_else_is_begun(
-    start: StartServer, talking_manifest: Manifest
+    server: Watched, brake: Brake, talking_manifest: Manifest
 ) -> None:
-    for _ in range(TIMES):
-        server = start()
-        workers = workers_of(server, talking_manifest)
-        with (
-            ThreadPoolExecutor(len(workers)) as pool,
-            health_of(server.address) as health,
-            connection(server.address) as channel,
-        ):
-            running = [pool.submit(worker.run) for worker in workers]
-            grpc.channel_ready_future(channel).result(PATIENCE)
-            eventually(lambda: busy(server, workers))  # noqa: B023
-            for worker in workers[:PREFILLING]:
-                worker.enough.set()
-            server.server.process.send_signal(signal.SIGTERM)
-            health.await_change(NOT_SERVING)
-            refusals = [WireStream(channel).send(open_request(talking_manifest)).refusal()]
-            assert server.alive  # it still works on the prompts
-            assert not all(each.done() for each in running)
-            refusals += [each.result(DEADLINE) for each in running]
-            assert health.seen == [SERVING, NOT_SERVING]
-        assert {(each.code, each.reason) for each in refusals} == {(UNAVAILABLE, "DRAINING")}
-        for worker in workers:
-            assert worker.answered >= worker.sent - (worker.rows == 1)
-        assert server.server.process.wait(PATIENCE) == 0
-        server.assert_no_errors(of_grpc=False)
+    rows = [PROMPT_ROWS] * PREFILLING + [1] * DECODING
+    workers = [Worker(server.address, talking_manifest, each) for each in rows]
+    with (
+        ThreadPoolExecutor(len(workers)) as pool,
+        health_of(server.address) as health,
+        connection(server.address) as channel,
+    ):
+        grpc.channel_ready_future(channel).result(PATIENCE)
+        running = [pool.submit(worker.run) for worker in workers[:PREFILLING]]
+        eventually(lambda: server.metric("stip_waiting_steps") == PREFILLING)
+        running += [pool.submit(worker.run) for worker in workers[PREFILLING:]]
+        eventually(lambda: server.metric("stip_waiting_steps") == len(workers))
+        for worker in workers[:PREFILLING]:
+            worker.enough.set()
+        server.server.process.send_signal(signal.SIGTERM)
+        health.await_change(NOT_SERVING)
+        refusals = [WireStream(channel).send(open_request(talking_manifest)).refusal()]
+        assert server.alive
+        assert not any(each.done() for each in running)
+        brake.release()
+        refusals += [each.result(PATIENCE) for each in running]
+        assert health.seen == [SERVING, NOT_SERVING]
+    assert {(each.code, each.reason) for each in refusals} == {(UNAVAILABLE, "DRAINING")}
+    for worker in workers:
+        assert worker.answered >= 1
+        assert worker.answered >= worker.sent - (worker.rows == 1)
+    assert server.server.process.wait(PATIENCE) == 0
+    server.assert_no_errors(of_grpc=False)
 
 
 def test_a_second_signal_ends_what_still_runs(
-    start: StartServer, talking_manifest: Manifest
+    server: Watched, brake: Brake, talking_manifest: Manifest
 ) -> None:
-    server = start()
-    workers = [Worker(server.address, talking_manifest, ENDLESS) for _ in range(2 * PREFILLING)]
+    workers = [Worker(server.address, talking_manifest, PROMPT_ROWS) for _ in range(8)]
     with ThreadPoolExecutor(len(workers)) as pool, health_of(server.address) as health:
         running = [pool.submit(worker.run) for worker in workers]
         eventually(lambda: server.metric("stip_waiting_steps") == len(workers))
@@ -135,7 +125,8 @@ def test_a_second_signal_ends_what_still_runs(
         server.server.process.send_signal(signal.SIGTERM)
         health.await_change(NOT_SERVING)
         server.server.process.send_signal(signal.SIGTERM)
-        refusals = [each.result(DEADLINE) for each in running]
+        refusals = [each.result(PATIENCE) for each in running]
+    brake.release()
     assert {(each.code, each.reason) for each in refusals} == {(UNAVAILABLE, "DRAINING")}
     assert all(worker.answered == 0 for worker in workers)
     assert server.server.process.wait(PATIENCE) == 0
@@ -143,7 +134,7 @@ def test_a_second_signal_ends_what_still_runs(
 
 
 def test_a_signal_while_the_weights_load_ends_the_process_with_0(talking_bundles: Path) -> None:
-    program = ["-m", "tests.support.servers.failpoints", "load=3600", "--"]
+    program = ["-m", "tests.support.servers.failpoints", "load", "--"]
     flags = ["--model", str(talking_bundles / "server"), "--port", "0", "--cpu"]
     with subprocess.Popen(
         [sys.executable, *program, *flags],

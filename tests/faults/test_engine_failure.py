@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ import pytest
 
 from stip_client import Client, ConnectionLostError, ServerError, SessionLostError
 from tests.support.servers.failpoints import faulty_server
+from tests.support.waiting import PATIENCE
 
 FAILING, LOSING, DYING = 33, 37, 39
-TIMES = 10
+TIMES, NEIGHBOURS = 10, 3
 
 
 @pytest.fixture(scope="module")
 def client(talking_bundles: Path) -> Iterator[Client]:
-    faults = (f"fail={FAILING}", f"lose={LOSING}", "slow=0.002")
+    faults = (f"fail={FAILING}", f"lose={LOSING}")
     with (
         faulty_server(talking_bundles / "server", faults) as server,
         Client(server.address, talking_bundles / "client", patience=0) as client,
@@ -45,28 +47,30 @@ def test_a_step_that_fails_in_a_batch_harms_none_of_the_others(client: Client) -
     tokens = list(range(40, 80))
     with client.session() as alone:
         expected = np.concatenate([alone.forward([token]) for token in tokens])
-    found: dict[int, np.ndarray] = {}
+    begun, enough = threading.Barrier(NEIGHBOURS + 1), threading.Event()
 
-    def decode(index: int) -> None:
+    def decode() -> list[np.ndarray]:
+        rounds = []
         with client.session() as session:
-            found[index] = np.concatenate([session.forward([token]) for token in tokens])
+            session.forward([1])
+            begun.wait(PATIENCE)
+            while not enough.is_set() or not rounds:
+                session.rollback(0)
+                rounds.append(np.concatenate([session.forward([token]) for token in tokens]))
+        return rounds
 
-    neighbours = [threading.Thread(target=decode, args=(index,)) for index in range(3)]
-    for thread in neighbours:
-        thread.start()
-    with client.session() as failing:
-        failures = 0
-        while any(thread.is_alive() for thread in neighbours):
-            with pytest.raises(ServerError):
-                failing.forward(list(range(FAILING)))
-            failures += 1
-    for thread in neighbours:
-        thread.join()
-    assert failures > 3
-    for logits in found.values():
-        assert np.isfinite(logits).all()
-        assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
-    assert len(found) == len(neighbours)
+    with ThreadPoolExecutor(NEIGHBOURS) as pool:
+        neighbours = [pool.submit(decode) for _ in range(NEIGHBOURS)]
+        with client.session() as failing:
+            begun.wait(PATIENCE)
+            for _ in range(TIMES):
+                with pytest.raises(ServerError):
+                    failing.forward(list(range(FAILING)))
+            enough.set()
+        for each in neighbours:
+            for logits in each.result(PATIENCE):
+                assert np.isfinite(logits).all()
+                assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_a_session_whose_cache_is_lost_is_gone_and_no_other(client: Client) -> None:

@@ -1,25 +1,25 @@
-"""An engine that hangs or dies: everyone is told within seconds, and the process still obeys."""
+"""An engine that hangs or dies: every client learns of it, and the process still obeys.
+
+How soon it counts as hanging is tested in tests/server/engine/test_watchdog.py.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain, count
 from pathlib import Path
-from statistics import median
-from time import monotonic, sleep
 
 import grpc
 import numpy as np
 import pytest
 
 from stip.v1.manifest_pb2 import Manifest
+from tests.support.servers.brake import Brake
 from tests.support.servers.health_watch import NOT_SERVING, SERVING, health_of
 from tests.support.servers.watched import Watched, watched_server
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import eventually
 from tests.support.wire.requests import (
     Refusal,
     WireStream,
@@ -30,26 +30,24 @@ from tests.support.wire.requests import (
 )
 
 STALLING, DYING = 17, 19
-# Seconds within which everyone is told; what a slow machine takes beside that; a longer stall.
-TOLD_WITHIN, SLACK = 5.0, 1.5
-STALL = 8
-SERVERS, TIMES = 2, 2
+TIMES = 2
 ROWS = np.ones((3, 60), np.float16)
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 StartServer = Callable[..., Watched]
 
 
 @pytest.fixture
+def brake(tmp_path: Path) -> Brake:
+    return Brake(tmp_path)
+
+
+@pytest.fixture
 def start(talking_bundles: Path, tmp_path: Path) -> Iterator[StartServer]:
     """Starts a server with faults in its engine."""
-    numbers = count()
     with ExitStack() as stack:
 
         def start(*faults: str, flags: tuple[object, ...] = ()) -> Watched:
-            program = ("tests.support.servers.failpoints", *faults, "--")
-            folder = tmp_path / f"server-{next(numbers)}"
-            folder.mkdir()
-            server = watched_server(talking_bundles / "server", folder, *flags, program=program)
+            server = watched_server(talking_bundles / "server", tmp_path, *flags, faults=faults)
             return stack.enter_context(server)
 
         yield start
@@ -57,68 +55,57 @@ def start(talking_bundles: Path, tmp_path: Path) -> Iterator[StartServer]:
 
 def begin(channel: grpc.Channel, manifest: Manifest) -> tuple[WireStream, bytes]:
     """A stream, and the id of its session."""
-    stream = WireStream(channel, deadline=2 * PATIENCE).send(open_request(manifest, max_length=64))
+    stream = WireStream(channel).send(open_request(manifest, max_length=64))
     return stream, stream.opened().session_id
 
 
 def strike(stream: WireStream, rows: int) -> None:
-    """Send a step of so many rows."""
+    """Send a step of `rows` rows."""
     stream.send(step_request(0, np.ones((rows, 60), np.float16)))
 
 
 def resume(channel: grpc.Channel, manifest: Manifest, session_id: bytes) -> tuple[WireStream, int]:
     """A stream that has resumed a session, and the session's length."""
-    stream = WireStream(channel, deadline=2 * PATIENCE)
+    stream = WireStream(channel)
     stream.send(open_request(manifest, resume_session_id=session_id))
     return stream, stream.opened().length
 
 
 def refused_open(channel: grpc.Channel, manifest: Manifest) -> Refusal:
-    return WireStream(channel, deadline=PATIENCE).send(open_request(manifest)).refusal()
+    return WireStream(channel).send(open_request(manifest)).refusal()
 
 
-@pytest.mark.quiet
-def test_a_stalled_engine_is_told_of_and_loses_no_session(
-    start: StartServer, talking_manifest: Manifest
+def test_a_stalled_engine_is_reported_and_loses_no_session(
+    start: StartServer, brake: Brake, talking_manifest: Manifest
 ) -> None:
-    servers = [start(f"stall={STALLING}:{STALL}") for _ in range(SERVERS)]
-    with ThreadPoolExecutor(SERVERS) as pool:
-        took = list(
-            chain(*pool.map(lambda each: stall_again_and_again(each, talking_manifest), servers))
-        )
-    assert median(took) < TOLD_WITHIN and max(took) < TOLD_WITHIN + SLACK, took
-
-
-def stall_again_and_again(server: Watched, manifest: Manifest) -> list[float]:
-    """Stall an engine, and see it get well; the seconds until everyone was told, each time."""
+    server = start(brake.stall(STALLING))
     with connection(server.address) as channel, health_of(server.address) as health:
-        took = []
         for _ in range(TIMES):
-            idle, idle_id = begin(channel, manifest)
-            stalled, stalled_id = begin(channel, manifest)
+            idle, idle_id = begin(channel, talking_manifest)
+            stalled, stalled_id = begin(channel, talking_manifest)
             before = logits_of(idle.send(step_request(0, ROWS)).result())
 
-            began = monotonic()
+            brake.press()
             strike(stalled, STALLING)
             for stream in (stalled, idle):
                 refusal = stream.refusal()
                 assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_STALLED")
             health.await_change(NOT_SERVING)
-            took.append(monotonic() - began)
-            refusal = refused_open(channel, manifest)
+            refusal = refused_open(channel, talking_manifest)
             assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_STALLED")
-            # what does not need the engine is still told
+            # what does not need the engine is still answered
             assert server.metric("stip_serving") == 0
             assert server.metric("stip_engine_heartbeat_age_seconds") >= 4
             assert server.load().sessions == 2
 
+            brake.release()
             health.await_change(SERVING)
-            resumed, length = resume(channel, manifest, idle_id)
+            resumed, length = resume(channel, talking_manifest, idle_id)
             assert length == len(ROWS)
             after = logits_of(resumed.send(step_request(0, ROWS)).result())
             np.testing.assert_array_equal(after, before)
             resumed.close()
-            resumed, length = resume(channel, manifest, stalled_id)
+            resumed, length = resume(channel, talking_manifest, stalled_id)
             assert length in (0, STALLING)
             resumed.close()
             assert server.metric("stip_serving") == 1
@@ -126,27 +113,22 @@ def stall_again_and_again(server: Watched, manifest: Manifest) -> list[float]:
     assert len(re.findall(r"CRITICAL .*does not answer.*stalled", server.log)) == TIMES
     assert len(re.findall("well again", server.log)) == TIMES
     assert "Traceback" not in server.log
-    return took
 
 
-@pytest.mark.quiet
-def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
+def test_a_dead_engine_is_reported_once_and_the_process_ends_well(
     start: StartServer, talking_manifest: Manifest
 ) -> None:
     server = start(f"die={DYING}", flags=("--log-format", "json"))
     with connection(server.address) as channel, health_of(server.address) as health:
         idle, _ = begin(channel, talking_manifest)
         dying, _ = begin(channel, talking_manifest)
-        began = monotonic()
         strike(dying, DYING)
         for stream in (dying, idle):
             refusal = stream.refusal()
             assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
         health.await_change(NOT_SERVING)
-        assert monotonic() - began < TOLD_WITHIN
         for _ in range(3):
             assert refused_open(channel, talking_manifest).reason == "ENGINE_DEAD"
-        sleep(1)
         assert health.seen == [SERVING, NOT_SERVING]
     server.stop()
     records = [json.loads(line) for line in server.log.splitlines()]
@@ -156,35 +138,38 @@ def test_a_dead_engine_is_told_of_once_and_the_process_ends_well(
     assert sum("Traceback" in each.get("exception", "") for each in records) == 1
 
 
-@pytest.mark.quiet
 def test_an_engine_that_dies_while_the_server_drains_is_not_waited_for(
-    start: StartServer, talking_manifest: Manifest
+    start: StartServer, brake: Brake, talking_manifest: Manifest
 ) -> None:
-    server = start("slow=1", f"die={DYING}", flags=("--grace", 600))
-    with connection(server.address) as channel:
+    brake.press()
+    server = start(brake.pause, f"die={DYING}", flags=("--grace", 3600))
+    with connection(server.address) as channel, health_of(server.address) as health:
         stream, _ = begin(channel, talking_manifest)
         stream.send(step_request(0, ROWS), step_request(3, np.ones((DYING, 60), np.float16)))
-        sleep(0.3)
-        began = monotonic()
+        # the first step is in the iteration that stands, the second waits
+        eventually(lambda: server.metric("stip_waiting_steps") == 1)
         server.server.process.terminate()
+        health.await_change(NOT_SERVING)
+        brake.release()
         refusal = stream.refusal()
         assert (refusal.code, refusal.reason) == (UNAVAILABLE, "ENGINE_DEAD")
     server.stop()
-    assert monotonic() - began < 2 * (TOLD_WITHIN + SLACK)
 
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["before it is noticed", "after"])
 def test_a_server_whose_engine_hangs_for_good_ends_on_sigterm(
-    noticed: bool, start: StartServer, talking_manifest: Manifest
+    noticed: bool, start: StartServer, brake: Brake, talking_manifest: Manifest
 ) -> None:
-    server = start(f"stall={STALLING}:3600", flags=("--grace", 1))
+    brake.press()
+    server = start(brake.stall(STALLING), flags=("--grace", 1))
     with connection(server.address) as channel:
         stream, _ = begin(channel, talking_manifest)
         strike(stream, STALLING)
         if noticed:
             assert stream.refusal().reason == "ENGINE_STALLED"
         else:
-            sleep(0.5)
+            stream.send(step_request(STALLING, ROWS))
+            eventually(lambda: server.metric("stip_waiting_steps") == 1)
         server.stop()
         if not noticed:
             assert stream.refusal().code is UNAVAILABLE

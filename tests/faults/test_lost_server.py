@@ -1,4 +1,4 @@
-"""A server that cannot be reached, dies or falls silent: the client says so, and in time."""
+"""A server that cannot be reached, dies or falls silent: the client notices, and says so."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from stip_client import AsyncClient, Client, ConnectionLostError, SessionLostError
+from stip_client.transport.endpoint import CHANNEL_OPTIONS
 from tests.support.command_line import assert_refused
 from tests.support.parties import Server, run_tool
 from tests.support.servers.watched import watched_server
 from tests.support.waiting import PATIENCE, eventually
 
-# Seconds are what these claim.
-pytestmark = pytest.mark.quiet
-NOTICED_WITHIN = 5.0
+# What the client says when it has waited for an answer until its time-out: for minutes.
+TIMED_OUT = "no answer from"
 
 
 @contextmanager
@@ -50,12 +50,10 @@ def test_the_command_line_notices_a_server_lost_in_mid_answer(
     server = own_server()
     with talking(server, talking_bundles / "client") as client:
         server.process.send_signal(signum)
-        lost_at = monotonic()
         stdout, stderr = client.communicate(timeout=PATIENCE)
-        took = monotonic() - lost_at
     done = subprocess.CompletedProcess([], client.returncode, stdout, stderr)
     assert_refused(done, f"no connection to {server.address}", hint="server running")
-    assert took < NOTICED_WITHIN
+    assert TIMED_OUT not in stderr
 
 
 def test_json_tells_what_had_come_and_the_error(tmp_path: Path, talking_bundles: Path) -> None:
@@ -100,10 +98,9 @@ def test_a_frozen_server_is_noticed_and_nothing_is_lost_when_it_thaws(
         session.rollback(3)
 
         server.process.send_signal(signal.SIGSTOP)
-        lost_at = monotonic()
-        with pytest.raises(ConnectionLostError):
+        with pytest.raises(ConnectionLostError) as lost:
             session.forward([8], rows="last")
-        assert monotonic() - lost_at < NOTICED_WITHIN
+        assert TIMED_OUT not in str(lost.value)
         assert session.position == 3
 
         server.process.send_signal(signal.SIGCONT)
@@ -116,18 +113,26 @@ def test_the_asynchronous_client_notices_a_server_lost_in_mid_answer(
 ) -> None:
     server = own_server()
 
-    async def generate() -> float:
+    async def generate() -> None:
         async with AsyncClient(server.address, talking_bundles / "client", patience=0) as client:
             pieces = client.generate([5, 6], max_new_tokens=90_000)
             await anext(pieces)
             server.process.send_signal(signum)
-            lost_at = monotonic()
-            with pytest.raises(ConnectionLostError):
+            with pytest.raises(ConnectionLostError) as lost:
                 # more may have been on the way
                 await read_to_the_end(pieces)
-            return monotonic() - lost_at
+            assert TIMED_OUT not in str(lost.value)
 
-    assert asyncio.run(generate()) < NOTICED_WITHIN
+    asyncio.run(generate())
+
+
+def test_a_silent_server_is_noticed_within_five_seconds() -> None:
+    """gRPC pings a server that is silent for keepalive_time, and waits keepalive_timeout."""
+    options = dict(CHANNEL_OPTIONS)
+    silence = options["grpc.keepalive_time_ms"] + options["grpc.keepalive_timeout_ms"]
+    assert silence < 5000
+    # a ping that gRPC sent for its own ends stands in for a keepalive ping
+    assert options["grpc.http2.ping_timeout_ms"] == options["grpc.keepalive_timeout_ms"]
 
 
 async def read_to_the_end(pieces: AsyncIterator[object]) -> None:
@@ -182,38 +187,38 @@ def black_hole() -> Iterator[str]:
 
 
 def test_a_closed_port_is_an_error_at_once(closed_port: str, talking_bundles: Path) -> None:
-    started = monotonic()
     done = run_tool(
-        *("stip_client", "generate", "--server", closed_port),
+        *("stip_client", "generate", "--server", closed_port, "--patience", 3600),
         *("--bundle", talking_bundles / "client", "--prompt", "w5"),
     )
-    assert monotonic() - started < NOTICED_WITHIN
     assert_refused(done, f"no connection to {closed_port}", hint="is the server running")
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("call", ["session", "model_info"])
+# a single call has gRPC's own deadline
+SILENT = {"session": "no answer from {} within 1 s", "model_info": "{}: Deadline Exceeded"}
+
+
+@pytest.mark.parametrize("call", SILENT)
 def test_a_silent_server_is_an_error_within_the_timeout(
     call: str, black_hole: str, talking_bundles: Path
 ) -> None:
-    with Client(black_hole, talking_bundles / "client", connect_timeout=1.0) as client:
-        started = monotonic()
-        with pytest.raises(ConnectionLostError, match=black_hole):
-            getattr(client, call)()
-        assert monotonic() - started < 2.0
+    with (
+        Client(black_hole, talking_bundles / "client", connect_timeout=1.0) as client,
+        pytest.raises(ConnectionLostError, match=SILENT[call].format(black_hole)),
+    ):
+        getattr(client, call)()
 
 
-@pytest.mark.parametrize("call", ["session", "model_info"])
+@pytest.mark.parametrize("call", SILENT)
 def test_a_silent_server_is_an_error_within_the_asynchronous_timeout(
     call: str, black_hole: str, talking_bundles: Path
 ) -> None:
-    async def ask() -> float:
+    async def ask() -> None:
         async with AsyncClient(
             black_hole, talking_bundles / "client", connect_timeout=1.0
         ) as client:
-            started = monotonic()
-            with pytest.raises(ConnectionLostError, match=black_hole):
+            with pytest.raises(ConnectionLostError, match=SILENT[call].format(black_hole)):
                 await getattr(client, call)()
-            return monotonic() - started
 
-    assert asyncio.run(ask()) < 2.0
+    asyncio.run(ask())

@@ -58,9 +58,9 @@ def decimals(values: NDArray[np.float32]) -> set[str]:
 def server(
     talking_bundles: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Watched]:
-    program = ("tests.support.servers.failpoints", f"fail={FAILING}", f"lose={LOSING}", "--")
+    faults = (f"fail={FAILING}", f"lose={LOSING}")
     flags = ("--allow-echo", "--log-level", "debug", "--log-format", request.param)
-    with watched_server(talking_bundles / "server", tmp_path, *flags, program=program) as server:
+    with watched_server(talking_bundles / "server", tmp_path, *flags, faults=faults) as server:
         yield server
 
 

@@ -115,10 +115,10 @@ def test_many_readers_that_never_read_hold_no_more_than_the_memory_for_answers(
 def test_a_reader_that_never_reads_loses_its_connection_when_others_need_the_memory(
     talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
-    program = ("tests.support.servers.failpoints", "unread=0.5", "--")
+    faults = ["unread=0.5"]
     options = ("--kv-memory", "256MiB", "--answer-memory", f"{MEMORY}MiB")
     with (
-        watched_server(talking_bundles / "server", tmp_path, *options, program=program) as server,
+        watched_server(talking_bundles / "server", tmp_path, *options, faults=faults) as server,
         ExitStack() as stack,
         connection(server.address) as channel,
     ):

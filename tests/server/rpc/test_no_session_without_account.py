@@ -52,10 +52,10 @@ def test_a_close_that_waits_behind_unread_answers_does_not_end_a_session_taken_o
 def test_a_stream_that_has_lost_its_session_computes_no_more_in_it(
     talking_bundles: Path, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
-    program = ("tests.support.servers.failpoints", "lose=13", "--")
+    faults = ["lose=13"]
     options = ("--max-step-rows", MAX_STEP_ROWS)
     with (
-        watched_server(talking_bundles / "server", tmp_path, *options, program=program) as server,
+        watched_server(talking_bundles / "server", tmp_path, *options, faults=faults) as server,
         connection(server.address) as channel,
     ):
         stream = WireStream(channel).send(open_request(talking_manifest, max_length=8192))

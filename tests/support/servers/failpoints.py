@@ -1,23 +1,28 @@
 """The real server with named faults in its engine: python -m tests.support.servers.failpoints.
 
-    python -m tests.support.servers.failpoints fail=13 stall=17:6 -- --model DIR --port 0
+    python -m tests.support.servers.failpoints fail=13 stall=17:FILE -- --model DIR --port 0
 
-A fault strikes an iteration that holds a step of so many rows:
+A fault strikes an iteration that holds a step of ROWS rows:
 
-    fail=ROWS           computing it raises an exception
-    lose=ROWS           the same, and the caches that took part can no longer be evaluated
-    die=ROWS            the engine's thread ends
-    stall=ROWS:SECONDS  computing it takes so much longer, without a sign of life
-    load=SECONDS        loading the weights takes so much longer; tells on stderr that it has begun
-    slow=SECONDS        every iteration takes so much longer (no rows)
-    careless            what looks after sessions and tokens fails as soon as it begins
+    fail=ROWS             computing it raises an exception
+    lose=ROWS             the same, and the caches that took part can no longer be evaluated
+    die=ROWS              the engine's thread ends
+    stall=ROWS:FILE       computing it waits while FILE exists, without a sign of life
 
-No faults, but what a test may need beside them:
+These strike whatever is computed:
 
-    keepalive=SECONDS   a client that is silent is asked after so long, and has as long to answer
-    unread=SECONDS      a client may leave an answer unread for so long while others wait
-    copies              every copy of keys and values counts as a long one
-    trace=FILE          every iteration is appended to a file (see engine_trace.py)
+    slow=SECONDS          every iteration takes this much longer
+    pause=FILE            while FILE exists, iterations wait once as many rows are computed as it
+                          says; the engine shows that it lives (see brake.py)
+    load                  loading the weights never ends; a line on stderr says that it has begun
+    careless              what looks after sessions and tokens fails as soon as it begins
+
+No faults, but settings that only tests need:
+
+    keepalive=TIME:LIMIT  a client that is silent for TIME seconds is asked, and has LIMIT to answer
+    unread=SECONDS        how long a client may leave an answer unread while others wait
+    copies                every copy of keys and values counts as a long one
+    trace=FILE            every iteration is appended to a file (see engine_trace.py)
 """
 
 from __future__ import annotations
@@ -34,6 +39,9 @@ from tests.support.parties import Server, server_process
 from tests.support.servers.engine_trace import Trace
 
 Fault = Callable[[Any], None]
+POLL_INTERVAL = 0.002
+# Faults that do not strike iterations.
+ELSEWHERE = ("load", "keepalive", "unread", "careless", "copies", "pause")
 
 
 @contextmanager
@@ -41,10 +49,14 @@ def faulty_server(
     bundle: Path, faults: Sequence[str], *arguments: object, **options: Any
 ) -> Iterator[Server]:
     """A server with faults on a free port; killed afterwards if it still runs."""
-    program = ("tests.support.servers.failpoints", *faults, "--")
     options = {"stderr": subprocess.DEVNULL, **options}
-    with server_process(bundle, *arguments, program=program, **options) as server:
+    with server_process(bundle, *arguments, program=faulty_program(*faults), **options) as server:
         yield server
+
+
+def faulty_program(*faults: str) -> tuple[str, ...]:
+    """The arguments of Python for a server with faults, without the server's own."""
+    return ("tests.support.servers.failpoints", *faults, "--")
 
 
 def _install(faults: Sequence[str]) -> None:
@@ -54,15 +66,17 @@ def _install(faults: Sequence[str]) -> None:
 
     forward = engine.forward
     striking = [_fault(each) for each in faults]
+    pauses = [Path(each[6:]) for each in faults if each.startswith("pause=")]
     load_model = engine.load_model
-    loading = sum(float(each[5:]) for each in faults if each.startswith("load="))
+    computed = 0
     for each in faults:
-        if each.startswith("keepalive="):
-            listener.KEEPALIVE_TIME = listener.KEEPALIVE_TIMEOUT = float(each[10:])
-        if each == "copies":
+        name, _, value = each.partition("=")
+        if name == "keepalive":
+            listener.KEEPALIVE_TIME, listener.KEEPALIVE_TIMEOUT = map(float, value.split(":"))
+        if name == "copies":
             engine.LARGE_COPY = 0
-        if each.startswith("unread="):
-            service.READ_TIMEOUT = float(each[7:])
+        if name == "unread":
+            service.READ_TIMEOUT = float(value)
 
     if "careless" in faults:
 
@@ -71,36 +85,51 @@ def _install(faults: Sequence[str]) -> None:
 
         server._House.keep = careless  # type: ignore[method-assign]
 
-    def slow_load(*arguments: Any, **options: Any) -> Any:
-        if loading:
-            print("loading", file=sys.stderr, flush=True)
-            time.sleep(loading)
-        return load_model(*arguments, **options)
+    def endless_load(*_: Any, **__: Any) -> Any:
+        print("loading", file=sys.stderr, flush=True)
+        while True:
+            time.sleep(1)
 
-    def faulty(model: Any, runnable: Any, *progress: Any) -> Any:
+    def faulty(model: Any, runnable: Any, alive: Callable[[], None], *progress: Any) -> Any:
+        nonlocal computed
+        for file in pauses:
+            while _limit(file) <= computed:
+                alive()
+                time.sleep(POLL_INTERVAL)
         for strike in striking:
             strike(runnable)
-        return forward(model, runnable, *progress)
+        results = forward(model, runnable, alive, *progress)
+        computed += sum(chunk.num_rows for chunk, _ in runnable)
+        return results
 
     engine.forward = faulty
-    engine.load_model = slow_load
+    engine.load_model = endless_load if "load" in faults else load_model
+
+
+def _limit(file: Path) -> float:
+    """How many rows may be computed: those that a file says, where it exists."""
+    try:
+        return int(file.read_text())
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _fault(text: str) -> Fault:
     name, _, value = text.partition("=")
-    if name in ("load", "keepalive", "unread", "careless", "copies"):  # not in an iteration
+    if name in ELSEWHERE:
         return lambda _: None
     if name == "slow":
         return lambda _: time.sleep(float(value))
     if name == "trace":
         return Trace(Path(value)).write
-    rows, _, seconds = value.partition(":")
+    rows, _, file = value.partition(":")
 
     def strike(runnable: Any) -> None:
         if not any(chunk.step.num_rows == int(rows) for chunk, _ in runnable):
             return
         if name == "stall":
-            time.sleep(float(seconds))
+            while Path(file).exists():
+                time.sleep(POLL_INTERVAL)
         elif name == "die":
             raise SystemExit("injected")
         else:

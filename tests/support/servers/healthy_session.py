@@ -1,4 +1,4 @@
-"""A session that nothing is wrong with, beside whatever else happens to its server."""
+"""A session that nothing is wrong with, next to whatever else happens to its server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import Manifest
+from tests.support.waiting import LONG_PATIENCE, PATIENCE
 from tests.support.wire.requests import (
     WireStream,
     connection,
@@ -21,24 +22,20 @@ from tests.support.wire.requests import (
 )
 
 ROWS = (np.arange(4 * 60).reshape(4, 60) % 64 / 64).astype(np.float16)
-DEADLINE = 600.0
-START = 60.0
 # Rounding depends on what a step is batched with.
 TOLERANCE = 1e-5
 
 
 class HealthySession:
-    """Decodes the same few tokens over and over, one at a time, and compares what it gets.
+    """Decodes the same few tokens over and over, one at a time, and compares the answers.
 
-    `rounds` counts how often that went well; `longest` is the longest wait for an answer, in
-    seconds.
+    `rounds` counts how often they were right.
     """
 
     def __init__(self, address: str, manifest: Manifest) -> None:
         self._address = address
         self._manifest = manifest
         self.rounds = 0
-        self.longest = 0.0
         self.alone = Event()
         self.ended = Event()
 
@@ -47,11 +44,10 @@ class HealthySession:
         try:
             with (
                 connection(self._address) as channel,
-                WireStream(channel, deadline=DEADLINE) as stream,
+                WireStream(channel, deadline=LONG_PATIENCE) as stream,
             ):
                 stream.send(open_request(self._manifest, max_length=len(ROWS))).opened()
                 expected = self._round(stream)
-                self.longest = 0.0
                 self.alone.set()
                 while not stop.wait(0.01):
                     found = self._round(stream)
@@ -65,17 +61,15 @@ class HealthySession:
 
     def wait_for_rounds(self, count: int) -> None:
         """Wait until it has gone well so many times more."""
-        aim, end = self.rounds + count, monotonic() + START
+        aim, end = self.rounds + count, monotonic() + PATIENCE
         while self.rounds < aim and not self.ended.wait(0.01):
             assert monotonic() < end, "the healthy session does not get on"
 
     def _round(self, stream: WireStream) -> NDArray[np.float32]:
         logits = []
         for start in range(len(ROWS)):
-            asked = monotonic()
             stream.send(step_request(start, ROWS[start : start + 1]))
             logits.append(logits_of(stream.result()))
-            self.longest = max(self.longest, monotonic() - asked)
         assert np.isfinite(logits).all()
         return np.concatenate(logits)
 
@@ -87,7 +81,7 @@ def healthy_session(address: str, manifest: Manifest) -> Iterator[HealthySession
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(session.run, stop)
         try:
-            assert session.alone.wait(START)
+            assert session.alone.wait(PATIENCE)
             yield session
             session.wait_for_rounds(2)
         finally:

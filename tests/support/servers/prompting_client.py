@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.waiting import LONG_PATIENCE
 from tests.support.wire.requests import (
     WireStream,
     connection,
@@ -20,15 +21,13 @@ from tests.support.wire.requests import (
     step_request,
 )
 
-DEADLINE = 600.0
-
 
 def main(address: str, bundle: str, file: str, step_rows: str) -> None:
     """Returns when every step is answered."""
     rows, size = np.load(file), int(step_rows)
     manifest = read_manifest(Path(bundle))
     with connection(address) as channel:
-        stream = WireStream(channel, deadline=DEADLINE)
+        stream = WireStream(channel, deadline=LONG_PATIENCE)
         stream.send(open_request(manifest, max_length=len(rows)))
         print(stream.opened().session_id.hex(), flush=True)
         starts = range(0, len(rows), size)

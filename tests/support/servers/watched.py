@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stip.v1.inference_pb2 import GetModelInfoRequest, Load
 from stip.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.support.parties import Server, server_process
+from tests.support.servers.failpoints import faulty_program
 from tests.support.waiting import PATIENCE
 from tests.support.wire.requests import connection
 
@@ -78,11 +79,15 @@ class Watched:
 
 @contextmanager
 def watched_server(
-    bundle: Path, folder: Path, *arguments: object, program: Sequence[str] = ("stip_server",)
+    bundle: Path, folder: Path, *arguments: object, faults: Sequence[str] = ()
 ) -> Iterator[Watched]:
-    """A server that logs to a file in `folder`; killed afterwards if it still runs."""
+    """A server that logs to a file in `folder`; killed afterwards if it still runs.
+
+    `faults` are those of failpoints.py.
+    """
     log_file = folder / "server.log"
     arguments = ("--metrics-port", 0, *arguments)
+    program = faulty_program(*faults) if faults else ("stip_server",)
     with (
         log_file.open("w") as stderr,
         server_process(bundle, *arguments, program=program, stderr=stderr) as server,

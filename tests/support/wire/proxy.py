@@ -31,9 +31,12 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = Lock()
         self._wires: list[socket.socket] = []
+        self._near: set[socket.socket] = set()
         self._silent = Event()
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.cuts = 0
+        # bytes that came from clients, and from the target
+        self.sent = self.received = 0
         Thread(target=self._accept, daemon=True).start()
 
     def fall_silent(self) -> None:
@@ -60,6 +63,7 @@ class Proxy:
                 far = socket.create_connection(self._target)
                 self._wires += (near, far)
                 left = [self._budget()]
+                self._near.add(near)
                 for source, sink in ((near, far), (far, near)):
                     Thread(target=self._pump, args=(source, sink, left), daemon=True).start()
 
@@ -70,6 +74,7 @@ class Proxy:
                 if self._silent.is_set():
                     return  # both ends stay open
                 with self._lock:
+                    self._count(source, len(content))
                     content = content[: max(0, left[0])]
                     left[0] -= len(content)
                     ends = left[0] <= 0
@@ -80,6 +85,12 @@ class Proxy:
                     break
         _reset(source)
         _reset(sink)
+
+    def _count(self, source: socket.socket, size: int) -> None:
+        if source in self._near:
+            self.sent += size
+        else:
+            self.received += size
 
 
 @contextmanager
