@@ -18,7 +18,7 @@ def reasons(*events: str) -> list[str | None]:
 
     async def run() -> list[str | None]:
         nobody: Any = SimpleNamespace(metrics=None, close=lambda _: None)
-        service = InferenceService(nobody, nobody, Authenticator(), nobody, max_connections=1)
+        service = InferenceService(nobody, nobody, Authenticator(), max_connections=1)
         told = []
         for each in events:
             if each == "well":
