@@ -11,8 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from stip_keys.commands.messages import say
-from stip_keys.convert.bundle_maker import BundleMaker, Bundles
-from stip_keys.convert.planned_file import Progress
+from stip_keys.convert.bundle_writer import Bundles, BundleWriter, Progress
 from stip_keys.convert.signing import SigningKey, read_signing_key
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.keys import MasterKey
@@ -82,7 +81,7 @@ def _progress_bar(what: str, total: int) -> Iterator[Progress]:
 
 
 def make_bundles(
-    maker: BundleMaker,
+    writer: BundleWriter,
     arguments: argparse.Namespace,
     what: str,
     *,
@@ -91,8 +90,8 @@ def make_bundles(
 ) -> Bundles:
     """Write the bundles to --output, showing how far it is; print where they are and for whom."""
     output, base_seed = arguments.output, arguments.base_seed
-    with _progress_bar(what, maker.total_bytes) as progress:
-        made = maker.write(
+    with _progress_bar(what, writer.total_bytes) as progress:
+        made = writer.write(
             output,
             progress=progress,
             master_key=new_key,

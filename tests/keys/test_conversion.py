@@ -16,7 +16,7 @@ from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.converter import Converter, Settings
 from stip_keys.convert.families import architecture
 from stip_keys.convert.families.family import Space
-from stip_keys.convert.schemes.permutation import PermutationSpaces
+from stip_keys.convert.schemes.permutation import PermutationMasking
 from stip_keys.masks.keys import MasterKey
 from stip_keys.masks.permutation import Gather, inverse
 from tests.support.models.random_checkpoint import RandomCheckpoint
@@ -75,7 +75,7 @@ def test_conversion_round_trips(drawn: RandomCheckpoint, secret: bytes, divisor:
     original = drawn.tensors()
     config = checkpoint.config
     described = architecture(drawn.model_type)
-    spaces = PermutationSpaces(key, config, blocks)
+    spaces = PermutationMasking(config, key, blocks=blocks)
     final = {Space.RESIDUAL_IN: Gather(spaces.residual(config.num_hidden_layers))}
     expected = {
         "model.norm.weight": ((Space.RESIDUAL_IN,), final),

@@ -72,10 +72,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("rotation", "rounded twice"), ("none", "no keys to change")]
+    ("name", "says"), [("rotation", "rounded twice"), ("none", "takes no key")]
 )
 def test_a_scheme_that_cannot_be_moved_on_is_refused(name: str, says: str, bundles: Path) -> None:
-    with pytest.raises(BundleError, match=says):
+    with pytest.raises(StipError, match=says):
         Rekeying(bundles / name, OLD, NEW)
 
 

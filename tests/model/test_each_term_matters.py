@@ -21,10 +21,10 @@ from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.converter import Converter, Settings
 from stip_keys.convert.families import architecture
 from stip_keys.convert.families.family import NORMS, Axes, Space
-from stip_keys.convert.plan import BundleTensor, Plan
-from stip_keys.convert.schemes.permutation import PermutationSpaces
-from stip_keys.convert.schemes.rotated_tensor import RotatedTensor
-from stip_keys.convert.schemes.rotation import RotatedSpaces
+from stip_keys.convert.plan import Plan
+from stip_keys.convert.schemes.masked_tensor import MaskedTensor
+from stip_keys.convert.schemes.permutation import PermutationMasking
+from stip_keys.convert.schemes.rotation import RotatedTensor, RotationMasking
 from stip_keys.masks.key_file import read_client_key
 from stip_keys.masks.keys import ClientKey, MasterKey
 from stip_keys.masks.permutation import Gather, Mask
@@ -149,7 +149,7 @@ def test_every_space_of_every_tensor(
             axes: Axes,
             spaces: Mapping[Space, Any],
             broken: tuple[str, int] = (f"model.layers.1.{name}", axis),
-        ) -> BundleTensor | None:
+        ) -> MaskedTensor | None:
             if prefix + target == broken[0]:
                 kept = [Space.VOCABULARY if i == broken[1] else a for i, a in enumerate(axes)]
                 return original(self, target, prefix, tuple(kept), spaces)
@@ -170,7 +170,7 @@ def test_every_norm_that_was_folded(
         [*(f"model.layers.1.{each}" for each in NORMS), "lm_head.weight"]
     ):
 
-        def made(self: Plan, *arguments: Any, broken: str = name) -> BundleTensor | None:
+        def made(self: Plan, *arguments: Any, broken: str = name) -> MaskedTensor | None:
             tensor = original(self, *arguments)
             if isinstance(tensor, RotatedTensor) and tensor.name == broken:
                 assert tensor.norm is not None
@@ -186,7 +186,7 @@ def test_every_norm_that_was_folded(
 def test_angles_of_queries_and_keys_must_agree_and_signs_must_cancel(
     rotated: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, config = RotatedSpaces.layer, Checkpoint(rotated.checkpoint).config
+    original, config = RotationMasking.layer, Checkpoint(rotated.checkpoint).config
 
     def one_angle(maps: dict[Space, LinearMap]) -> None:
         """Of the first plane of the first key head alone."""
@@ -204,7 +204,7 @@ def test_angles_of_queries_and_keys_must_agree_and_signs_must_cancel(
     for number, broken in enumerate((one_angle, signs_before_the_activation)):
 
         def layer(
-            self: RotatedSpaces,
+            self: RotationMasking,
             index: int,
             broken: Callable[[dict[Space, LinearMap]], None] = broken,
         ) -> dict[Space, LinearMap]:
@@ -212,7 +212,7 @@ def test_angles_of_queries_and_keys_must_agree_and_signs_must_cancel(
             broken(maps)
             return maps
 
-        monkeypatch.setattr(RotatedSpaces, "layer", layer)
+        monkeypatch.setattr(RotationMasking, "layer", layer)
         assert rotated.error(rotated.convert(tmp_path / str(number))) > BROKEN
 
 
@@ -232,15 +232,15 @@ def test_quarter_turns_of_queries_and_keys_must_agree(
 ) -> None:
     if case.scheme != "permutation":
         pytest.skip("the rotation scheme has angles in their place")
-    original = PermutationSpaces.layer
+    original = PermutationMasking.layer
 
-    def layer(self: PermutationSpaces, index: int) -> dict[Space, Gather]:
+    def layer(self: PermutationMasking, index: int) -> dict[Space, Gather]:
         gathers = original(self, index)
         turned = gathers[Space.KEY]
         gathers[Space.KEY] = Gather(turned.indices, None)  # the signs alone are lost
         return gathers
 
-    monkeypatch.setattr(PermutationSpaces, "layer", layer)
+    monkeypatch.setattr(PermutationMasking, "layer", layer)
     assert case.error(case.convert(tmp_path / "broken")) > BROKEN
 
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import Head, ModelConfig, Scheme
 from stip_keys.audit.evidence.subject import Subject
+from stip_keys.convert.schemes import mask_again
 from stip_keys.masks import derivation
 from stip_keys.masks.errors import KeyFileError
-from stip_keys.masks.keys import ClientKey, MasterKey
-from stip_model.bundle.modes import head_name, scheme_name
+from stip_keys.masks.keys import MasterKey
 
 Masks = dict[str, NDArray[Any]]
 
@@ -33,7 +33,7 @@ def true_key(subject: Subject, master: MasterKey | None) -> Masks:
     masks = _client_masks(subject)
     if master is None:
         return masks
-    if _client_key(subject, master).key_id != subject.manifest.key_id:
+    if mask_again(subject.manifest, master).client_key.key_id != subject.manifest.key_id:
         raise KeyFileError(
             f"the master key {master.fingerprint} is not the one that {subject.folder} "
             "was converted with"
@@ -66,17 +66,6 @@ def _client_masks(subject: Subject) -> Masks:
     if (order := key.sealed_order(config.vocab_size)) is not None:
         masks["vocabulary"] = order
     return masks
-
-
-def _client_key(subject: Subject, master: MasterKey) -> ClientKey:
-    """The client key that a conversion like this one gives with `master`."""
-    return master.client_key(
-        subject.manifest.model.hidden_size,
-        subject.manifest.residual_blocks,
-        scheme=scheme_name(subject.scheme),
-        head=head_name(subject.head),
-        layers=subject.manifest.model.num_hidden_layers,
-    )
 
 
 def _orders(master: MasterKey, layer: int, config: ModelConfig) -> Masks:

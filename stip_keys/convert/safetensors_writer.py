@@ -1,21 +1,19 @@
-"""Writes bundles: safetensors files row by row, digests and the manifest.
+"""Writes a safetensors file row by row, and computes its SHA-256 on the way.
 
-Knows nothing about permutations (SPEC.md, "Bundles").
+The safetensors library writes from memory only: a large model would not fit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from stip.v1.manifest_pb2 import BundleFile, Manifest
-from stip_model.bundle.signature import MANIFEST
+from stip.v1.manifest_pb2 import BundleFile
 from stip_model.errors import BundleError
 
 # name, safetensors dtype, shape, bytes
@@ -23,15 +21,13 @@ TensorHeader = tuple[str, str, tuple[int, ...], int]
 
 
 class SafetensorsWriter:
-    """Writes one safetensors file whose tensors arrive in order, in pieces of any size.
+    """One file whose tensors arrive in order, in pieces of any size.
 
-    The safetensors library writes from memory only; this writes the same format
-    (8-byte little-endian header length, JSON header, data) holding one piece at a time,
-    and takes the file's digest on the way.
+    The format is an 8-byte little-endian header length, a JSON header, and the data.
     """
 
     def __init__(self, path: Path, tensors: Sequence[TensorHeader]) -> None:
-        """`tensors` lists the headers in the order in which the data will arrive."""
+        """`tensors` are the headers, in the order of the data."""
         header: dict[str, Any] = {"__metadata__": {"format": "stip"}}
         self._bytes_due = 0
         for name, dtype, shape, size in tensors:
@@ -57,7 +53,7 @@ class SafetensorsWriter:
         self._put(values.reshape(-1).view("u1").data)
 
     def finish(self) -> BundleFile:
-        """Close the file; its manifest entry."""
+        """Close the file and return its manifest entry. Raises BundleError for missing data."""
         if self._bytes_due:
             raise BundleError(f"{self.name}: {self._bytes_due} bytes of data are missing")
         self._file.close()
@@ -71,23 +67,3 @@ class SafetensorsWriter:
         self._file.write(data)
         self._digest.update(data)
         self._size += len(data)
-
-
-def describe_file(path: Path) -> BundleFile:
-    """The manifest entry of an existing file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        size = file.tell()
-    return BundleFile(name=path.name, size=size, sha256=digest.hexdigest())
-
-
-def bundle_id(files: Iterable[BundleFile]) -> str:
-    """The fingerprint of a server bundle: SHA-256 of its "name size sha256" lines, sorted."""
-    lines = sorted(f"{file.name} {file.size} {file.sha256}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json: protobuf-JSON with the .proto file's field names."""
-    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, indent=2)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
