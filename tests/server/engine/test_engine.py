@@ -21,7 +21,7 @@ from stip_server.observe.metrics import Metrics
 from tests.support.models.damage import flip_bit
 from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.servers.running_engine import Gate, RunningEngine, logits_of
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import LONG_PATIENCE, PATIENCE, eventually
 
 Start = Callable[..., RunningEngine]
 CHUNK = 20
@@ -229,6 +229,7 @@ def test_a_long_copy_shows_that_the_engine_lives_after_each_layer(
     start_engine: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stip_server.engine.engine.LARGE_COPY", 0)
+    monkeypatch.setattr("stip_server.engine.engine.HEARTBEAT", LONG_PATIENCE)  # no beat for idling
     running = start_engine()
     layers = running.engine.manifest.model.num_hidden_layers
     running.run("a", 0, tokens(250))

@@ -44,8 +44,9 @@ def test_on_a_slow_device_iterations_are_kept_short(
 
 
 def test_on_a_quick_device_iterations_are_as_long_as_they_were_asked_to_be(
-    tiny_bundles: Path,
+    tiny_bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stip_server.engine.engine.warm_up", lambda _: 1e-3)
     engine = Engine(ServerBundle(tiny_bundles / "server"), EngineSettings(cpu=True), Metrics())
     engine.start()
     engine.stop(timeout=PATIENCE)

@@ -360,12 +360,14 @@ def test_close_ends_the_thread_and_frees_the_port(metrics: Metrics) -> None:
 def test_a_connection_that_asks_nothing_is_ended_and_holds_up_no_scrape(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handler = metrics_endpoint._Handler
-    monkeypatch.setattr(handler, "timeout", handler.timeout / 50)
     server = serve_metrics(metrics, "127.0.0.1", 0)
+    address = ("127.0.0.1", server.port)
     try:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as silent:
+        with socket.create_connection(address, timeout=PATIENCE):
             assert get(server)[0] == 200
+        handler = metrics_endpoint._Handler
+        monkeypatch.setattr(handler, "timeout", handler.timeout / 50)
+        with socket.create_connection(address, timeout=PATIENCE) as silent:
             assert silent.recv(1) == b""
     finally:
         server.close()
@@ -383,20 +385,20 @@ def test_a_scraper_that_goes_away_leaves_no_traceback_on_stderr(
     class Slow(Collector):
         def collect(self) -> Iterator[object]:
             asked.set()
-            gone.wait(10)
+            gone.wait(PATIENCE)
             return iter(())
 
     metrics.registry.register(Slow())
     caplog.set_level(logging.DEBUG, logger="stip_server.observe.metrics_endpoint")
-    scraper = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    scraper = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)
     # so that closing resets the connection
     scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-    assert asked.wait(10)
+    assert asked.wait(PATIENCE)
     scraper.close()
     gone.set()
     for thread in threading.enumerate():
         if "process_request_thread" in thread.name:
-            thread.join(10)
+            thread.join(PATIENCE)
     assert "a scrape was cut off" in caplog.text
     assert capfd.readouterr().err == ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import grpc
@@ -18,6 +17,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from stip.v1.manifest_pb2 import Manifest
 from stip_server.rpc import health, reflection
+from tests.support.servers.brake import Brake
 from tests.support.servers.health_watch import NOT_SERVING, SERVING, health_of
 from tests.support.servers.watched import Watched, watched_server
 from tests.support.waiting import PATIENCE, eventually
@@ -30,7 +30,8 @@ SERVICE = "stip.v1.InferenceService"
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 LIST = ServerReflectionRequest(list_services="")
 STALLING = 17
-GRACE = 60
+# Seconds: so long that a server that waits for its end counts as hanging.
+GRACE = 3600
 START = Callable[..., Watched]
 
 
@@ -39,9 +40,8 @@ def start(talking_bundles: Path, tmp_path: Path) -> Iterator[START]:
     with ExitStack() as stack:
 
         def start(*faults: str) -> Watched:
-            program = ("tests.support.servers.failpoints", *faults, "--")
             server = watched_server(
-                talking_bundles / "server", tmp_path, "--grace", GRACE, program=program
+                talking_bundles / "server", tmp_path, "--grace", GRACE, faults=faults
             )
             return stack.enter_context(server)
 
@@ -87,21 +87,22 @@ def test_health_tells_what_it_is_asked(start: START) -> None:
 
 
 def test_watchers_that_never_read_keep_nobody_from_hearing_of_a_stalled_engine(
-    start: START, talking_manifest: Manifest
+    start: START, talking_manifest: Manifest, tmp_path: Path
 ) -> None:
-    server = start(f"stall={STALLING}:8")
+    brake = Brake(tmp_path)
+    brake.press()
+    server = start(brake.stall(STALLING))
     with ExitStack() as stack, connection(server.address) as channel:
         for name in ("", SERVICE, "another"):
             call(server, stack, WATCH, HealthCheckRequest(service=name).SerializeToString())
         watch = stack.enter_context(health_of(server.address))
-        stream = WireStream(channel, deadline=PATIENCE).send(
-            open_request(talking_manifest, max_length=64)
-        )
+        stream = WireStream(channel).send(open_request(talking_manifest, max_length=64))
         stream.opened()
         stream.send(step_request(0, np.ones((STALLING, 60), np.float16)))
         assert stream.refusal().reason == "ENGINE_STALLED"
         watch.await_change(NOT_SERVING)
         assert HealthStub(channel).Check(HealthCheckRequest()).status == NOT_SERVING
+        brake.release()
         watch.await_change(SERVING)
         WireStream(channel).send(open_request(talking_manifest, max_length=64)).opened()
 
@@ -114,9 +115,7 @@ def test_callers_that_never_read_do_not_hold_up_the_end(start: START, path: str)
         for _ in range(40):
             call(server, stack, path, message.SerializeToString())
         assert lists_services(server)
-        began = monotonic()
         server.stop()
-        assert monotonic() - began < GRACE / 2
 
 
 def test_more_reflection_streams_than_a_pool_has_threads_are_answered(start: START) -> None:

@@ -6,24 +6,23 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import sleep
 
 import pytest
 
 from stip_client import AsyncClient, Client, ServerBusyError
 from tests.support.parties import Server, run_tool
+from tests.support.waiting import PATIENCE, eventually
 
-WAIT = 60.0
+WAIT = PATIENCE
 
 
 @pytest.fixture
 def one_place(own_server: Callable[..., Server]) -> Server:
-    return own_server("--max-sessions", 1)
+    return own_server("--max-sessions", 1, "--max-open-wait", WAIT)
 
 
 def until_someone_waits(client: Client) -> None:
-    while not client.model_info().load.waiting_opens:
-        sleep(0.01)
+    eventually(lambda: client.model_info().load.waiting_opens > 0)
 
 
 def test_without_waiting_a_full_server_refuses_and_says_when_to_come_again(
