@@ -1,8 +1,9 @@
-"""Audit the demo model in every mode and print the tables of SECURITY.md.
+"""Audit the demo model in every mode; print the tables of docs/privacy.md and SECURITY.md.
 
     python -m benchmarks.audit_tables [--out audit-results]
 
-Writes a table, JSON and a plot for each mode, and audit.md with all of them, into the folder.
+Writes a table, JSON and a plot per mode into the folder, audit.md (the tables of docs/privacy.md)
+and summary.md (those of SECURITY.md).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.audit_tables.markdown import as_markdown, reasons
+from benchmarks.audit_tables.markdown import as_markdown, summary
 from benchmarks.audit_tables.modes import audit_modes
 from stip_keys.audit.plot import draw
 from stip_keys.audit.report import as_json, as_table
@@ -35,9 +36,9 @@ def main() -> None:
         text = json.dumps(as_json(audit), indent=2, ensure_ascii=False)
         (out / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
         draw(audit, out / f"{stem}.png")
-    tables = f"{as_markdown(audits)}\nWhy attacks fail:\n\n{reasons(audits)}"
-    (out / "audit.md").write_text(tables, encoding="utf-8")
-    print(tables, end="")
+    for name, text in (("summary.md", summary(audits)), ("audit.md", as_markdown(audits))):
+        (out / name).write_text(text, encoding="utf-8")
+        print(text)
     print(f"{time.perf_counter() - begun:.0f} s; {out}/ holds each mode's table", file=sys.stderr)
 
 

@@ -1,17 +1,17 @@
-"""The demo model in every mode: no attack fails without a reason, and the tables in SECURITY.md are
-what the audit measures. README quotes them.
+"""The demo model in every mode: no attack fails without a reason, and the tables in docs/privacy.md
+and SECURITY.md are what the audit measures.
 
-One test a mode: an audit takes a dozen seconds, and serves all that is said of it.
+One test per mode: an audit takes a dozen seconds, and serves every claim about it.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from benchmarks.audit_tables.markdown import as_markdown, medians
+from benchmarks.audit_tables.markdown import Cell, figures, summary, tables
 from benchmarks.audit_tables.modes import MODES, Mode, audit_modes
 from stip_keys.audit.attack import Attacker
 from stip_keys.audit.evidence.prompt_text import KINDS
@@ -30,10 +30,8 @@ KNOWING = (Attacker.WIRE, Attacker.HOST)
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_the_audit_finds_what_security_says(mode: Mode, tmp_path: Path) -> None:
     audits = audit_modes(tmp_path, [mode])
-    told, found = (medians(text, mode) for text in (measured_tables(), as_markdown(audits)))
-    assert told.keys() == found.keys()
-    for row, values in found.items():
-        assert told[row] == pytest.approx(values, abs=TOLERANCE, nan_ok=True), row
+    assert_documented("docs/privacy.md", figures(tables(audits)))
+    assert_documented("SECURITY.md", as_permutation(figures(summary(audits))))
     assert_attacks_succeed_or_tell_why_not(audits[mode])
     assert_what_is_said_to_fail_does_fail(audits[mode])
     assert_a_wrong_model_finds_no_more_than_chance(audits[mode])
@@ -41,17 +39,25 @@ def test_the_audit_finds_what_security_says(mode: Mode, tmp_path: Path) -> None:
         assert_everything_is_read(audits[mode])
 
 
-def test_readme_quotes_rows_of_that_table() -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Privacy")[2]
-    rows = re.findall(r"^\| .* \|$", section.partition("\n## ")[0], re.MULTILINE)
-    assert len(rows) > 5
-    written = measured_tables().splitlines()
-    assert all(row in written for row in rows)
+def assert_documented(page: str, found: Mapping[Cell, float]) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    section = text.partition("<!-- make audit -->")[2].partition("<!-- end of make audit -->")[0]
+    documented = figures(section)
+    assert found
+    for cell, figure in found.items():
+        assert documented[cell] == pytest.approx(figure, abs=TOLERANCE, nan_ok=True), cell
 
 
-def measured_tables() -> str:
-    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    return text.partition("<!-- make audit -->")[2].partition("<!-- end of make audit -->")[0]
+def as_permutation(found: Mapping[Cell, float]) -> dict[Cell, float]:
+    """SECURITY.md shows one scheme: for a rotation it says that the shares of tokens are the same,
+    and that the wire attacker recovers no entry of the key."""
+    shown = {}
+    for (table, row, scheme, head), figure in found.items():
+        if scheme == "rotation" and row[1] == "key entries":
+            assert figure == 0 or row[0] != "wire"
+        else:
+            shown[table, row, "none" if scheme == "none" else "permutation", head] = figure
+    return shown
 
 
 def share(outcome: Outcome, kind: str) -> float:

@@ -40,6 +40,15 @@ class Typist:
         text, self.shown = self.shown[: found.end()], self.shown[found.end() :]
         return text
 
+    def until_or_end(self, pattern: str) -> bool:
+        """Whether a pattern is shown before the command ends. What is shown up to it is dropped."""
+        deadline = monotonic() + PATIENCE
+        while (found := re.search(pattern, self.shown)) is None:
+            if not self._read(deadline):
+                return False
+        self.shown = self.shown[found.end() :]
+        return True
+
     def ask(self, line: str) -> str:
         """Type a line at the prompt; what is shown until there is a prompt again."""
         self.type(line + "\n")
