@@ -78,7 +78,10 @@ class Runner:
 
     def _here(self, text: str) -> str:
         """The text with the ports of this run; commands name their server."""
-        if re.match(r"stip-client (generate|chat|bench|serve|web)", text) and "--server" not in text:
+        if (
+            re.match(r"stip-client (generate|chat|bench|serve|web)", text)
+            and "--server" not in text
+        ):
             text += " --server localhost:50051"
         for port in PORTS:
             text = re.sub(rf"(?<=:){port}\b", lambda found: self._port(found[0]), text)
@@ -132,7 +135,7 @@ class Runner:
     @staticmethod
     def _answer(typist: Typist) -> None:
         """Type the passphrase at every prompt until the command ends."""
-        while typist.until_or_end(r"(?i)passphrase[^\n]*: ?$"):
+        while typist.until_or_end(r"(?i)(passphrase|again)[^\n]*: $"):
             typist.type(PASSPHRASE + "\n")
 
 
