@@ -25,7 +25,7 @@ PASSPHRASE = "correct horse battery staple"
 # Addresses that documents name, and the program that listens there.
 PORTS = {"50051": "stip-server", "8080": "stip-client serve", "7860": "stip-client web"}
 # The tests themselves, and what `stip-client demo` runs as well (tests/end_to_end/test_demo.py).
-NOT_RUN = ("make demo", "make test", ". .venv/bin/activate")
+NOT_RUN = ("make demo", "make test", "make help", ". .venv/bin/activate")
 PATIENCE = 300.0
 
 
@@ -78,10 +78,8 @@ class Runner:
 
     def _here(self, text: str) -> str:
         """The text with the ports of this run; commands name their server."""
-        if (
-            re.match(r"stip-client (generate|chat|bench|serve|web)", text)
-            and "--server" not in text
-        ):
+        talks = re.search(r"stip-client (generate|chat|bench|serve|web)", text)
+        if talks and "--server" not in text:
             text += " --server localhost:50051"
         for port in PORTS:
             text = re.sub(rf"(?<=:){port}\b", lambda found: self._port(found[0]), text)
