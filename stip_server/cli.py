@@ -27,21 +27,22 @@ from stip_server.observe.log_queue import write_in_background
 from stip_server.observe.logs import CONSOLE, configure_logging, event
 from stip_server.options import parser
 from stip_server.sessions.kv_memory import readable
+from stip_server.settings import EngineSettings, LimitSettings, ProcessSettings, ServerSettings
 
 if TYPE_CHECKING:
     from stip_server.engine.engine import Engine
-    from stip_server.server import ServerSettings
 
 log = logging.getLogger(__name__)
 console = logging.getLogger(CONSOLE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server; its exit status: 0 after a shutdown, 1 for an error, 2 for wrong usage."""
+    """Run the server. Returns 0 after a shutdown, 1 after an error, 2 after wrong usage."""
     arguments = parser().parse_args(argv)
-    configure_logging(arguments.log_level, arguments.log_format)
+    process = ProcessSettings.of(arguments)
+    configure_logging(process.log_level, process.log_format)
     try:
-        _run(arguments)
+        _run(arguments, process)
         sys.stdout.flush()
     except ModuleNotFoundError as error:
         hint = "pip install '.[cpu]' on Linux, '.[cuda]' with CUDA, '.[metal]' on macOS"
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace, process: ProcessSettings) -> None:
     verify_key = None if arguments.verify_key is None else read_public_key(arguments.verify_key)
     bundle = ServerBundle(arguments.model, verify_key)
     if verify_key is not None:
@@ -66,67 +67,48 @@ def _run(arguments: argparse.Namespace) -> None:
             logging.WARNING,
             "scheme none hides nothing: weights and hidden states are in plain order",
         )
-    credentials, authenticator = _admittance(arguments)
-    _load_blas(arguments.blas)
-    # MLX is imported only now, behind the BLAS
-    from stip_server.engine.engine import Engine, EngineSettings
+    credentials, authenticator = _access(arguments)
+    _load_blas(process.blas)
+    # MLX is imported only now, after the BLAS is loaded
+    from stip_server.engine.engine import Engine
     from stip_server.observe.metrics import Metrics
-    from stip_server.server import ServerSettings, serve
-    from stip_server.sessions.limits import LimitSettings
+    from stip_server.server import serve
 
     metrics = Metrics()
-    engine = Engine(
-        bundle,
-        EngineSettings(
-            cpu=arguments.cpu,
-            dtype=arguments.dtype,
-            fused=arguments.compile_decode,
-            max_batch_rows=arguments.max_batch_rows,
-            kv_memory=arguments.kv_memory,
-            wired_limit=arguments.wired_limit,
-        ),
-        metrics,
-    )
-    settings = ServerSettings(
-        host=arguments.host,
-        port=arguments.port,
-        credentials=credentials,
-        authenticator=authenticator,
-        grace=arguments.grace,
-        max_connections=arguments.max_connections,
-        max_streams=arguments.max_streams,
-        metrics_host=arguments.metrics_host,
-        metrics_port=arguments.metrics_port,
-        limits=LimitSettings(
-            max_sessions=arguments.max_sessions,
-            max_length=arguments.max_length,
-            max_step_rows=arguments.max_step_rows,
-            answer_bytes=arguments.answer_memory,
-            session_ttl=arguments.session_ttl,
-            max_open_wait=arguments.max_open_wait,
-            allow_echo=arguments.allow_echo,
-            max_sessions_per_identity=arguments.max_sessions_per_identity,
-            kv_bytes_per_identity=arguments.kv_memory_per_identity,
-            tokens_per_second=arguments.tokens_per_second,
-        ),
-    )
+    engine = Engine(bundle, EngineSettings.of(arguments), metrics)
+    settings = ServerSettings.of(arguments)
 
-    def announce(engine: Engine, address: str, metrics_port: int | None) -> None:
-        _announce(engine, settings, address, metrics_port)
+    def announce(address: str, metrics_port: int | None) -> None:
+        _announce(
+            engine, address, tls=credentials is not None, callers_must_bring=authenticator.demands
+        )
+        if metrics_port is not None:
+            console.info(f"metrics on http://{settings.metrics_host}:{metrics_port}/metrics")
+        _print_address(address)
         write_in_background()
 
-    asyncio.run(serve(engine, metrics, settings, announce))
+    asyncio.run(
+        serve(
+            engine,
+            metrics,
+            settings,
+            LimitSettings.of(arguments),
+            announce,
+            credentials=credentials,
+            authenticator=authenticator,
+        )
+    )
     if engine.alive:
-        # It loads, or is stuck: a process that ends around a thread within MLX may crash or hang.
+        # Its thread is within MLX. A normal exit could crash or hang there.
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0)
 
 
-def _admittance(
+def _access(
     arguments: argparse.Namespace,
 ) -> tuple[grpc.ServerCredentials | None, Authenticator]:
-    """How the wire is protected, and who is let in."""
+    """The TLS credentials, and what decides who may call. Raises StartError."""
     cert, key, client_ca = arguments.tls_cert, arguments.tls_key, arguments.client_ca
     check_tls_options(cert, key, client_ca)
     exposed = check_exposure(
@@ -153,9 +135,7 @@ def _load_blas(choice: str) -> None:
         event(console, logging.WARNING, slow, hint=blas.INSTALL_HINT)
 
 
-def _announce(
-    engine: Engine, settings: ServerSettings, address: str, metrics_port: int | None
-) -> None:
+def _announce(engine: Engine, address: str, *, tls: bool, callers_must_bring: str) -> None:
     model = engine.manifest.model
     console.info(
         f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, "
@@ -171,15 +151,16 @@ def _announce(
         "serving",
         address=address,
         version=__version__,
-        tls=settings.credentials is not None,
-        callers=settings.authenticator.demands,
+        tls=tls,
+        callers=callers_must_bring,
         key_id=engine.manifest.key_id,
         bundle_id=engine.manifest.bundle_id,
     )
-    if metrics_port is not None:
-        console.info(f"metrics on http://{settings.metrics_host}:{metrics_port}/metrics")
+
+
+def _print_address(address: str) -> None:
     try:
         print(f"listening on {address}", flush=True)
     except BrokenPipeError:
-        # nobody reads our output: what is still buffered goes nowhere
+        # Nobody reads our output. Discard what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,14 +1,18 @@
-"""The options of stip-server."""
+"""The options of stip-server. Their defaults are in settings.py."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from stip_model.operations import blas
 from stip_server import __version__
 from stip_server.observe.logs import CONSOLE, FORMATS, LEVELS
-from stip_server.sessions.kv_memory import MemoryAmount
+from stip_server.sessions.kv_memory import MemoryAmount, readable
+from stip_server.settings import EngineSettings, LimitSettings, ProcessSettings, ServerSettings
+
+SETTINGS = (ProcessSettings, EngineSettings, LimitSettings, ServerSettings)
 
 EPILOG = """\
 examples:
@@ -36,24 +40,23 @@ def parser() -> argparse.ArgumentParser:
         "--verify-key",
         type=Path,
         metavar="FILE",
-        help="demand that the bundle is signed with this public key's signing key",
+        help="public key file; refuse a bundle that its signing key has not signed",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument(
-        "--port", type=_port, default=50051, help="port; 0 takes a free one (%(default)s)"
-    )
+    parser.add_argument("--host", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=_port, help="port; 0 takes a free one (%(default)s)")
     parser.add_argument(
         "--grace",
         type=_seconds,
-        default=30.0,
         metavar="S",
-        help="seconds that running steps get at shutdown (%(default)g)",
+        help="seconds for running steps at shutdown (%(default)g)",
     )
     _add_computing(parser)
     _add_memory(parser)
     _add_callers(parser)
     _add_limits(parser)
     _add_observing(parser)
+    for settings in SETTINGS:
+        parser.set_defaults(**{field.name: field.default for field in fields(settings)})
     return parser
 
 
@@ -63,8 +66,7 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=("auto", "float16", "bfloat16", "float32"),
-        default="auto",
-        help="auto: the bundle's on a GPU, float32 on a CPU",
+        help="%(default)s: the bundle's type on a GPU, float32 on a CPU",
     )
     group.add_argument(
         "--compile-decode",
@@ -74,17 +76,15 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--blas",
         choices=blas.CHOICES,
-        default="auto",
-        help="Linux: the BLAS that MLX's CPU kernels call (auto: the first one found)",
+        help="Linux: the BLAS of MLX's CPU kernels (%(default)s: the first one found)",
     )
     group.add_argument(
         "--max-batch-rows",
         type=_positive,
-        default=512,
         metavar="N",
-        help="rows (tokens) that an iteration computes, and the longest that a prompt keeps "
-        "other sessions waiting; a layer of so many must take less than the 4 s after which the "
-        "engine counts as stuck (%(default)s)",
+        help="rows (tokens) of one iteration. A prompt delays other sessions by at most one "
+        "iteration. One layer must compute them within 4 s, or the engine counts as stuck "
+        "(%(default)s)",
     )
 
 
@@ -93,39 +93,36 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv-memory",
         type=_amount,
-        default="50%",
         metavar="SIZE",
-        help="keys and values of all sessions: 8GiB, or a part of what the device has left "
-        "beside the weights (%(default)s)",
+        help="keys and values of all sessions: a size like 8GiB, or a percentage of the memory "
+        "that remains after the weights are loaded (%(default)s)",
     )
     group.add_argument(
         "--answer-memory",
         type=_size,
-        default="256MiB",
         metavar="SIZE",
-        help="logits of all sessions that their clients have not read yet; further steps wait "
-        "(%(default)s)",
+        help="answers that clients have not read yet, all sessions together; further steps wait "
+        f"({readable(LimitSettings.answer_memory)})",
     )
     group.add_argument(
         "--session-ttl",
         type=_seconds,
-        default=300.0,
         metavar="S",
-        help="seconds that a session outlives a broken stream; one that was idle for as long on a "
-        "stream makes room when others need it (%(default)g)",
+        help="seconds that a session is kept after its stream broke. A session that was idle for "
+        "this time is closed if others need its memory (%(default)g)",
     )
     group.add_argument(
         "--wired-limit",
         type=_size,
         metavar="SIZE",
-        help="macOS: memory that MLX may keep wired; the system decides where this is not given, "
-        "and too much has crashed machines",
+        help="macOS: memory that MLX may keep wired. Without it the system decides; too much has "
+        "crashed machines",
     )
 
 
 def _add_callers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "callers", "TLS and authentication may be left out on a loopback address alone."
+        "callers", "Beyond loopback addresses, TLS and authentication are required."
     )
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
@@ -133,18 +130,18 @@ def _add_callers(parser: argparse.ArgumentParser) -> None:
         "--client-ca",
         type=Path,
         metavar="FILE",
-        help="demand client certificates that this CA has signed",
+        help="require client certificates that this CA has signed",
     )
     group.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="demand a bearer token of this file: lines of NAME TOKEN; taken up when it changes",
+        help="require a bearer token of this file: lines of NAME TOKEN; read again when it changes",
     )
     group.add_argument(
         "--insecure",
         action="store_true",
-        help="listen beyond loopback without TLS or without authentication all the same",
+        help="listen beyond loopback without TLS or without authentication",
     )
 
 
@@ -153,7 +150,6 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-sessions",
         type=_positive,
-        default=64,
         metavar="N",
         help="sessions, parked ones included (%(default)s)",
     )
@@ -161,74 +157,61 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--max-length",
         type=_positive,
         metavar="N",
-        help="tokens a session (the model's context, as far as the memory allows)",
+        help="tokens in a session (the model's context, or less if the memory is short)",
     )
     group.add_argument(
-        "--max-step-rows",
-        type=_positive,
-        default=2048,
-        metavar="N",
-        help="rows (tokens) a step (%(default)s)",
+        "--max-step-rows", type=_positive, metavar="N", help="rows (tokens) in a step (%(default)s)"
     )
     group.add_argument(
         "--max-open-wait",
         type=_seconds,
-        default=60.0,
         metavar="S",
-        help="seconds that a client may wait for room at most (%(default)g)",
+        help="seconds that a client may wait for a free session (%(default)g)",
     )
     group.add_argument(
         "--max-connections",
         type=_positive,
-        default=256,
         metavar="N",
         help="connections that have streams (%(default)s)",
     )
     group.add_argument(
-        "--max-streams",
-        type=_positive,
-        default=100,
-        metavar="N",
-        help="streams a connection (%(default)s)",
+        "--max-streams", type=_positive, metavar="N", help="streams of a connection (%(default)s)"
     )
     group.add_argument(
-        "--max-sessions-per-identity", type=_positive, metavar="N", help="sessions a caller"
+        "--max-sessions-per-identity", type=_positive, metavar="N", help="sessions of a caller"
     )
     group.add_argument(
-        "--kv-memory-per-identity", type=_size, metavar="SIZE", help="keys and values a caller"
+        "--kv-memory-per-identity", type=_size, metavar="SIZE", help="keys and values of a caller"
     )
     group.add_argument(
         "--tokens-per-second",
         type=_rate,
         metavar="N",
-        help="tokens a second a caller: whoever sends more is read from more slowly",
+        help="tokens per second of a caller; the steps of a faster caller are read more slowly",
     )
     group.add_argument(
         "--allow-echo",
         action="store_true",
-        help="let clients ask for the first floats the server received",
+        help="let clients ask for the first floats that the server received",
     )
 
 
 def _add_observing(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("observing")
     group.add_argument(
-        "--log-level", choices=LEVELS, default="info", help="to stderr (%(default)s)"
+        "--log-level", choices=LEVELS, help="lowest level that is logged to stderr (%(default)s)"
     )
-    group.add_argument(
-        "--log-format", choices=FORMATS, default="text", help="one record a line (%(default)s)"
-    )
+    group.add_argument("--log-format", choices=FORMATS, help="one record a line (%(default)s)")
     group.add_argument(
         "--metrics-port",
         type=_port,
         metavar="PORT",
-        help="serve Prometheus metrics; 0: a free port",
+        help="serve Prometheus metrics; 0 takes a free port",
     )
     group.add_argument(
         "--metrics-host",
-        default="127.0.0.1",
         metavar="HOST",
-        help="address of the metrics, which are for anyone who reaches it (%(default)s)",
+        help="address of the metrics, which need no authentication (%(default)s)",
     )
 
 

@@ -7,7 +7,6 @@ import logging
 import resource
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -32,9 +31,10 @@ from stip_server.rpc.service import SERVICE, InferenceService
 from stip_server.rpc.stream import Backend
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
-from stip_server.sessions.limits import LimitSettings, check_max_length, limits, row_bytes
+from stip_server.sessions.limits import announced_limits, check_max_length, row_bytes
 from stip_server.sessions.sessions import Quotas, Sessions
 from stip_server.sessions.token_rate import TokenRate
+from stip_server.settings import LimitSettings, ServerSettings
 from stip_server.shutdown import Signals, drain
 
 log = logging.getLogger(__name__)
@@ -57,43 +57,28 @@ ENGINE_REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class ServerSettings:
-    """Where to listen, whom to let in, what to accept, and seconds to finish steps at shutdown.
-
-    `max_connections` may have streams at once, of at most `max_streams` each.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 50051
-    credentials: grpc.ServerCredentials | None = None
-    authenticator: Authenticator = field(default_factory=Authenticator)
-    grace: float = 30.0
-    max_connections: int = 256
-    max_streams: int = 100
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int | None = None
-    limits: LimitSettings = field(default_factory=LimitSettings)
-
-
 async def serve(
     engine: Engine,
     metrics: Metrics,
     settings: ServerSettings,
-    announce: Callable[[Engine, str, int | None], None],
+    limits: LimitSettings,
+    announce: Callable[[str, int | None], None],
+    *,
+    credentials: grpc.ServerCredentials | None,
+    authenticator: Authenticator,
 ) -> None:
-    """Take the port, load the weights, serve until SIGTERM or SIGINT, finish the steps under way.
+    """Listen, load the weights, serve until SIGTERM or SIGINT, finish the running steps.
 
-    A second signal ends the steps under way too. `announce` is called with HOST:PORT, and the port
-    of the metrics if there is one, once requests are answered. Raises StartError.
+    A second signal ends the running steps too. Once the server answers requests, it calls
+    `announce` with HOST:PORT and the port of the metrics, if any. Raises StartError.
     """
-    check_max_length(settings.limits, engine.manifest.model)
+    check_max_length(limits, engine.manifest.model)
     connections = 2 * settings.max_connections + SPARE_CONNECTIONS
     _allow_open_files(connections + SPARE_FILES)
     listener = Listener(
         settings.host,
         settings.port,
-        credentials=settings.credentials,
+        credentials=credentials,
         max_streams=settings.max_streams,
         max_connections=connections,
     )
@@ -109,7 +94,7 @@ async def serve(
             return  # the process ends, and with it the thread that loads
         await asyncio.sleep(LOADING_INTERVAL)
 
-    house = _House(engine, metrics, settings)
+    house = _House(engine, metrics, limits, authenticator, settings.max_connections)
     await listener.start(house.add_to)
     house.health.set(serving=True)
     watching = asyncio.create_task(house.watch())
@@ -117,7 +102,7 @@ async def serve(
         asyncio.create_task(house.keep()),
         asyncio.create_task(listener.keep(house.add_to, house.service.peers_with_sessions)),
     ]
-    announce(engine, listener.address, endpoint.port if endpoint else None)
+    announce(listener.address, endpoint.port if endpoint else None)
     systemd.notify(systemd.READY)
 
     failed = await _run_until(stop, [watching, *upkeep])
@@ -144,46 +129,52 @@ async def serve(
 class _House:
     """What serves the streams of one engine, and what looks after it."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, settings: ServerSettings) -> None:
-        wanted = settings.limits
-        announced = limits(
-            wanted,
+    def __init__(
+        self,
+        engine: Engine,
+        metrics: Metrics,
+        limits: LimitSettings,
+        authenticator: Authenticator,
+        max_connections: int,
+    ) -> None:
+        announced = announced_limits(
+            limits,
             engine.manifest.model,
             kv_bytes=engine.kv_bytes_total,
             kv_bytes_per_token=engine.kv_bytes_per_token,
             row_bytes=row_bytes(engine.manifest),
         )
         self.engine = engine
-        self.answer_memory = AnswerMemory(wanted.answer_bytes, row_bytes(engine.manifest))
+        self.answer_memory = AnswerMemory(limits.answer_memory, row_bytes(engine.manifest))
         self.sessions = Sessions(
             Quotas(
-                max_sessions=wanted.max_sessions,
+                max_sessions=limits.max_sessions,
                 kv_bytes=engine.kv_bytes_total,
-                max_sessions_per_identity=wanted.max_sessions_per_identity,
-                kv_bytes_per_identity=wanted.kv_bytes_per_identity,
+                max_sessions_per_identity=limits.max_sessions_per_identity,
+                kv_bytes_per_identity=limits.kv_memory_per_identity,
             ),
             self.answer_memory,
             kv_bytes=engine.kv_bytes,
-            ttl=wanted.session_ttl,
+            ttl=limits.session_ttl,
             clock=monotonic,
             release=engine.release,
             ended=metrics.session_ended,
         )
         self.admission = Admission(self.sessions)
-        self.authenticator = settings.authenticator
+        self.authenticator = authenticator
         backend = Backend(
             engine,
             self.sessions,
             Opening(engine, self.sessions, self.admission, announced),
             announced,
-            TokenRate(wanted.tokens_per_second, monotonic),
+            TokenRate(limits.tokens_per_second, monotonic),
             metrics,
         )
         self.service = InferenceService(
             backend,
             self.admission,
             self.authenticator,
-            max_connections=settings.max_connections,
+            max_connections=max_connections,
         )
         self.health = Health("", SERVICE)
         self.reflection = Reflection(SERVICE, health.NAME, reflection.NAME)

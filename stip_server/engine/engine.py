@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 
 import mlx.core as mx
@@ -32,6 +31,7 @@ from stip_server.errors import ServiceError
 from stip_server.observe.logs import event
 from stip_server.observe.metrics import Metrics
 from stip_server.sessions import kv_memory as memory
+from stip_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
@@ -40,20 +40,6 @@ HEARTBEAT = 1.0
 # Bytes to copy from which a session is made room for between two iterations, one session at a time:
 # within one they would keep the others waiting.
 LARGE_COPY = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How to compute. dtype is "auto", "float16", "bfloat16" or "float32"."""
-
-    cpu: bool = False
-    dtype: str = "auto"
-    fused: bool = False  # compile the elementwise chains of a layer
-    max_batch_rows: int = 512
-    kv_memory: memory.MemoryAmount = field(
-        default_factory=lambda: memory.MemoryAmount(fraction=0.5)
-    )
-    wired_limit: int | None = None  # bytes; None leaves macOS to decide
 
 
 class Engine:
@@ -205,7 +191,7 @@ class Engine:
             set_wired_limit(settings.wired_limit)
         dtype = compute_dtype(settings.dtype, self.manifest.dtype, on_cpu=on_cpu)
         self.dtype = str(dtype).removeprefix("mlx.core.")
-        suited = operations(dtype, on_cpu=on_cpu, fused=settings.fused)
+        suited = operations(dtype, on_cpu=on_cpu, fused=settings.compile_decode)
         model = load_model(self._bundle, dtype, suited)
         seconds = warm_up(model)
         mx.clear_cache()

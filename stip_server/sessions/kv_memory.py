@@ -66,6 +66,9 @@ class MemoryAmount:
             raise ValueError(f"{text!r} is no memory at all")
         return MemoryAmount(size=size)
 
+    def __str__(self) -> str:
+        return f"{self.fraction:.0%}" if self.size is None else readable(self.size)
+
     def of(self, left: int) -> int:
         """Bytes, given that `left` bytes are left. Raises StartError for more than that."""
         if self.size is None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from stip.v1.inference_pb2 import Limits
 from stip.v1.manifest_pb2 import Manifest, ModelConfig
 from stip_model.bundle.modes import output_width
 from stip_server.errors import StartError
 from stip_server.sessions.kv_memory import GROWTH, capacity_for, readable
+from stip_server.settings import LimitSettings
 
 MAX_STEP_BYTES = 1024 * 1024
 MAX_LOGITS_BYTES = 64 * 1024 * 1024
@@ -17,27 +16,6 @@ MAX_STEPS_IN_FLIGHT = 4
 MESSAGE_OVERHEAD = 64 * 1024
 # tokens of a session that states no maximum
 DEFAULT_LENGTH = 4096
-
-
-@dataclass(frozen=True)
-class LimitSettings:
-    """The limits an operator sets, in tokens, seconds and bytes.
-
-    `max_length` None is as long as the model's context and the memory for keys and values allow.
-    `answer_bytes` hold what sessions leave unread beyond a row of logits each.
-    The last three hold for each identity; None is no limit.
-    """
-
-    max_sessions: int = 64
-    max_length: int | None = None
-    max_step_rows: int = 2048
-    answer_bytes: int = 256 * 1024 * 1024
-    session_ttl: float = 300.0
-    max_open_wait: float = 60.0
-    allow_echo: bool = False
-    max_sessions_per_identity: int | None = None
-    kv_bytes_per_identity: int | None = None
-    tokens_per_second: float | None = None
 
 
 def check_max_length(settings: LimitSettings, model: ModelConfig) -> None:
@@ -49,7 +27,7 @@ def check_max_length(settings: LimitSettings, model: ModelConfig) -> None:
         )
 
 
-def limits(
+def announced_limits(
     settings: LimitSettings,
     model: ModelConfig,
     *,
@@ -72,9 +50,9 @@ def limits(
             f"there are {readable(kv_bytes)}",
             hint="raise --kv-memory, or lower --max-length",
         )
-    if settings.answer_bytes < row_bytes:
+    if settings.answer_memory < row_bytes:
         raise StartError(
-            f"--answer-memory {readable(settings.answer_bytes)} has no room for one answer, "
+            f"--answer-memory {readable(settings.answer_memory)} has no room for one answer, "
             f"which takes {readable(row_bytes)}"
         )
     return Limits(
@@ -82,7 +60,7 @@ def limits(
         max_length=length,
         max_step_rows=settings.max_step_rows,
         max_step_bytes=MAX_STEP_BYTES,
-        max_logits_bytes=min(MAX_LOGITS_BYTES, settings.answer_bytes),
+        max_logits_bytes=min(MAX_LOGITS_BYTES, settings.answer_memory),
         max_steps_in_flight=MAX_STEPS_IN_FLIGHT,
         session_ttl_millis=round(settings.session_ttl * 1000),
         echo_allowed=settings.allow_echo,

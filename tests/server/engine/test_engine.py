@@ -15,9 +15,10 @@ import pytest
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.cache.kv_cache import KVCache
 from stip_model.errors import BundleError
-from stip_server.engine.engine import Engine, EngineSettings
+from stip_server.engine.engine import Engine
 from stip_server.engine.step import WantedRows
 from stip_server.observe.metrics import Metrics
+from stip_server.settings import EngineSettings
 from tests.support.models.damage import flip_bit
 from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.servers.running_engine import Gate, RunningEngine, logits_of

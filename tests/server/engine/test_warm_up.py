@@ -9,10 +9,11 @@ import pytest
 
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.decoder import Model
-from stip_server.engine.engine import Engine, EngineSettings
+from stip_server.engine.engine import Engine
 from stip_server.engine.iteration import WARM_UP_ROWS
 from stip_server.errors import StartError
 from stip_server.observe.metrics import Metrics
+from stip_server.settings import EngineSettings
 from tests.support.waiting import PATIENCE
 
 

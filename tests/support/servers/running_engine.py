@@ -16,9 +16,10 @@ from numpy.typing import DTypeLike, NDArray
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_model.bundle.manifest import ServerBundle
 from stip_server.engine import engine as engine_module
-from stip_server.engine.engine import Engine, EngineSettings
+from stip_server.engine.engine import Engine
 from stip_server.engine.step import LogitsForm, Step, StepOutcome, WantedRows
 from stip_server.observe.metrics import Metrics
+from stip_server.settings import EngineSettings
 from tests.support.waiting import PATIENCE
 
 
