@@ -38,6 +38,7 @@ from stip_client.cli.connection_options import access, parent_parser
 from stip_client.transport.credentials import read_token
 from stip_client.transport.endpoint import Endpoint, is_loopback
 from tests.support.certificates import Authority, Issued, write_key
+from tests.support.waiting import PATIENCE
 
 TOKEN = "the-token-of-this-test"
 
@@ -271,7 +272,7 @@ def test_a_proxy_is_not_asked_for_a_loopback_address(
         proxy.settimeout(0.2)
         for name in ("http_proxy", "https_proxy", "grpc_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
-        with Client(f"localhost:{port}", bundle, token=TOKEN, connect_timeout=3) as client:
+        with Client(f"localhost:{port}", bundle, token=TOKEN, connect_timeout=PATIENCE) as client:
             assert client.model_info().server_version == "door"
         with pytest.raises(TimeoutError):
             proxy.accept()

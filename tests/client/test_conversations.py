@@ -139,16 +139,25 @@ def test_a_cancelled_task_leaves_its_session_usable(
 ) -> None:
     prompt = [*SYSTEM, 1, 2, 3]
 
+    found: list[Piece] = []
+
     async def collect(client: AsyncClient, count: int) -> list[Piece]:
+        found.clear()
         options = {"max_new_tokens": count, "ignore_eos": True, "temperature": 1.0, "seed": 1}
-        return [piece async for piece in client.generate(prompt, keep=True, **options)]  # type: ignore[arg-type]
+        async for piece in client.generate(prompt, keep=True, **options):  # type: ignore[arg-type]
+            found.append(piece)
+        return list(found)
 
     async def run() -> None:
         async with AsyncClient(tiny_server.address, tiny_bundles / "client") as client:
             expected = tokens(await collect(client, 5))
-            for milliseconds in range(12):
+            for pieces in range(8):
+                found.clear()
                 task = asyncio.create_task(collect(client, 300))
-                await asyncio.sleep(milliseconds / 1000)
+                while len(found) < pieces:
+                    await asyncio.sleep(0)
+                for _ in range(pieces):  # another moment on the way to the next piece
+                    await asyncio.sleep(0)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from stip_client.cli.commands import demo
 from stip_client.cli.main import main
 from tests.support.command_line import assert_refused
 from tests.support.parties import Server, convert, run_tool, server_process
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 
 DEMO_MODEL = Path(stip_client.__file__).parent / "cli" / "demo_model"
 # The README's examples, with what a correct answer must say.
@@ -232,17 +231,21 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, signum: signa
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("*/masked/server")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: bool(list(tmp_path.glob("*/masked/server"))))
     process.send_signal(signum)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == (130 if signum == signal.SIGINT else 143)
     assert "Traceback" not in errors
-    time.sleep(0.2)
     assert list(tmp_path.iterdir()) == []
-    assert not [
+    # its server process may still be about to end
+    eventually(lambda: not processes_of(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Those whose command line names the folder."""
+    return [
         each
         for each in psutil.process_iter(["cmdline"])
-        if any(str(tmp_path) in argument for argument in each.info["cmdline"] or ())
+        if any(str(folder) in argument for argument in each.info["cmdline"] or ())
     ]

@@ -93,11 +93,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(*request.param, tmp_path_factory.mktemp("case"))
 
 
-@pytest.fixture
-def rotated(case: Case) -> Case:
-    if case.scheme != "rotation":
-        pytest.skip("the permutation scheme has no such term")
-    return case
+# The same cases, of one scheme only.
+of_rotation, of_permutation = (
+    pytest.mark.parametrize("case", list(product(MODELS, (scheme,))), ids="-".join, indirect=True)
+    for scheme in ("rotation", "permutation")
+)
 
 
 def test_nothing_broken_agrees(case: Case) -> None:
@@ -161,8 +161,9 @@ def test_every_space_of_every_tensor(
     assert unnoticed == []
 
 
+@of_rotation
 def test_every_norm_that_was_folded(
-    rotated: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Plan._made
     unnoticed = []
@@ -178,15 +179,16 @@ def test_every_norm_that_was_folded(
             return tensor
 
         monkeypatch.setattr(Plan, "_made", made)
-        if rotated.error(rotated.convert(tmp_path / str(number))) < BROKEN:
+        if case.error(case.convert(tmp_path / str(number))) < BROKEN:
             unnoticed.append(name)
     assert unnoticed == []
 
 
+@of_rotation
 def test_angles_of_queries_and_keys_must_agree_and_signs_must_cancel(
-    rotated: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, config = RotationMasking.layer, Checkpoint(rotated.checkpoint).config
+    original, config = RotationMasking.layer, Checkpoint(case.checkpoint).config
 
     def one_angle(maps: dict[Space, LinearMap]) -> None:
         """Of the first plane of the first key head alone."""
@@ -213,7 +215,7 @@ def test_angles_of_queries_and_keys_must_agree_and_signs_must_cancel(
             return maps
 
         monkeypatch.setattr(RotationMasking, "layer", layer)
-        assert rotated.error(rotated.convert(tmp_path / str(number))) > BROKEN
+        assert case.error(case.convert(tmp_path / str(number))) > BROKEN
 
 
 class Both:
@@ -227,11 +229,10 @@ class Both:
         return second.apply(first.apply(x))
 
 
+@of_permutation
 def test_quarter_turns_of_queries_and_keys_must_agree(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if case.scheme != "permutation":
-        pytest.skip("the rotation scheme has angles in their place")
     original = PermutationMasking.layer
 
     def layer(self: PermutationMasking, index: int) -> dict[Space, Gather]:

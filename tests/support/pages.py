@@ -13,6 +13,7 @@ from threading import Thread
 
 from playwright.sync_api import Page
 
+from tests.support.waiting import PATIENCE
 from tests.support.wire.proxy import Proxy
 
 BROWSER = [
@@ -99,7 +100,7 @@ def page_process(*arguments: object) -> Iterator[str]:
             assert line.startswith("listening on "), process.communicate()[1]
             yield line.removeprefix("listening on ").strip()
             process.terminate()
-            _, log = process.communicate(timeout=20)
+            _, log = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, log
             assert "Traceback" not in log, log
         finally:

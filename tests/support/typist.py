@@ -13,8 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-from tests.support.waiting import PATIENCE
+import psutil
 
+from tests.support.waiting import PATIENCE, eventually
+
+# Seconds without a turn on a core, asleep, after which a thread counts as waiting for a key.
+REST = 0.2
 CTRL_C, CTRL_D = "\x03", "\x04"
 
 
@@ -56,12 +60,20 @@ class Typist:
         return self.until(r"(?:^|\n)> ").removesuffix("> ")
 
     def settle(self) -> None:
-        """Let the program come to wait for the next key.
+        """Wait until the program waits for the next key: until its main thread rests.
 
         A signal that CPython's readline gets between a key and that wait stays unseen until another
-        key: a person is slower, this is not.
+        key. A person is slower, this is not.
         """
-        sleep(1)
+        process = psutil.Process(self.process.pid)
+
+        def rests() -> bool:
+            before = process.num_ctx_switches()
+            sleep(REST)
+            same = process.num_ctx_switches() == before
+            return same and process.status() == psutil.STATUS_SLEEPING
+
+        eventually(rests)
 
     def leaves(self) -> int:
         """The exit status, when the command has ended."""

@@ -18,7 +18,7 @@ from stip_server.sessions.kv_memory import kv_bytes_per_token
 from tests.support.fixtures.talking_model import VOCAB_SIZE
 from tests.support.servers.healthy_session import healthy_session
 from tests.support.servers.watched import Watched, watched_server
-from tests.support.waiting import eventually
+from tests.support.waiting import LONG_PATIENCE, eventually
 from tests.support.wire.requests import WireStream, connection, open_request, step_request
 
 READERS, TIMES = 4, 3
@@ -46,7 +46,9 @@ def server(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
 def never_reads(address: str, manifest: Manifest, stack: ExitStack) -> WireStream:
     """A stream that has sent everything, on a connection of its own."""
     channel = stack.enter_context(grpc.insecure_channel(address, options=NARROW))
-    stream = WireStream(channel, deadline=600).send(open_request(manifest, max_length=1000))
+    stream = WireStream(channel, deadline=LONG_PATIENCE).send(
+        open_request(manifest, max_length=1000)
+    )
     stream.opened()
     return stream.send(*[step_request(0, ROWS, logits=EVERY_ROW)] * STEPS)
 
@@ -104,7 +106,8 @@ def test_many_readers_that_never_read_hold_no_more_than_the_memory_for_answers(
         await_prompts(server, before)
         answers = (server.metric("stip_iteration_rows_sum") - before) / len(ROWS)
         assert answers < 3
-        assert 2 * ANSWER <= used(server) <= MEMORY
+        eventually(lambda: used(server) >= 2 * ANSWER)
+        assert used(server) <= MEMORY
         assert server.rss - idle < COPIES * MEMORY + SLACK
         healthy.wait_for_rounds(20)
         for stream in streams:
@@ -134,7 +137,7 @@ def test_a_reader_that_never_reads_loses_its_connection_when_others_need_the_mem
             assert server.metric("stip_connections_cut_off_total") == 1
             assert stream.refusal().code is grpc.StatusCode.UNAVAILABLE
             # its session is parked, as after any lost connection
-            assert server.metric("stip_sessions", state="parked") == 1
+            eventually(lambda: server.metric("stip_sessions", state="parked") == 1)
             reader.close()
         eventually(lambda: used(server) == 0)
         server.stop()
@@ -170,7 +173,7 @@ def test_sessions_that_are_idle_hold_none_of_the_answers_that_were_read(
     ):
 
         def read_one() -> None:
-            stream = stack.enter_context(WireStream(channel, deadline=600))
+            stream = stack.enter_context(WireStream(channel, deadline=LONG_PATIENCE))
             stream.send(open_request(talking_manifest, max_length=len(rows))).opened()
             stream.send(step_request(0, rows, logits=EVERY_ROW)).result()
 
@@ -179,7 +182,7 @@ def test_sessions_that_are_idle_hold_none_of_the_answers_that_were_read(
         for _ in range(sessions):
             read_one()
         assert server.metric("stip_sessions", state="attached") == 1 + sessions
-        assert used(server) == 0
+        eventually(lambda: used(server) == 0)
         # their keys and values, and less than a fifth of what they have read
         kept = sessions * len(rows) * kv_bytes_per_token(talking_manifest.model, itemsize=4) / 2**20
         assert server.rss - before < kept + sessions * answer / 5
