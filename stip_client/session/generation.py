@@ -1,7 +1,7 @@
 """The generation loop without any I/O: both clients drive this same state machine.
 
 while (step := generation.next_step(<tokens in the session>, <its maximum>)) is not None:
-    pieces, kept = generation.take(<forward step.token_ids, asking for step.wanted>)
+    pieces, kept = generation.add_result(<forward step.token_ids in step.form>)
     <roll back to `kept` of those tokens>
 """
 
@@ -16,8 +16,8 @@ from stip_client.errors import RequestError, ServerError
 from stip_client.sampling.detokenizer import TextStream
 from stip_client.sampling.drafting import DraftLength, NgramIndex, NgramMatch
 from stip_client.sampling.sampler import SampledToken, Sampler
+from stip_client.session.forward_call import ForwardResult, LogitsForm
 from stip_client.session.generation_options import GenerationParameters
-from stip_client.session.session_core import LogitsWanted, Reply
 from stip_client.session.step_profile import StepProfile
 
 FinishReason = Literal["stop", "length"]
@@ -50,7 +50,7 @@ class NextStep:
 
     token_ids: list[int]
     drafted: int
-    wanted: LogitsWanted
+    form: LogitsForm
 
 
 class Generation:
@@ -62,7 +62,7 @@ class Generation:
         prompt: Sequence[int],
         parameters: GenerationParameters,
     ) -> None:
-        """`prompt`: every token of the session before the reply. Raises RequestError for stop
+        """`prompt`: every token of the session before the result. Raises RequestError for stop
         strings that cannot be looked for."""
         self._parameters = parameters
         self._bundle = bundle
@@ -112,11 +112,11 @@ class Generation:
         sampler = self._sampler
         # hidden states are rounded no more than the rows that were sent
         dtype = sampler.dtype if self._bundle.head is None else "float16"
-        wanted = LogitsWanted("all" if guesses else "last", dtype, sampler.top_k)
-        self._step = NextStep(self._pending + guesses, len(guesses), wanted)
+        form = LogitsForm("all" if guesses else "last", dtype, sampler.top_k)
+        self._step = NextStep(self._pending + guesses, len(guesses), form)
         return self._step
 
-    def take(self, reply: Reply) -> tuple[list[Piece], int]:
+    def add_result(self, result: ForwardResult) -> tuple[list[Piece], int]:
         """The pieces that a step brings, and how many of its tokens belong to the session.
 
         A guess is kept where the logits before it choose the same token: then those after it are
@@ -124,10 +124,10 @@ class Generation:
         distribution, this is rejection sampling (Leviathan et al., 2023) for a draft that is
         certain of its guesses; with a seed even the tokens are those of a run without guesses.
         """
-        step, logits = self._step, reply.logits
+        step, logits = self._step, result.logits
         if step is None or logits is None or len(logits.values) != step.drafted + 1:
             raise ServerError("the server did not send the logits that were asked for")
-        profile = replace(reply.profile, drafted=step.drafted)
+        profile = replace(result.profile, drafted=step.drafted)
         given = len(step.token_ids) - step.drafted
         pieces: list[Piece] = []
         for row in range(step.drafted + 1):
@@ -136,7 +136,7 @@ class Generation:
                 kept = given + row - 1
                 self._pending = step.token_ids[kept : kept + 1]
                 break
-            pieces.append(self._piece(choice, reply.received if not row else ()))
+            pieces.append(self._piece(choice, result.received if not row else ()))
             kept = given + row
             if self._pending is None:
                 break
@@ -161,7 +161,7 @@ class Generation:
         self._first = False
 
     def _piece(self, choice: SampledToken, received: tuple[float, ...]) -> Piece:
-        """The piece of a chosen token, which is to be sent next unless it ends the reply."""
+        """The piece of a chosen token, which is to be sent next unless it ends the result."""
         token = choice.token_id
         self._generated += 1
         if self._ngrams is not None:

@@ -3,116 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import NamedTuple
 
-from stip_client.session.base_session import BaseSession
+from stip_client.session.recovery import AsyncSession
 
-S = TypeVar("S", bound=BaseSession)
-
-# A session is continued where at least this share of its tokens begins the new prompt as well, and
-# is forked where it is less: then it is another conversation, which may go on.
+# A session is continued if at least this share of its tokens begins the new prompt as well. If the
+# share is smaller, the session is another conversation, which may go on: it is forked.
 CONTINUED = 0.5
 # Fewer tokens than this are sent again rather than forked.
 WORTH_FORKING = 16
 
 
-@dataclass(eq=False)
-class _Kept(Generic[S]):
-    session: S
-    busy: bool
-    used: int
+class SharedPrefix(NamedTuple):
+    """The first `length` tokens, which a kept session has in common with a prompt.
 
-
-@dataclass(frozen=True)
-class Match(Generic[S]):
-    """What a kept session has in common with a prompt: its first `length` tokens.
-
-    Where it `continues` the session it has been taken for that; else the session may be forked.
+    If it `continues`, the session is claimed for the prompt; else the session may be forked.
     """
 
-    session: S
+    session: AsyncSession
     length: int
     continues: bool
 
 
-class SessionPool(Generic[S]):
-    """At most `maximum` sessions; those that no reply uses may be continued or closed.
+class SessionPool:
+    """At most `maximum` sessions. Those that no reply uses may be continued or closed.
 
     Threads may share it.
     """
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
-        self._kept: list[_Kept[S]] = []
-        self._clock = count()
+        self._busy: set[AsyncSession] = set()
+        self._idle: dict[AsyncSession, None] = {}  # the least recently used one first
         self._lock = Lock()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def claim(self, prompt: Sequence[int]) -> Match[S] | None:
-        """The session to continue or to fork, the one that has most in common with a prompt.
-
-        The last token of the prompt is not counted: it is sent in any case.
-        """
-        best: tuple[int, bool, _Kept[S]] | None = None
-        with self._lock:
-            for each in self._kept:
-                tokens = each.session.tokens
-                length = _common(tokens, prompt[:-1])
-                continues = not each.busy and length >= CONTINUED * len(tokens)
-                if length < (1 if continues else WORTH_FORKING):
-                    continue
-                if best is None or (length, continues) > best[:2]:
-                    best = length, continues, each
-            if best is None:
-                return None
-            length, continues, found = best
-            found.busy = found.busy or continues
-            return Match(found.session, length, continues)
-
-    def add(self, session: S) -> bool:
-        """Keep a session that a reply uses; false where there is no room."""
-        with self._lock:
-            if len(self._kept) >= self._maximum:
-                return False
-            self._kept.append(_Kept(session, True, next(self._clock)))
-            return True
-
-    def give_back(self, session: S) -> bool:
-        """The reply has ended, and the session may be continued; false if it is not kept."""
-        with self._lock:
-            for each in self._kept:
-                if each.session is session:
-                    each.busy, each.used = False, next(self._clock)
-                    return True
-            return False
-
-    def forget(self, session: S) -> None:
-        """Keep a session no longer: it is closed, or will be."""
-        with self._lock:
-            self._kept = [each for each in self._kept if each.session is not session]
 
     @property
     def has_idle(self) -> bool:
-        """Whether there is a session to let go of."""
-        return any(not each.busy for each in tuple(self._kept))
+        """Whether a session can be evicted."""
+        return bool(self._idle)
 
-    def let_go(self) -> S | None:
-        """Keep the idle session that was used least recently no longer: it is to be closed."""
+    def claim(self, prompt: Sequence[int]) -> SharedPrefix | None:
+        """The session that has most in common with a prompt, to continue or to fork.
+
+        The last token of the prompt does not count: it is sent in any case.
+        """
+        best: SharedPrefix | None = None
         with self._lock:
-            idle = [each for each in self._kept if not each.busy]
-            if not idle:
-                return None
-            oldest = min(idle, key=lambda each: each.used)
-            self._kept.remove(oldest)
-            return oldest.session
+            for session in (*self._idle, *self._busy):
+                tokens = session.tokens
+                length = _common_length(tokens, prompt[:-1])
+                continues = session in self._idle and length >= CONTINUED * len(tokens)
+                if length < (1 if continues else WORTH_FORKING):
+                    continue
+                if best is None or (length, continues) > best[1:]:
+                    best = SharedPrefix(session, length, continues)
+            if best is not None and best.continues:
+                del self._idle[best.session]
+                self._busy.add(best.session)
+        return best
+
+    def add(self, session: AsyncSession) -> bool:
+        """Keep a session that a reply uses; false where there is no room."""
+        with self._lock:
+            if len(self._busy) + len(self._idle) >= self._maximum:
+                return False
+            self._busy.add(session)
+            return True
+
+    def release(self, session: AsyncSession) -> bool:
+        """The reply has ended, and the session may be continued; false if it is not kept."""
+        with self._lock:
+            if session not in self._busy:
+                return False
+            self._busy.remove(session)
+            self._idle[session] = None
+            return True
+
+    def discard(self, session: AsyncSession) -> None:
+        """Stop keeping a session: it is closed, or will be."""
+        with self._lock:
+            self._busy.discard(session)
+            self._idle.pop(session, None)
+
+    def evict(self) -> AsyncSession | None:
+        """Stop keeping the idle session that was used least recently; the caller closes it."""
+        with self._lock:
+            session = next(iter(self._idle), None)
+            if session is not None:
+                del self._idle[session]
+            return session
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
     """The number of tokens that both begin with."""
     for length, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from stip_client import ConnectionLostError
-from stip_client.aio import _Stream
+from stip_client.transport.asynchronous import AsyncStream
 from stip_client.transport.endpoint import Endpoint
 
 
-def silent_stream(reading: asyncio.Event) -> _Stream:
+def silent_stream(reading: asyncio.Event) -> AsyncStream:
     """A stream of a server that never answers; `reading` is set when something waits for it."""
 
     async def read() -> Any:
@@ -22,7 +22,7 @@ def silent_stream(reading: asyncio.Event) -> _Stream:
         await asyncio.Event().wait()
 
     call = SimpleNamespace(read=read, add_done_callback=lambda _: None)
-    return _Stream(SimpleNamespace(Infer=lambda **_: call), Endpoint("localhost:1"))  # type: ignore[arg-type]
+    return AsyncStream(SimpleNamespace(Infer=lambda **_: call), Endpoint("localhost:1"))  # type: ignore[arg-type]
 
 
 def test_a_server_that_never_answers_is_a_lost_connection() -> None:

@@ -14,7 +14,8 @@ from stip.v1.tensor_pb2 import DataType
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.bundle.head import BLOCK_BYTES, ClientHead
 from stip_client.errors import ServerError
-from stip_client.session.session_core import LogitsWanted, Reply, SessionCore
+from stip_client.session.forward_call import ForwardResult, LogitsForm
+from stip_client.session.session_core import SessionCore
 from stip_client.transport.wire_tensors import encode
 from stip_keys.masks.permutation import PermutationMask
 from tests.support.models.random_checkpoint import DTYPES, RandomCheckpoint
@@ -34,7 +35,7 @@ def opened(bundle: ClientBundle, **limits: int) -> SessionCore:
     core = SessionCore(bundle)
     room = {"max_step_rows": 100, "max_step_bytes": 1 << 20, "max_logits_bytes": 1 << 20} | limits
     told = SessionOpened(session_id=bytes(16), max_length=100, limits=Limits(**room))
-    core.take_opened(InferResponse(opened=told))
+    core.accept_opened(InferResponse(opened=told))
     return core
 
 
@@ -56,20 +57,20 @@ def test_logits_over_several_blocks_are_those_of_one_product(dtype: str, width: 
 
 def test_a_step_carries_as_many_rows_as_hidden_states_fit(bundle: ClientBundle) -> None:
     core = opened(bundle, max_logits_bytes=10 * 4 * bundle.embeddings.hidden_size)
-    assert core.chunk_rows(LogitsWanted("all")) == 10
-    assert core.chunk_rows(LogitsWanted("all", top_k=1)) == 10
-    assert core.chunk_rows(LogitsWanted("all", dtype="float16")) == 20
+    assert core.forward([1], LogitsForm("all")).rows_per_step == 10
+    assert core.forward([1], LogitsForm("all", top_k=1)).rows_per_step == 10
+    assert core.forward([1], LogitsForm("all", dtype="float16")).rows_per_step == 20
 
 
-def answered(core: SessionCore, rows: int) -> Reply:
+def answered(core: SessionCore, rows: int) -> ForwardResult:
     """The reply to so many tokens, that asks for every row."""
-    forward = core.forward([1] * rows, LogitsWanted("all"))
+    forward = core.forward([1] * rows, LogitsForm("all"))
     list(forward.requests())
     values = encode(states(rows, 60), DataType.DATA_TYPE_FLOAT32)
-    forward.take(
+    forward.add_response(
         InferResponse(result=StepResult(length=core.position + rows, hidden_states=values))
     )
-    return forward.finish()
+    return core.finish(forward)
 
 
 def test_a_reply_tells_how_long_the_head_took(
@@ -98,7 +99,7 @@ def test_an_answer_that_is_no_final_hidden_state_is_refused(
     bundle: ClientBundle, values: NDArray[np.float32] | None
 ) -> None:
     core = opened(bundle)
-    forward = core.forward([1, 2], LogitsWanted("last"))
+    forward = core.forward([1, 2], LogitsForm("last"))
     list(forward.requests())
     result = StepResult(length=2)
     float32 = DataType.DATA_TYPE_FLOAT32
@@ -107,7 +108,7 @@ def test_an_answer_that_is_no_final_hidden_state_is_refused(
     else:
         result.hidden_states.CopyFrom(encode(np.nan_to_num(values), float32))
         result.hidden_states.data = values.astype("<f4").tobytes()
-    forward.take(InferResponse(result=result))
+    forward.add_response(InferResponse(result=result))
     with pytest.raises(ServerError):
-        forward.finish()
+        core.finish(forward)
     assert core.position == 0

@@ -41,7 +41,7 @@ def alone(client: Client, prompt: list[int], count: int = 5) -> list[int]:
 def client(tiny_server: Server, tiny_bundles: Path) -> Iterator[Client]:
     with Client(tiny_server.address, tiny_bundles / "client", max_conversations=3) as client:
         yield client
-        assert len(client._sessions) <= 3
+        assert len(client._core._sessions) <= 3
     assert sessions_of(tiny_server, tiny_bundles) == 0
 
 
@@ -169,8 +169,9 @@ def test_a_cancelled_task_leaves_its_session_usable(
 
 def test_a_conversation_that_outgrows_its_session_moves_into_a_longer_one(client: Client) -> None:
     client.model_info()
-    assert client._limits is not None
-    client._limits.default_length = 64  # so much a session has room for unless more is needed
+    limits = client._core._limits
+    assert limits is not None
+    limits.default_length = 64  # so much a session has room for unless more is needed
     prompt = [*SYSTEM, 1, 2, 3]
     reply = ask(client, prompt)[1]
     longer = prompt + reply + [4] * 60

@@ -11,7 +11,8 @@ from stip.v1.inference_pb2 import InferResponse, Limits, Logits, SessionOpened, 
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.errors import ServerError
-from stip_client.session.session_core import LogitsWanted, SessionCore
+from stip_client.session.forward_call import LogitsForm
+from stip_client.session.session_core import SessionCore
 from stip_client.transport.wire_tensors import decode_logits
 
 LIMITS = Limits(max_step_rows=64, max_step_bytes=1 << 20, max_logits_bytes=1 << 20)
@@ -66,7 +67,7 @@ def test_malformed_logits_are_refused(change: dict[str, Tensor | None]) -> None:
 def core(tiny_bundles: Path) -> SessionCore:
     core = SessionCore(ClientBundle(tiny_bundles / "client"))
     opened = SessionOpened(session_id=bytes(16), max_length=100, limits=LIMITS)
-    core.take_opened(InferResponse(opened=opened))
+    core.accept_opened(InferResponse(opened=opened))
     return core
 
 
@@ -76,19 +77,19 @@ def core(tiny_bundles: Path) -> SessionCore:
 def test_a_bad_answer_leaves_the_position_where_it_was(
     core: SessionCore, result: StepResult
 ) -> None:
-    forward = core.forward([1, 2, 3], LogitsWanted("last"))
+    forward = core.forward([1, 2, 3], LogitsForm("last"))
     list(forward.requests())
-    forward.take(InferResponse(result=result))
+    forward.add_response(InferResponse(result=result))
     with pytest.raises(ServerError):
-        forward.finish()
+        core.finish(forward)
     assert core.position == 0
 
 
 def test_an_answer_of_another_kind_is_refused(core: SessionCore) -> None:
     with pytest.raises(ServerError):
-        core.forward([1], LogitsWanted("none")).take(InferResponse())
+        core.forward([1], LogitsForm("none")).add_response(InferResponse())
     with pytest.raises(ServerError):
-        core.take_opened(InferResponse())
+        core.accept_opened(InferResponse())
 
 
 @pytest.mark.parametrize(("length", "again"), [(0, [7, 8, 9]), (2, [9]), (3, []), (90, [])])
@@ -97,7 +98,7 @@ def test_what_a_resumed_session_does_not_hold_is_sent_again(
 ) -> None:
     core.tokens = [7, 8, 9]
     opened = SessionOpened(session_id=bytes(16), max_length=100, limits=LIMITS, length=length)
-    core.take_opened(InferResponse(opened=opened))
+    core.accept_opened(InferResponse(opened=opened))
     assert core.tokens[core.held :] == again
     requests = list(core.replay().requests())
     assert [each.step.position for each in requests] == [length] * bool(again)

@@ -18,9 +18,11 @@ from stip_client import (
     RequestError,
     SessionLostError,
 )
-from stip_client.session.session_core import LogitsWanted
+from stip_client.session.forward_call import LogitsForm
+from stip_client.transport.blocking import BlockingStream
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import Server, make_model, run_tool, server_process
+from tests.support.sessions.client_session import drop_stream
 from tests.support.waiting import eventually
 
 PROMPT = [5, 3, 8, 9, 7, 9, 3, 2, 3, 8]
@@ -38,7 +40,7 @@ def test_top_k_is_the_top_of_the_whole_row(client: Client, k: int, dtype: str) -
     with client.session() as session:
         rows = session.forward(PROMPT)
         session.rollback(0)
-        logits = session.step(PROMPT, LogitsWanted("all", dtype, k)).logits  # type: ignore[arg-type]
+        logits = session.step(PROMPT, LogitsForm("all", dtype, k)).logits  # type: ignore[arg-type]
     assert logits is not None
     assert logits.indices is not None
     assert logits.log_sum_exp is not None
@@ -71,9 +73,7 @@ def test_a_broken_stream_is_resumed_by_the_next_call(client: Client) -> None:
         session.forward(PROMPT, rows="none")
         expected = session.forward([4], rows="last")
         session.rollback(len(PROMPT))
-        assert session._stream is not None
-        session._stream.cancel()
-        session._stream = None
+        drop_stream(session)
         assert np.array_equal(session.forward([4], rows="last"), expected)
 
 
@@ -82,8 +82,9 @@ def test_a_session_cut_off_in_a_call_is_resumed_with_nothing_lost(client: Client
         session.forward(PROMPT, rows="none")
         expected = session.forward([4], rows="last")
         session.rollback(len(PROMPT))
-        assert session._stream is not None
-        session._stream._call.cancel()
+        stream = session._session._stream
+        assert isinstance(stream, BlockingStream)
+        stream._call.cancel()
         assert np.array_equal(session.forward([4], rows="last"), expected)
 
 
@@ -96,9 +97,7 @@ def test_a_parked_session_expires(tiny_bundles: Path) -> None:
         sessions = [client.session(), patient.session()]
         for session in sessions:
             session.forward(PROMPT, rows="none")
-            assert session._stream is not None
-            session._stream.cancel()
-            session._stream = None
+            drop_stream(session)
         eventually(lambda: client.model_info().load.sessions == 0)
         with pytest.raises(SessionLostError):
             sessions[0].forward([4])
@@ -139,7 +138,7 @@ def test_generation_stops_at_the_end_of_the_context(client: Client) -> None:
 
 def test_the_server_echoes_what_it_received(client: Client) -> None:
     with client.session() as session:
-        reply = session.step(PROMPT, LogitsWanted("none"), echo=True)
+        reply = session.step(PROMPT, LogitsForm("none"), echo=True)
     masked = client.bundle.masked_embeddings(PROMPT[:1])[0]
     plain = client.bundle.embeddings.rows(PROMPT[:1])[0]
     assert list(reply.received) == masked[:10].tolist()
@@ -183,9 +182,7 @@ def test_the_asynchronous_client_gives_the_same_answers(
                 assert np.array_equal(await session.forward(PROMPT), rows)
                 session.rollback(4)
                 assert np.array_equal(await session.forward(PROMPT[4:], rows="last"), redone)
-                assert session._stream is not None
-                session._stream.cancel()
-                session._stream = None
+                drop_stream(session)
                 assert (await session.forward([3], rows="none")).shape == (0, rows.shape[1])
             found = [piece.token_id async for piece in other.generate(PROMPT, ignore_eos=True)]
             assert found == tokens

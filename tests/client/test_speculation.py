@@ -136,9 +136,9 @@ def test_a_draw_that_the_largest_logits_do_not_decide_asks_for_the_same_position
         replies.append(drive(generation, lambda tokens: flat[tokens[-1]]))
     (pieces, steps), (_, whole) = replies
     assert len(pieces) == 60
-    assert {step.wanted.top_k for step in steps} >= {0, 128}
-    assert {step.wanted.top_k for step in whole} == {0}
-    assert any(step.wanted.top_k == 0 and len(step.token_ids) == 1 for step in steps)
+    assert {step.form.top_k for step in steps} >= {0, 128}
+    assert {step.form.top_k for step in whole} == {0}
+    assert any(step.form.top_k == 0 and len(step.token_ids) == 1 for step in steps)
     for piece in pieces:  # what a token took is told with it
         assert piece.profile is None or piece.profile.rows >= 1
 
@@ -157,7 +157,7 @@ def test_nothing_is_guessed_where_the_same_position_is_asked_for_again(
         again += undecided
         guesses += step.drafted
         assert not (undecided and step.drafted)
-        pieces, kept = generation.take(answer(lambda tokens: flat[tokens[-1]], tokens, step))
+        pieces, kept = generation.add_result(answer(lambda tokens: flat[tokens[-1]], tokens, step))
         undecided = len(pieces) < step.drafted + 1 and generation._sampler.undecided
         tokens += step.token_ids[:kept]
     assert again and guesses

@@ -13,6 +13,7 @@ from stip_client import Client, ContextOverflowError, RequestError, SessionLostE
 from tests.support.models.oracle import Oracle
 from tests.support.servers.watched import Watched, watched_server
 from tests.support.sessions.branches import VOCAB_SIZE, branch, kv_bytes_used, tokens
+from tests.support.sessions.client_session import core_of
 from tests.support.waiting import eventually
 from tests.support.wire.requests import WireStream, connection, open_request, read_manifest
 
@@ -149,7 +150,7 @@ def test_a_fork_that_is_too_long_is_refused_and_leaves_nothing_behind(
 ) -> None:
     source = branch(watched_client, tiny_oracle, tokens(40))
     manifest = read_manifest(tiny_bundles / "client")
-    session_id = source.session._core.session_id
+    session_id = core_of(source.session).session_id
     with connection(watched.address) as channel:
         for length, max_length, reason, field in (
             (41, 0, "POSITION_BEYOND_END", "open.fork.length"),
@@ -181,14 +182,14 @@ def test_another_identity_cannot_tell_a_session_from_none(
         Client(server.address, bundle, token="b" * 16, patience=0) as bob,
     ):
         source, own = branch(ada, tiny_oracle, tokens(40)), branch(bob, tiny_oracle, tokens(40))
-        own_id, statuses = own.session._core.session_id, []
-        for session_id in (source.session._core.session_id, bytes(range(16))):
-            own.session._core.session_id = session_id
+        own_id, statuses = core_of(own.session).session_id, []
+        for session_id in (core_of(source.session).session_id, bytes(range(16))):
+            core_of(own.session).session_id = session_id
             with pytest.raises(SessionLostError) as refusal:
                 own.session.fork(20)
             statuses.append((refusal.value.reason, str(refusal.value)))
         assert statuses[0] == statuses[1]
         assert statuses[0][0] == "SESSION_GONE"
-        own.session._core.session_id = own_id
+        core_of(own.session).session_id = own_id
         for each in (source, own):
             each.fork(20).add(1)

@@ -20,9 +20,12 @@ from stip_client import (
     ServerBusyError,
     WrongKeyError,
 )
-from stip_client.session.driver import run
+from stip_client.client import Session
 from stip_client.session.generation import Piece
+from stip_client.session.session_core import SessionCore
+from stip_client.transport.interface import run
 from tests.support.parties import Server, convert, run_tool
+from tests.support.sessions.client_session import core_of
 from tests.support.waiting import PATIENCE
 from tests.support.wire.proxy import proxy
 
@@ -229,9 +232,9 @@ def test_a_server_that_is_lost_while_it_is_sent_a_conversation_is_left(
         proxy(first.address, budget=lambda: 4000) as cutting,
         Client([cutting.address, strict_server.address], talking_bundles / "client") as client,
     ):
-        core = client._core(0, 0.0)
+        core = SessionCore(client.bundle)
         core.tokens = PROMPT * 10
-        with run(client._open_session(core)) as session:
+        with Session(run(client._core._open_session(core, 0.0))) as session:
             assert session.position == len(PROMPT) * 10
             assert cutting.cuts == 1
             session.forward([1])
@@ -334,8 +337,8 @@ def test_a_session_that_somebody_else_took_over_is_not_taken_back(
         session.forward(PROMPT, rows="none")
         stolen.close()
         taken = thief.session()
-        taken._core.session_id = session._core.session_id
-        taken._stream = None
+        core_of(taken).session_id = core_of(session).session_id
+        taken._session._stream = None
         taken.open()
         with pytest.raises(Exception, match="another stream"):
             session.forward([1])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stip_client import AsyncClient, Client, RequestError, WrongKeyError
 from stip_client.bundle.head import ClientHead
-from stip_client.session.session_core import LogitsWanted, SessionCore
+from stip_client.session.forward_call import ForwardCall, LogitsForm
 from tests.support.models.oracle import Oracle, assert_equal_logits, relative_error
 from tests.support.models.random_models import MODELS
 from tests.support.parties import BASE_SEED, convert, server_process
@@ -207,12 +207,12 @@ def test_a_client_of_another_head_is_refused_at_open(
 def test_a_server_without_a_head_is_asked_for_no_top_k_and_refuses_it(
     three_heads: ThreeHeads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = LogitsWanted("last", top_k=3)
+    wanted = LogitsForm("last", top_k=3)
     with three_heads.client("client", "client") as client, client.session() as session:
         reply = session.step([1, 2], wanted)
         assert reply.logits is not None and reply.logits.indices is None
         assert reply.logits.values.shape == (1, 151)
-        monkeypatch.setattr(SessionCore, "_top_k", lambda _, wanted: wanted.top_k)
+        monkeypatch.setattr(ForwardCall, "_top_k", lambda _, form: form.top_k)
         with pytest.raises(RequestError, match="top_k is 3") as caught:
             session.step([3], wanted)
         assert caught.value.reason == "TOP_K_WITHOUT_HEAD"

@@ -18,9 +18,10 @@ from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.sampling.drafting import Draft
 from stip_client.sampling.parameters import SamplingParameters
+from stip_client.session.forward_call import LogitsForm
 from stip_client.session.generation import Generation
 from stip_client.session.generation_options import GenerationParameters
-from stip_client.session.session_core import LogitsWanted, SessionCore
+from stip_client.session.session_core import SessionCore
 from stip_client.transport.wire_tensors import DTYPES, WIRE_TYPES
 
 TOKENS = 200
@@ -88,7 +89,7 @@ def _work(bundle: ClientBundle, sampling: SamplingParameters) -> list[float]:
     core = SessionCore(bundle)
     limits = Limits(max_step_rows=512, max_step_bytes=1 << 20, max_logits_bytes=1 << 22)
     opened = SessionOpened(session_id=bytes(16), max_length=4096, limits=limits)
-    core.take_opened(InferResponse(opened=opened))
+    core.accept_opened(InferResponse(opened=opened))
     prompt = draw.integers(0, vocab_size, 512).tolist()
     # whole rows that are asked for on a guess weigh as much again
     draft: Draft = "off" if sampling.changes_logits else "auto"
@@ -100,16 +101,16 @@ def _work(bundle: ClientBundle, sampling: SamplingParameters) -> list[float]:
         step = generation.next_step(core.position, 4096)
         if step is None:
             raise RuntimeError("the reply has ended")
-        forward = core.forward(step.token_ids, step.wanted)
+        forward = core.forward(step.token_ids, step.form)
         for request in forward.requests():
             request.SerializeToString()
             pause = perf_counter()
             end = core.position + len(step.token_ids)
-            answer = _answer(rows, end, step.drafted + 1, step.wanted)
+            answer = _answer(rows, end, step.drafted + 1, step.form)
             outside += perf_counter() - pause
-            forward.take(InferResponse.FromString(answer))
+            forward.add_response(InferResponse.FromString(answer))
         start = core.position
-        pieces, kept = generation.take(forward.finish())
+        pieces, kept = generation.add_result(core.finish(forward))
         core.rollback(start + kept)
         if pieces:
             now = perf_counter()
@@ -119,7 +120,7 @@ def _work(bundle: ClientBundle, sampling: SamplingParameters) -> list[float]:
     return taken[WARM_UPS:]
 
 
-def _answer(rows: np.ndarray, end: int, count: int, wanted: LogitsWanted) -> bytes:
+def _answer(rows: np.ndarray, end: int, count: int, wanted: LogitsForm) -> bytes:
     """A server's answer to a step that asks for its last `count` rows, and ends at a position."""
     values = rows[[(end - count + each) % len(rows) for each in range(count)]]
     logits = Logits()

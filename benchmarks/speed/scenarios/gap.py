@@ -17,7 +17,7 @@ from benchmarks.speed.models import QWEN_0_5B, StreamedCheckpoint
 from benchmarks.speed.sides import float32_server
 from benchmarks.speed.workspace import Workspace
 from stip_client import AsyncClient, AsyncSession
-from stip_client.session.session_core import LogitsWanted
+from stip_client.session.forward_call import LogitsForm
 
 # the server's --max-batch-rows: the rows that an iteration of its engine computes
 CHUNK_ROWS = 512
@@ -27,7 +27,7 @@ STEPS_ALONE = 8
 # what the session that decodes may hold: enough for hundreds of tokens between the prefills
 RUNNING_LENGTH = 1024
 # what generation asks for when it is greedy
-WANTED = LogitsWanted("last", top_k=1)
+WANTED = LogitsForm("last", top_k=1)
 
 
 @dataclass
@@ -95,7 +95,7 @@ async def _turn(
     async with await client.session(max_length=len(prompt)) as session:
         for depth in range(0, len(prompt), CHUNK_ROWS):
             started = perf_counter()
-            await session.step(prompt[depth : depth + CHUNK_ROWS], LogitsWanted("none"))
+            await session.step(prompt[depth : depth + CHUNK_ROWS], LogitsForm("none"))
             measured.chunks.setdefault(depth, []).append(perf_counter() - started)
 
     async with await client.session(max_length=len(prompt)) as session:

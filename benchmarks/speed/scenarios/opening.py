@@ -12,14 +12,14 @@ from benchmarks.speed.models import QWEN_0_5B
 from benchmarks.speed.sides import float32_server
 from benchmarks.speed.workspace import Workspace
 from stip_client import Client, Session
-from stip_client.session.session_core import LogitsWanted
+from stip_client.session.forward_call import LogitsForm
 
 OPENS = 200
 OPEN_LENGTH = 256
 WARM_UPS = 10
 PREFIX = 1024
 # what generation asks for when it is greedy
-WANTED = LogitsWanted("last", top_k=1)
+WANTED = LogitsForm("last", top_k=1)
 
 
 def open_session(workspace: Workspace, _: int) -> Iterator[Figure]:
@@ -53,7 +53,7 @@ def fork(workspace: Workspace, repeats: int) -> Iterator[Figure]:
         Client(server.address, bundle=bundles / "client") as client,
         client.session(max_length=PREFIX + 1) as parent,
     ):
-        parent.step(token_ids[:PREFIX], LogitsWanted("none"))
+        parent.step(token_ids[:PREFIX], LogitsForm("none"))
 
         def forked() -> tuple[float, int]:
             started = perf_counter()

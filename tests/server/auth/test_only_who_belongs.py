@@ -26,6 +26,7 @@ from tests.support.servers.guarded import (
     model_info,
     trusting,
 )
+from tests.support.sessions.client_session import core_of
 from tests.support.waiting import eventually
 from tests.support.wire.requests import WireStream, connection, open_request, step_request
 
@@ -196,7 +197,7 @@ def test_a_client_certificate_of_the_right_ca_is_the_callers_identity(
         connection(mutual.address, trusting(authority.certificate, client=bob)) as others,
     ):
         session.forward([5, 6, 7])
-        session_id = session._core.open_request().open.resume_session_id
+        session_id = core_of(session).open_request().open.resume_session_id
         assert len(session_id) == 16
         thief = WireStream(others).send(
             open_request(talking_manifest, resume_session_id=session_id)

@@ -10,6 +10,7 @@ import numpy as np
 from stip_client import Client, Session
 from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.servers.watched import Watched
+from tests.support.sessions.client_session import drop_stream
 
 VOCAB_SIZE = 151  # the tiny checkpoint's
 
@@ -43,7 +44,7 @@ class Branch:
         return Branch(fork, self.oracle, self.tokens[:length])
 
     def break_off(self) -> None:
-        self.session._drop_stream()
+        drop_stream(self.session)
 
     def close(self) -> None:
         self.session.close()

@@ -1,0 +1,21 @@
+"""What tests do to a session of our client behind its back."""
+
+from __future__ import annotations
+
+from stip_client import AsyncSession, Session
+from stip_client.session.session_core import SessionCore
+
+
+def core_of(session: Session | AsyncSession) -> SessionCore:
+    return _shared(session).core
+
+
+def drop_stream(session: Session | AsyncSession) -> None:
+    """Break the session's stream; the client knows of it."""
+    shared = _shared(session)
+    assert shared._stream is not None
+    shared._drop_stream()
+
+
+def _shared(session: Session | AsyncSession) -> AsyncSession:
+    return session._session if isinstance(session, Session) else session
