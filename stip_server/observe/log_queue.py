@@ -1,6 +1,7 @@
-"""Lets a thread of its own write the log: nobody who logs waits for whoever reads it.
+"""Writes the log on a thread of its own, so that a full pipe never blocks a thread that logs.
 
-A pipe that is not read would otherwise hold up the event loop, and with it every answer.
+logging's QueueHandler and QueueListener do the work. The bounded queue, the flush with a time
+limit and the raw writes are ours: without them a pipe that nobody reads takes memory or blocks.
 """
 
 from __future__ import annotations
@@ -12,88 +13,98 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
-from threading import Lock, Thread
+from threading import Lock
 
-# Lines that may wait; about 4 MB, of errors with their tracebacks ten times as much.
+# Lines that may wait: about 4 MB, or 40 MB if all are errors with tracebacks.
 CAPACITY = 10_000
-# Seconds that the last ones get when the process ends.
+# Seconds to write the last lines when the process ends.
 FLUSH_TIMEOUT = 1.0
 
 
-class QueuedHandler(logging.Handler):
-    """Passes lines on to `write`. Drops those that find no room, and tells how many."""
+class BoundedQueueHandler(QueueHandler):
+    """Queues formatted lines for `write`. Drops lines if the queue is full, and logs how many."""
+
+    queue: Queue[logging.LogRecord]
 
     def __init__(self, write: Callable[[str], None], capacity: int = CAPACITY) -> None:
-        super().__init__()
+        super().__init__(Queue(capacity))
         self._write = write
-        self._lines: Queue[str] = Queue(capacity)
         self._dropped = 0
-        # not the handler's own, which is held while the process ends and waits for flush()
-        self._counting = Lock()
-        Thread(target=self._run, name="stip-log", daemon=True).start()
+        # Not the handler's own lock: logging holds that one at exit, while it waits for flush().
+        self._dropped_lock = Lock()
+        _Listener(self.queue, self._write_line).start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue a record's line: the record would keep what its traceback refers to."""
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queue a record whose message is the formatted line."""
         try:
-            line = self.format(record)
-        except Exception:  # noqa: BLE001 - told as logging's own handlers do
-            self.handleError(record)
-            return
-        try:
-            self._lines.put_nowait(line)
+            self.queue.put_nowait(record)
         except Full:
-            with self._counting:
+            with self._dropped_lock:
                 self._dropped += 1
 
     def flush(self) -> None:
-        """Wait until all is written, for a while."""
-        with self._lines.all_tasks_done:
-            self._lines.all_tasks_done.wait_for(
-                lambda: not self._lines.unfinished_tasks, FLUSH_TIMEOUT
+        """Wait until all lines are written, at most FLUSH_TIMEOUT seconds."""
+        with self.queue.all_tasks_done:
+            self.queue.all_tasks_done.wait_for(
+                lambda: not self.queue.unfinished_tasks, FLUSH_TIMEOUT
             )
 
-    def _run(self) -> None:
-        while True:
-            self._write(self._lines.get())
-            if self._dropped:
-                self._write(self.format(self._told()))
-            self._lines.task_done()
+    def _write_line(self, record: logging.LogRecord) -> None:
+        self._write(record.getMessage())
+        if self._dropped:
+            self._write(self.format(self._dropped_record()))
 
-    def _told(self) -> logging.LogRecord:
-        with self._counting:
+    def _dropped_record(self) -> logging.LogRecord:
+        with self._dropped_lock:
             dropped, self._dropped = self._dropped, 0
         text = f"{dropped} records were dropped: the log is not read fast enough"
         logger = logging.getLogger(__name__)
         return logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None)
 
 
+class _Listener(QueueListener):
+    """Calls a function, not a Handler: at exit, logging waits for the lock of every Handler."""
+
+    def __init__(
+        self, queue: Queue[logging.LogRecord], write: Callable[[logging.LogRecord], None]
+    ) -> None:
+        super().__init__(queue)
+        self._write = write
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self._write(record)
+
+
 def write_in_background() -> None:
-    """From now on, let a thread write to stderr what the root logger's handlers write there."""
-    write = partial(_write_line, os.dup(sys.stderr.fileno()))
-    _never_wait_for_a_pipe(sys.stderr.fileno())
+    """Replace the root logger's handlers with handlers that write to stderr on their own thread."""
+    write = partial(_write_to, os.dup(sys.stderr.fileno()))
+    _discard_when_full(sys.stderr.fileno())
     root = logging.getLogger()
     queued = []
     for handler in root.handlers:
-        queued.append(QueuedHandler(write))
+        queued.append(BoundedQueueHandler(write))
         queued[-1].setFormatter(handler.formatter)
         queued[-1].filters = handler.filters
     root.handlers[:] = queued
 
 
-def _write_line(descriptor: int, line: str) -> None:
-    """Not through sys.stderr: its lock would be held while the pipe is full, also as we end."""
-    rest = f"{line}\n".encode(errors="backslashreplace")
-    with suppress(OSError):  # nobody will ever read it
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+def _write_to(descriptor: int, line: str) -> None:
+    # Not through sys.stderr: its lock would be held while the pipe is full, and block the exit.
+    unwritten = f"{line}\n".encode(errors="backslashreplace")
+    with suppress(OSError):  # the reader is gone
+        while unwritten:
+            unwritten = unwritten[os.write(descriptor, unwritten) :]
 
 
-def _never_wait_for_a_pipe(descriptor: int) -> None:
-    """Let what gRPC writes for itself be lost where a pipe is full: its threads would wait, and
-    with them every connection. Opened anew, since others may share the pipe that we were given."""
+def _discard_when_full(descriptor: int) -> None:
+    """Discard what gRPC itself writes to a full pipe: its threads, and all connections, would wait.
+
+    The pipe is opened anew, since other processes may share the original one.
+    """
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        with suppress(OSError):  # macOS, or a pipe of another user: it waits there
+        with suppress(OSError):  # macOS, or a pipe of another user: there gRPC waits
             fresh = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
             os.dup2(fresh, descriptor)
             os.close(fresh)

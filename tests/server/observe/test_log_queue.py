@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stip_server.observe.log_queue import FLUSH_TIMEOUT, QueuedHandler
+from stip_server.observe.log_queue import FLUSH_TIMEOUT, BoundedQueueHandler
 from tests.support.waiting import LONG_PATIENCE, assert_returns
 
 LOG = logging.getLogger("tests.log_queue")
@@ -46,7 +46,7 @@ def record(text: str, *values: object, exc_info: Any = None) -> logging.LogRecor
 def test_everything_is_written_in_its_order() -> None:
     reader = Reader()
     reader.reading.set()
-    queued = QueuedHandler(reader)
+    queued = BoundedQueueHandler(reader)
     logged(queued, lambda: [LOG.warning("line %d", number) for number in range(100)])
     queued.flush()
     assert reader.read == [f"line {number}" for number in range(100)]
@@ -54,7 +54,7 @@ def test_everything_is_written_in_its_order() -> None:
 
 def test_a_record_says_what_it_said_when_it_was_logged() -> None:
     reader, values = Reader(), [1]
-    queued = QueuedHandler(reader)
+    queued = BoundedQueueHandler(reader)
     logged(queued, lambda: LOG.warning("values %s", values))
     values.append(2)
     reader.reading.set()
@@ -67,7 +67,7 @@ def test_a_record_that_waits_keeps_nothing_of_what_failed() -> None:
         pass
 
     reader = Reader()
-    queued = QueuedHandler(reader)
+    queued = BoundedQueueHandler(reader)
 
     def fail() -> weakref.ref[Held]:
         held = Held()
@@ -91,7 +91,7 @@ def test_what_cannot_be_formatted_harms_nobody_and_is_told(
 ) -> None:
     reader = Reader()
     reader.reading.set()
-    queued = QueuedHandler(reader)
+    queued = BoundedQueueHandler(reader)
     queued.handle(record("%d", "no number"))
     queued.handle(record("next"))
     queued.flush()
@@ -101,7 +101,7 @@ def test_what_cannot_be_formatted_harms_nobody_and_is_told(
 
 def test_whoever_logs_does_not_wait_and_what_is_dropped_is_told() -> None:
     reader = Reader()
-    queued = QueuedHandler(reader, capacity=10)
+    queued = BoundedQueueHandler(reader, capacity=10)
     assert_returns(lambda: logged(queued, lambda: [LOG.warning("line") for _ in range(1000)]))
     reader.reading.set()
     queued.flush()
@@ -114,7 +114,7 @@ def test_whoever_logs_does_not_wait_and_what_is_dropped_is_told() -> None:
 
 def test_the_end_of_the_process_does_not_wait_for_a_reader_for_long() -> None:
     reader = Reader()
-    queued = QueuedHandler(reader)
+    queued = BoundedQueueHandler(reader)
     logged(queued, lambda: LOG.warning("line"))
     began = monotonic()
     assert_returns(queued.flush)
