@@ -25,14 +25,16 @@ from stip_server.observe.metrics_endpoint import serve_metrics
 from stip_server.rpc import health, reflection
 from stip_server.rpc.health import Health
 from stip_server.rpc.listener import Listener
-from stip_server.rpc.open_request import Opening
+from stip_server.rpc.open_request import SessionOpener
+from stip_server.rpc.open_streams import OpenStreams
 from stip_server.rpc.reflection import Reflection
 from stip_server.rpc.service import SERVICE, InferenceService
-from stip_server.rpc.stream import Backend
+from stip_server.rpc.stream import StreamContext
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
 from stip_server.sessions.limits import announced_limits, check_max_length, row_bytes
-from stip_server.sessions.sessions import Quotas, Sessions
+from stip_server.sessions.quotas import Quotas
+from stip_server.sessions.sessions import Sessions
 from stip_server.sessions.token_rate import TokenRate
 from stip_server.settings import LimitSettings, ServerSettings
 from stip_server.shutdown import Signals, drain
@@ -100,7 +102,7 @@ async def serve(
     watching = asyncio.create_task(house.watch())
     upkeep = [
         asyncio.create_task(house.keep()),
-        asyncio.create_task(listener.keep(house.add_to, house.service.peers_with_sessions)),
+        asyncio.create_task(listener.keep(house.add_to, house.streams.peers_with_sessions)),
     ]
     announce(listener.address, endpoint.port if endpoint else None)
     systemd.notify(systemd.READY)
@@ -112,7 +114,7 @@ async def serve(
     event(log, logging.INFO, "draining", grace=settings.grace, sessions=len(house.sessions))
     house.health.set(serving=False)
     # meanwhile the engine is watched: one that fails will answer nobody
-    await drain(house.service, stop, settings.grace)
+    await drain(house.streams, stop, settings.grace)
     watching.cancel()
     # what is left are health watches and streams that never opened: nobody waits for an answer
     await listener.stop(FAREWELL)
@@ -162,20 +164,21 @@ class _House:
         )
         self.admission = Admission(self.sessions)
         self.authenticator = authenticator
-        backend = Backend(
+        context = StreamContext(
             engine,
             self.sessions,
-            Opening(engine, self.sessions, self.admission, announced),
+            SessionOpener(engine, self.sessions, self.admission, announced),
             announced,
             TokenRate(limits.tokens_per_second, monotonic),
             metrics,
         )
-        self.service = InferenceService(
-            backend,
+        self.streams = OpenStreams(
+            context,
             self.admission,
             self.authenticator,
             max_connections=max_connections,
         )
+        self.service = InferenceService(context, self.admission, self.authenticator, self.streams)
         self.health = Health("", SERVICE)
         self.reflection = Reflection(SERVICE, health.NAME, reflection.NAME)
         self.watchdog = Watchdog(engine)
@@ -197,9 +200,9 @@ class _House:
             await asyncio.sleep(HOUSEKEEPING_INTERVAL)
             self.sessions.expire()
             self.admission.retry()
-            self.service.cut_off_slow_readers()
+            self.streams.cut_off_slow_readers()
             if self.authenticator.reload_if_changed():
-                self.service.tokens_changed()
+                self.streams.tokens_changed()
 
     async def watch(self) -> None:
         """Tell everyone when the engine is stuck, dead, or well again; for ever."""
@@ -212,11 +215,11 @@ class _House:
                 continue
             if condition is Condition.WELL:
                 event(log, logging.WARNING, "the engine is well again")
-                self.health.set(serving=self.service.engine_recovered())
+                self.health.set(serving=self.streams.engine_recovered())
             else:
                 event(log, logging.CRITICAL, "the engine does not answer", state=condition.value)
                 reason = ENGINE_REASONS[condition]
-                self.service.engine_failed(ServiceError(reason, f"the engine is {condition.value}"))
+                self.streams.engine_failed(ServiceError(reason, f"the engine is {condition.value}"))
                 self.health.set(serving=False)
 
     def observe(self) -> Observation:

@@ -7,7 +7,7 @@ import logging
 import signal
 
 from stip_server.observe.logs import event
-from stip_server.rpc.service import InferenceService
+from stip_server.rpc.open_streams import OpenStreams
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ class Signals:
         (self._second if self._first.is_set() else self._first).set()
 
 
-async def drain(service: InferenceService, stop: Signals, grace: float) -> None:
+async def drain(streams: OpenStreams, stop: Signals, grace: float) -> None:
     """Let running steps be answered, for `grace` seconds at most or until another signal."""
-    draining = asyncio.create_task(service.drain())
+    draining = asyncio.create_task(streams.drain())
     hurry = asyncio.create_task(stop.wait_for_second())
     await asyncio.wait({draining, hurry}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if not draining.done():
         event(log, logging.WARNING, "steps were still running, and go unanswered")
-        service.abandon()
+        streams.abandon()
         draining.cancel()

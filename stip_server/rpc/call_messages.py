@@ -1,7 +1,6 @@
 """Reads a gRPC call's requests and writes its responses, one by one.
 
-Not through the iterators that gRPC would take and give: their frames keep each message until the
-next one comes.
+gRPC's own iterators are not used: their frames keep each message until the next one comes.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from typing import Any
 import grpc
 
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # not in the stubs
-_Gone: type[Exception] = grpc.aio.InternalError
+_ClientGone: type[Exception] = grpc.aio.InternalError
 
 
 async def read(context: Any) -> Any:
-    """The next request of a call. Raises EOFError where the client has closed its side."""
+    """The next request of a call. Raises EOFError if the client has closed its side."""
     request = await context.read()
     if request is _EOF:
         raise EOFError
@@ -24,12 +23,12 @@ async def read(context: Any) -> Any:
 
 
 async def write(context: Any, response: Any) -> None:
-    """Send a response; returns when gRPC has room for the next one.
+    """Send a response; return when gRPC has room for the next one.
 
-    Raises CancelledError where the client has gone, as gRPC itself does at other times: the error
-    of its own would be logged with a traceback.
+    Raises CancelledError if the client has gone, as gRPC does at other times. gRPC would log its
+    own error with a traceback.
     """
     try:
         await context.write(response)
-    except _Gone:
+    except _ClientGone:
         raise asyncio.CancelledError from None

@@ -1,4 +1,4 @@
-"""The port that clients reach: gRPC's server on it, and another where that one ends by itself."""
+"""The port that clients reach, and gRPC's server on it, which is replaced if it ends by itself."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from stip_server.sessions.limits import MAX_STEP_BYTES, MESSAGE_OVERHEAD
 
 log = logging.getLogger(__name__)
 
-# Seconds between looking whether gRPC's server still takes calls, and between tries to take the
-# port again.
+# Seconds between checks whether gRPC's server still runs, and between attempts to bind the port.
 CHECK_INTERVAL = 0.1
-# Seconds of silence after which a client is asked whether it is there, and that it has to answer.
+# Seconds of silence after which a client is pinged, and seconds in which it must answer.
 KEEPALIVE_TIME, KEEPALIVE_TIMEOUT = 20.0, 10.0
 
 
 class Listener:
-    """Takes a port at once, and calls once it is started."""
+    """Binds a port when it is made, and takes calls once it is started."""
 
     def __init__(
         self,
@@ -36,14 +35,14 @@ class Listener:
         max_streams: int,
         max_connections: int,
     ) -> None:
-        """Take the port; 0 is a free one. Raises StartError."""
+        """Bind the port; 0 binds a free one. Raises StartError."""
         self._host = _bracketed(host)
         self._credentials = credentials
         self._max_streams = max_streams
         self._max_connections = max_connections
-        self._server, self._port = self._take(port)
-        # those that have ended by themselves, until their last call has
-        self._former: set[asyncio.Task[None]] = set()
+        self._server, self._port = self._bind(port)
+        # servers that have ended by themselves, and wait for the end of their last call
+        self._ended_servers: set[asyncio.Task[None]] = set()
 
     @property
     def address(self) -> str:
@@ -51,18 +50,18 @@ class Listener:
         return f"{self._host}:{self._port}"
 
     async def start(self, add_services: Callable[[Any], None]) -> None:
-        """Take calls. `add_services` is given a gRPC server to add its handlers to."""
+        """Take calls. `add_services` adds its handlers to the gRPC server that it is given."""
         add_services(_GenericOnly(self._server))
         await self._server.start()
 
     async def keep(
         self, add_services: Callable[[Any], None], staying: Callable[[], Collection[str]]
     ) -> None:
-        """Replace gRPC's server whenever it has ended by itself; for ever.
+        """Replace gRPC's server whenever it ends by itself; for ever.
 
-        A single call whose path is not UTF-8 makes grpcio 1.85 do so: it closes the port and tells
-        nobody. The calls of the peers that are `staying` go on, and so do their sessions; other
-        connections end, since the next server does not count them.
+        A call whose path is not UTF-8 ends the server of grpcio 1.85: it closes the port silently.
+        Connections of peers that are `staying` go on, with their calls and sessions. Others are cut
+        off, since the new server does not count them.
         """
         while True:
             try:
@@ -75,28 +74,28 @@ class Listener:
                     cause=type(error).__name__,
                 )
                 cut_off_others(self._port, staying())
-                await self._replace()
+                await self._replace_server()
                 await self.start(add_services)
 
     async def stop(self, grace: float) -> None:
-        """Take no more calls; cancel after `grace` seconds what still runs."""
-        for former in self._former:
-            former.cancel()
+        """Take no more calls, and cancel those that still run after `grace` seconds."""
+        for ended in self._ended_servers:
+            ended.cancel()
         await self._server.stop(grace)
 
-    async def _replace(self) -> None:
-        former = asyncio.create_task(_bury(self._server))
-        self._former.add(former)
-        former.add_done_callback(self._former.discard)
+    async def _replace_server(self) -> None:
+        ended = asyncio.create_task(_stop_after_last_call(self._server))
+        self._ended_servers.add(ended)
+        ended.add_done_callback(self._ended_servers.discard)
         while True:
             try:
-                self._server, _ = self._take(self._port)
+                self._server, _ = self._bind(self._port)
             except StartError:
                 await asyncio.sleep(CHECK_INTERVAL)
             else:
                 return
 
-    def _take(self, port: int) -> tuple[Any, int]:
+    def _bind(self, port: int) -> tuple[Any, int]:
         server: Any = grpc.aio.server(options=self._options())
         address = f"{self._host}:{port}"
         try:
@@ -110,23 +109,23 @@ class Listener:
 
     def _options(self) -> tuple[tuple[str, int], ...]:
         return (
-            # two servers on one port would share its connections silently
+            # otherwise two servers could share a port, and its connections, silently
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_STEP_BYTES + MESSAGE_OVERHEAD),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", self._max_streams),
-            # whoever can connect could otherwise leave the process without files to open
+            # otherwise connections could use up the files that the process may open
             ("grpc.max_allowed_incoming_connections", self._max_connections),
             ("grpc.server_handshake_timeout_ms", 10_000),
-            # a client that vanished without a word is found out, and its session parked
+            # finds clients that have vanished, so that their sessions are parked
             ("grpc.keepalive_time_ms", round(1000 * KEEPALIVE_TIME)),
             ("grpc.keepalive_timeout_ms", round(1000 * KEEPALIVE_TIMEOUT)),
-            # a ping that gRPC sent for its own ends stands in for it, and would be waited for 60 s
+            # a ping of gRPC's own can take the keepalive's place; by default it waits for 60 s
             ("grpc.http2.ping_timeout_ms", round(1000 * KEEPALIVE_TIMEOUT)),
-            # a connection on which nothing runs makes room
+            # a connection without calls makes room for others
             ("grpc.max_connection_idle_ms", 300_000),
-            # clients ping to find out that a server is gone; however often, they are not cut off
-            # for it (too_many_pings)
+            # clients may ping as often as they like to find out whether the server is there; gRPC
+            # would otherwise cut them off (too_many_pings)
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ("grpc.http2.max_ping_strikes", 0),
@@ -134,10 +133,10 @@ class Listener:
 
 
 class _GenericOnly:
-    """A gRPC server to which generated code adds a service: its generic handlers, which serve all.
+    """A gRPC server that keeps only the generic handlers of a service, which serve all methods.
 
-    For each method that is registered as well, grpcio 1.85 leaves Core the address of a call that
-    it frees when it ends by itself, and Core writes there when it is shut down.
+    Generated code registers each method as well. For those, grpcio 1.85 leaves Core the address of
+    a call that it frees when it ends by itself. Core writes there at shutdown.
     """
 
     def __init__(self, server: Any) -> None:
@@ -150,10 +149,10 @@ class _GenericOnly:
         """Leave them out."""
 
 
-async def _bury(server: Any) -> None:
-    """Wait until the last call of a server that has ended is over, and free what it holds."""
+async def _stop_after_last_call(server: Any) -> None:
+    """Stop a server that has ended by itself, and free its memory, once its last call is over."""
     try:
-        with suppress(Exception):  # it raises once more what ended it
+        with suppress(Exception):  # it raises again what ended the server
             await server.wait_for_termination()
     finally:
         await server.stop(None)

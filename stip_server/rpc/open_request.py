@@ -1,4 +1,4 @@
-"""Turns an open request into a session: new, forked or resumed. On the event loop's thread."""
+"""Turns an open request into a session: new, forked or resumed. Runs on the event loop's thread."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from stip_model.bundle.modes import head_name
 from stip_server.engine.engine import Engine
 from stip_server.errors import ServiceError
 from stip_server.sessions.admission import Admission
-from stip_server.sessions.sessions import ID_BYTES, Holder, Session, Sessions, session_gone
+from stip_server.sessions.session import ID_BYTES, AttachedStream, Session
+from stip_server.sessions.sessions import Sessions, session_gone
 
-# characters of a caller's text that are told back
-SHOWN = 80
+# Characters of a caller's text that an error message repeats.
+MAX_SHOWN = 80
 
 
-class Opening:
+class SessionOpener:
     """Opens the sessions of one server."""
 
     def __init__(
@@ -28,70 +29,74 @@ class Opening:
         self._admission = admission
         self._limits = limits
 
-    async def open(self, request: OpenSession, identity: str, holder: Holder) -> Session:
-        """The session asked for, attached to `holder`, with no step outstanding.
+    async def open(self, request: OpenSession, identity: str, stream: AttachedStream) -> Session:
+        """The session asked for, attached to `stream`, with no step under way.
 
-        Raises ServiceError; no session was opened or taken over then, unless the one that was to
-        be resumed ended meanwhile.
+        Raises ServiceError. Then no session was opened or taken over, except that a session to
+        resume may have ended meanwhile.
         """
         self._check_bundle(request)
         if request.resume_session_id:
-            if request.HasField("fork"):
-                raise ServiceError(
-                    ErrorReason.ERROR_REASON_RESUME_AND_FORK,
-                    "a session is either resumed or forked",
-                    field="open.fork",
-                )
-            session = self._sessions.resume(request.resume_session_id, identity, holder)
-            try:
-                # those of an earlier stream count; it sends no others
-                await self._done(session)
-            except BaseException:
-                if session.holder is holder:
-                    self._sessions.let_go(session)
-                raise
-            session.end = session.length
-            return session
+            return await self._resume(request, identity, stream)
         max_length = self._max_length(request)
-        if not request.HasField("fork"):
-            return await self._admit(request, identity, max_length, holder)
-        return await self._fork(request, identity, max_length, holder)
+        if request.HasField("fork"):
+            return await self._fork(request, identity, max_length, stream)
+        return await self._admit(request, identity, max_length, stream)
+
+    async def _resume(self, request: OpenSession, identity: str, stream: AttachedStream) -> Session:
+        if request.HasField("fork"):
+            raise ServiceError(
+                ErrorReason.ERROR_REASON_RESUME_AND_FORK,
+                "a session is either resumed or forked",
+                field="open.fork",
+            )
+        session = self._sessions.resume(request.resume_session_id, identity, stream)
+        try:
+            # the steps of an earlier stream count; it sends no others
+            await self._steps_done(session)
+        except BaseException:
+            if session.stream is stream:
+                self._sessions.detach(session)
+            raise
+        session.sent_length = session.length
+        return session
 
     async def _admit(
-        self, request: OpenSession, identity: str, max_length: int, holder: Holder
+        self, request: OpenSession, identity: str, max_length: int, stream: AttachedStream
     ) -> Session:
         wait = min(request.wait_millis, self._limits.max_open_wait_millis) / 1000
-        return await self._admission.open(identity, max_length, holder, wait)
+        return await self._admission.open(identity, max_length, stream, wait)
 
     async def _fork(
-        self, request: OpenSession, identity: str, max_length: int, holder: Holder
+        self, request: OpenSession, identity: str, max_length: int, stream: AttachedStream
     ) -> Session:
         source = self._source(request, identity)
         if not 0 < request.fork.length <= source.length:
-            await self._done(source)  # what is under way counts
-        await self._forkable(request, source, max_length)
-        session = await self._admit(request, identity, max_length, holder)
+            await self._steps_done(source)  # what is under way counts
+        await self._stable_length(request, source, max_length)
+        session = await self._admit(request, identity, max_length, stream)
         try:
-            # again: waiting for room takes time
-            session.length = session.end = await self._forkable(request, source, max_length)
+            # again, since it may have waited for room meanwhile
+            length = await self._stable_length(request, source, max_length)
+            session.length = session.sent_length = length
             if session not in self._sessions:  # evicted meanwhile: nobody would free its cache
                 raise session_gone()
         except BaseException:
             self._sessions.close(session)
             raise
         self._engine.fork(source.id, session.id, session.length)
-        self._sessions.used(source)
+        self._sessions.touch(source)
         return session
 
-    async def _forkable(self, request: OpenSession, source: Session, max_length: int) -> int:
-        """The tokens that a fork begins with, once no step under way can take them away."""
+    async def _stable_length(self, request: OpenSession, source: Session, max_length: int) -> int:
+        """The tokens that a fork begins with, once no step under way can remove them."""
         while True:
             if source not in self._sessions:
                 raise session_gone()
             length = self._fork_length(request, source, max_length)
             if all(position >= length for position in source.under_way.values()):
                 return length
-            await self._done(source)
+            await self._steps_done(source)
 
     def _source(self, request: OpenSession, identity: str) -> Session:
         if len(request.fork.session_id) != ID_BYTES:
@@ -101,7 +106,7 @@ class Opening:
                 field="open.fork.session_id",
             )
         source = self._sessions.find(request.fork.session_id, identity)
-        self._sessions.used(source)  # not the one to evict for its own fork
+        self._sessions.touch(source)  # it must not be evicted for its own fork
         return source
 
     @staticmethod
@@ -121,8 +126,8 @@ class Opening:
             )
         return length
 
-    async def _done(self, session: Session) -> None:
-        """Wait until the steps that are with the engine now have been computed, or cancelled."""
+    async def _steps_done(self, session: Session) -> None:
+        """Wait until the steps under way now are computed or cancelled. Raises ServiceError."""
         done = asyncio.Event()
         session.when_done(done.set)
         await done.wait()
@@ -165,5 +170,5 @@ class Opening:
 
 
 def _shown(text: str) -> str:
-    """A caller's text, in a length that fits into a status."""
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
+    """A caller's text, short enough for a status."""
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")

@@ -1,6 +1,7 @@
-"""Translates between the protocol's messages and the server's plain data, checking what comes in.
+"""Translates the protocol's messages into plain data, with checks, and results into messages.
 
-Every check raises a ServiceError that names the field, the value found and what would be right.
+Pure functions. Each check raises a ServiceError that names the field, the value found and what
+would be right.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from stip.v1.inference_pb2 import (
     LogitsRows,
     StepResult,
 )
-from stip.v1.inference_pb2 import Step as StepMessage
 from stip.v1.manifest_pb2 import Head, Manifest
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_model.bundle.modes import output_width
-from stip_server.engine.step import LogitsForm, StepLogits, WantedRows
+from stip_server.engine.step import LogitsForm, StepLogits, StepOutcome, WantedRows
 from stip_server.errors import ServiceError
 
 ECHOED_FLOATS = 10
-# the unsigned integer of each type's width, and the bits that are all set in NaN and Inf
+# Of each type the unsigned integer of its width, and the bits that are all set in NaN and Inf.
 _FLOATS: dict[int, tuple[np.dtype[Any], int]] = {
     DataType.DATA_TYPE_FLOAT16: (np.dtype("<u2"), 0x7C00),
     DataType.DATA_TYPE_BFLOAT16: (np.dtype("<u2"), 0x7F80),
@@ -42,18 +42,31 @@ _ROWS = {
 
 
 class StepRequest(NamedTuple):
-    """A step that may be taken: its message, and what that holds."""
+    """A step that has passed all checks."""
 
-    message: StepMessage
+    position: int
     hidden_states: NDArray[Any]  # [rows, hidden_size]
     form: LogitsForm
     logits_bytes: int  # of the answer
+    echo: bool
+
+
+def parsed(request: InferRequest | None) -> InferRequest:
+    """The request. Raises ServiceError for None, a message that could not be parsed."""
+    if request is None:
+        raise ServiceError(
+            ErrorReason.ERROR_REASON_MALFORMED, "the message is not a stip.v1.InferRequest"
+        )
+    return request
 
 
 def step_request(
-    request: InferRequest, manifest: Manifest, limits: Limits, *, end: int, max_length: int
+    request: InferRequest, manifest: Manifest, limits: Limits, *, sent_length: int, max_length: int
 ) -> StepRequest:
-    """The step of a request to a session that will hold `end` tokens, and may hold `max_length`."""
+    """The step of a request. Raises ServiceError.
+
+    The session will have `sent_length` tokens by then, and may have `max_length`.
+    """
     if request.WhichOneof("request") != "step":
         raise ServiceError(
             ErrorReason.ERROR_REASON_NOT_A_STEP,
@@ -77,10 +90,10 @@ def step_request(
             "this server does not echo (--allow-echo)",
             field="step.echo",
         )
-    if message.position > end:
+    if message.position > sent_length:
         raise ServiceError(
             ErrorReason.ERROR_REASON_POSITION_BEYOND_END,
-            f"position {message.position} is beyond the session's {end} tokens",
+            f"position {message.position} is beyond the session's {sent_length} tokens",
             field="step.position",
         )
     new_end = message.position + len(rows)
@@ -90,13 +103,13 @@ def step_request(
             f"{new_end} tokens are beyond the session's maximum of {max_length}",
             field="step.hidden_states",
         )
-    return StepRequest(message, rows, form, logits_bytes)
+    return StepRequest(message.position, rows, form, logits_bytes, message.echo)
 
 
 def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[Any]:
-    """The rows of a step, [rows, hidden_size], in the type they were sent in (bfloat16 as float32).
+    """The rows of a step, [rows, hidden_size], in the type they were sent in; bfloat16 as float32.
 
-    The array is a view of the message's bytes where it can be.
+    The array is a view of the message's bytes, except for bfloat16. Raises ServiceError.
     """
     where = "step.hidden_states"
     if tensor.dtype not in _FLOATS:
@@ -147,7 +160,7 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
 
 
 def logits_form(request: LogitsRequest, manifest: Manifest) -> LogitsForm:
-    """The logits that a step asks for, or the final hidden states."""
+    """The logits, or final hidden states, that a step asks for. Raises ServiceError."""
     if request.rows not in _ROWS:
         raise ServiceError(
             ErrorReason.ERROR_REASON_WRONG_LOGITS_ROWS,
@@ -182,29 +195,21 @@ def logits_form(request: LogitsRequest, manifest: Manifest) -> LogitsForm:
 
 
 def step_result(
-    message: StepMessage,
-    length: int,
-    answers: StepLogits | None,
-    head: Head,
-    *,
-    queue: float,
-    compute: float,
+    request: StepRequest, outcome: StepOutcome, head: Head, *, waited: float
 ) -> StepResult:
-    """The answer to a step; queue and compute in seconds."""
-    result = StepResult(length=length)
-    result.timings.queue_nanos = max(0, round(queue * 1e9))
-    result.timings.compute_nanos = round(compute * 1e9)
-    if answers is not None:
-        half = message.logits.dtype != DataType.DATA_TYPE_FLOAT32
-        logits = _logits_message(answers, half=half)
+    """The answer to a step that was computed `waited` seconds after its receipt."""
+    result = StepResult(length=outcome.length or 0)
+    result.timings.queue_nanos = max(0, round(waited * 1e9))
+    result.timings.compute_nanos = round(outcome.computed * 1e9)
+    if outcome.logits is not None:
+        logits = _logits_message(outcome.logits, half=request.form.half_precision)
         if head == Head.HEAD_CLIENT:
             result.hidden_states.CopyFrom(logits.values)
         else:
             result.logits.CopyFrom(logits)
-    if message.echo:
-        sent = message.hidden_states
-        bits = np.frombuffer(sent.data, dtype=_FLOATS[sent.dtype][0])[:ECHOED_FLOATS]
-        result.received.extend(_as_floats(bits, sent.dtype).astype(np.float32).tolist())
+    if request.echo:
+        first = request.hidden_states.reshape(-1)[:ECHOED_FLOATS]
+        result.received.extend(first.astype(np.float32).tolist())
     return result
 
 

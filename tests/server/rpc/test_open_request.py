@@ -12,17 +12,19 @@ import pytest
 from stip.v1.inference_pb2 import ForkPoint, Limits, OpenSession
 from stip.v1.manifest_pb2 import Head, Manifest
 from stip_server.errors import ServiceError
-from stip_server.rpc.open_request import Opening
+from stip_server.rpc.open_request import SessionOpener
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
-from stip_server.sessions.sessions import Quotas, Session, Sessions
+from stip_server.sessions.quotas import Quotas
+from stip_server.sessions.session import Session
+from stip_server.sessions.sessions import Sessions
 from tests.support.waiting import PATIENCE
 
 
 class Stream:
     """Holds a session."""
 
-    held_up = False
+    waits_for_server = False
 
     def taken_over(self, session: Session) -> None: ...
 
@@ -60,7 +62,7 @@ class House:
         )
         limits = Limits(max_length=100, default_length=100)
         admission = Admission(self.sessions)
-        self.opening = Opening(cast(Any, self.engine), self.sessions, admission, limits)
+        self.opening = SessionOpener(cast(Any, self.engine), self.sessions, admission, limits)
         self.source = self.sessions.open("me", 50, Stream())
         self.source.length = LENGTH
         self.step = self.source.step_begun(LENGTH)
@@ -89,7 +91,7 @@ def test_a_fork_waits_for_the_steps_under_way_and_counts_them() -> None:
         house.source.length = 30
         house.source.step_done(house.step)
         fork = await forking
-        assert (fork.length, fork.end) == (30, 30)
+        assert (fork.length, fork.sent_length) == (30, 30)
         assert house.engine.forks == [(house.source.id, fork.id, 30)]
 
     asyncio.run(ask())

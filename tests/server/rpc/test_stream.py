@@ -10,11 +10,12 @@ import pytest
 
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Limits, OpenSession
 from stip.v1.manifest_pb2 import Head, Manifest
-from stip_server.rpc.open_request import Opening
-from stip_server.rpc.stream import Backend, Stream
+from stip_server.rpc.open_request import SessionOpener
+from stip_server.rpc.stream import Stream, StreamContext
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
-from stip_server.sessions.sessions import Quotas, Sessions
+from stip_server.sessions.quotas import Quotas
+from stip_server.sessions.sessions import Sessions
 
 
 def test_a_session_of_which_the_client_may_know_can_be_resumed() -> None:
@@ -42,12 +43,12 @@ def test_a_session_of_which_the_client_may_know_can_be_resumed() -> None:
             manifest=Manifest(head=Head.HEAD_SERVER), cancel=lambda _: None
         )
         limits = Limits(max_length=100, default_length=100, max_steps_in_flight=1)
-        opening = Opening(engine, sessions, Admission(sessions), limits)
+        opening = SessionOpener(engine, sessions, Admission(sessions), limits)
         nobody: Any = None
-        stream = Stream(Backend(engine, sessions, opening, limits, nobody, nobody), "me")
+        stream = Stream(StreamContext(engine, sessions, opening, limits, nobody, nobody), "me")
         with pytest.raises(asyncio.CancelledError):
             await stream.run(receive, send)
         told = InferResponse.FromString(sent[0]).opened.session_id
-        assert sessions.find(told, "me").holder is None
+        assert sessions.find(told, "me").stream is None
 
     asyncio.run(run())

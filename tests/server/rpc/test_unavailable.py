@@ -1,4 +1,4 @@
-"""Why a service takes no streams: the latest reason, and draining is for good."""
+"""Why a server takes no streams: the latest reason counts, and draining is for good."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from stip_server.auth.callers import Authenticator
 from stip_server.engine.watchdog import Condition
 from stip_server.errors import ServiceError, reason_name
-from stip_server.rpc.service import InferenceService
+from stip_server.rpc.open_streams import OpenStreams
 from stip_server.server import ENGINE_REASONS
 
 
@@ -18,16 +18,16 @@ def reasons(*events: str) -> list[str | None]:
 
     async def run() -> list[str | None]:
         nobody: Any = SimpleNamespace(metrics=None, close=lambda _: None)
-        service = InferenceService(nobody, nobody, Authenticator(), max_connections=1)
+        streams = OpenStreams(nobody, nobody, Authenticator(), max_connections=1)
         told = []
         for each in events:
             if each == "well":
-                service.engine_recovered()
+                streams.engine_recovered()
             elif each == "drain":
-                await service.drain()
+                await streams.drain()
             else:
-                service.engine_failed(ServiceError(ENGINE_REASONS[Condition[each]], "the engine"))
-            error = service._unavailable
+                streams.engine_failed(ServiceError(ENGINE_REASONS[Condition[each]], "the engine"))
+            error = streams._unavailable
             told.append(None if error is None else reason_name(error.reason))
         return told
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stip.v1.inference_pb2 import Limits, LogitsRequest, LogitsRows, StepResult
-from stip.v1.inference_pb2 import Step as StepMessage
 from stip.v1.manifest_pb2 import Head, Manifest, ModelConfig
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_client.transport.wire_tensors import WIRE_TYPES, decode, decode_logits, encode
-from stip_server.engine.step import StepLogits
+from stip_server.engine.step import LogitsForm, StepLogits, StepOutcome, WantedRows
 from stip_server.errors import ServiceError
 from stip_server.rpc import translate
+from stip_server.rpc.translate import StepRequest
 
 LIMITS = Limits(
     max_step_rows=64, max_step_bytes=1 << 20, max_logits_bytes=1 << 20, echo_allowed=True
@@ -37,15 +37,9 @@ def test_hidden_states_survive(shape: tuple[int, int], dtype: str, seed: int) ->
     values = finite_values(shape, dtype, seed)
     sent = Tensor.FromString(encode(values, WIRE_TYPES[dtype]).SerializeToString())
     received = translate.hidden_states(sent, shape[1], LIMITS)
+    request = StepRequest(0, received, LogitsForm(WantedRows.NONE, 0, True), 0, echo=True)
     assert np.array_equal(received.astype(np.float32), values)
-    echoed = translate.step_result(
-        StepMessage(hidden_states=sent, echo=True),
-        shape[0],
-        None,
-        Head.HEAD_SERVER,
-        queue=0.0,
-        compute=0.0,
-    ).received
+    echoed = translate.step_result(request, StepOutcome(), Head.HEAD_SERVER, waited=0.0).received
     assert list(echoed) == values.reshape(-1)[:10].tolist()
 
 
@@ -70,8 +64,9 @@ def test_logits_survive(shape: tuple[int, int], half: bool, top_k: bool, seed: i
     assert form.nbytes(shape[0], shape[1]) == sum(len(each) for each in sent), (
         "what is counted is what is sent"
     )
-    message = StepMessage(logits=LogitsRequest(dtype=wanted, top_k=shape[1] if top_k else 0))
-    result = translate.step_result(message, 1, logits, Head.HEAD_SERVER, queue=0.0, compute=0.0)
+    step = StepRequest(0, values, form, 0, echo=False)
+    outcome = StepOutcome(logits=logits)
+    result = translate.step_result(step, outcome, Head.HEAD_SERVER, waited=0.0)
     found = decode_logits(
         StepResult.FromString(result.SerializeToString()).logits,
         width=shape[1],

@@ -14,7 +14,9 @@ from stip_server.errors import ServiceError, reason_name
 from stip_server.sessions import admission as module
 from stip_server.sessions.admission import Admission
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
-from stip_server.sessions.sessions import Holder, Quotas, Session, Sessions
+from stip_server.sessions.quotas import Quotas
+from stip_server.sessions.session import AttachedStream, Session
+from stip_server.sessions.sessions import Sessions
 
 TTL = 10.0
 LONG = 30.0  # seconds that no test should take
@@ -23,7 +25,7 @@ LONG = 30.0  # seconds that no test should take
 class Stream:
     """Holds a session, whatever becomes of it."""
 
-    held_up = False
+    waits_for_server = False
 
     def taken_over(self, session: Session) -> None:
         pass
@@ -146,9 +148,9 @@ def test_of_those_who_ask_for_the_same_one_is_tried(monkeypatch: pytest.MonkeyPa
         waiting.append(await house.waits(50, "you"))
         tried, open_session = [], house.sessions.open
 
-        def counted(identity: str, max_length: int, holder: Holder) -> Session:
+        def counted(identity: str, max_length: int, stream: AttachedStream) -> Session:
             tried.append((identity, max_length))
-            return open_session(identity, max_length, holder)
+            return open_session(identity, max_length, stream)
 
         monkeypatch.setattr(house.sessions, "open", counted)
         house.admission.retry()

@@ -16,8 +16,11 @@ from hypothesis.stateful import (
 )
 
 from stip_server.errors import ServiceError, reason_name
+from stip_server.observe.metrics import EndCause
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
-from stip_server.sessions.sessions import ID_BYTES, RETRY_AFTER, EndCause, Quotas, Session, Sessions
+from stip_server.sessions.quotas import Quotas
+from stip_server.sessions.session import ID_BYTES, Session
+from stip_server.sessions.sessions import RETRY_AFTER, Sessions
 
 TTL = 10.0
 BYTES_PER_TOKEN = 3
@@ -36,7 +39,7 @@ QUOTAS = st.builds(
 class Stream:
     """Holds a session, and counts how often it was told to let go of it."""
 
-    held_up = False
+    waits_for_server = False
 
     def __init__(self) -> None:
         self.lost: list[str] = []
@@ -55,7 +58,7 @@ class Expected:
     session: Session
     identity: str
     size: int
-    holder: Stream | None
+    stream: Stream | None
     last_used: float
     outstanding: list[int] = field(default_factory=list)
 
@@ -82,7 +85,7 @@ class SessionsMachine(RuleBasedStateMachine):
             release=self.released.append,
             ended=lambda cause: self.ended.append((self.released[-1], cause)),
         )
-        self.sessions.on_room = self.told_of_room
+        self.sessions.on_room_freed = self.told_of_room
 
     def told_of_room(self) -> None:
         self.times_told_of_room += 1
@@ -101,26 +104,26 @@ class SessionsMachine(RuleBasedStateMachine):
         self.open_some(callers, length)
 
     def open(self, identity: str, length: int) -> None:
-        holder, size = Stream(), BYTES_PER_TOKEN * length
+        stream, size = Stream(), BYTES_PER_TOKEN * length
         self.expect_expiries()
         evicted, refusal = self.expected_room(identity, size)
         if refusal is not None:
             reason, retry_after = refusal
             with pytest.raises(ServiceError) as refused:
-                self.sessions.open(identity, length, holder)
+                self.sessions.open(identity, length, stream)
             assert (reason_name(refused.value.reason), refused.value.retry_after) == (
                 reason,
                 retry_after,
             )
             return
-        session = self.sessions.open(identity, length, holder)
+        session = self.sessions.open(identity, length, stream)
         for each in evicted:
-            assert each.holder is not None
-            assert each.holder.lost[-1] == "evicted"
+            assert each.stream is not None
+            assert each.stream.lost[-1] == "evicted"
             self.expect_end(each, "evicted")
         assert len(session.id) == ID_BYTES
         assert session.id not in {each.session.id for each in self.live + self.gone}
-        self.live.append(Expected(session, identity, size, holder, self.now))
+        self.live.append(Expected(session, identity, size, stream, self.now))
 
     @precondition(lambda self: self.live)
     @rule(which=WHICH, length=LENGTHS)
@@ -132,7 +135,7 @@ class SessionsMachine(RuleBasedStateMachine):
             with pytest.raises(ServiceError, match="no such session"):
                 self.sessions.find(source.session.id, source.identity)
             return
-        self.sessions.used(self.sessions.find(source.session.id, source.identity))
+        self.sessions.touch(self.sessions.find(source.session.id, source.identity))
         source.last_used = self.now
         self.open(source.identity, length)
         assert source.session in self.sessions
@@ -140,24 +143,24 @@ class SessionsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.live or self.gone)
     @rule(which=WHICH, identity=CALLERS)
     def resume(self, which: int, identity: str) -> None:
-        wanted, holder = self.pick(which, self.live + self.gone), Stream()
+        wanted, stream = self.pick(which, self.live + self.gone), Stream()
         self.expect_expiries()
         if wanted in self.gone or wanted.identity != identity:
             with pytest.raises(ServiceError, match="no such session"):
-                self.sessions.resume(wanted.session.id, identity, holder)
+                self.sessions.resume(wanted.session.id, identity, stream)
             return
-        assert self.sessions.resume(wanted.session.id, identity, holder) is wanted.session
-        if wanted.holder is not None:
-            assert wanted.holder.lost == ["taken over"]
-        wanted.holder, wanted.last_used = holder, self.now
+        assert self.sessions.resume(wanted.session.id, identity, stream) is wanted.session
+        if wanted.stream is not None:
+            assert wanted.stream.lost == ["taken over"]
+        wanted.stream, wanted.last_used = stream, self.now
 
     @precondition(lambda self: self.live)
     @rule(which=WHICH, known=st.booleans())
     def break_off(self, which: int, known: bool) -> None:
         each = self.pick(which)
         each.session.known = known
-        self.sessions.let_go(each.session)
-        each.holder, each.last_used = None, self.now
+        self.sessions.detach(each.session)
+        each.stream, each.last_used = None, self.now
         if not known:
             self.expect_end(each, "closed")
 
@@ -178,18 +181,18 @@ class SessionsMachine(RuleBasedStateMachine):
         each = self.pick(which)
         each.outstanding.append(each.session.step_begun(0))
 
-    @precondition(lambda self: any(each.holder for each in self.live))
+    @precondition(lambda self: any(each.stream for each in self.live))
     @rule(which=WHICH)
     def hold_up_or_let_on(self, which: int) -> None:
-        each = self.pick(which, [each for each in self.live if each.holder])
-        assert each.holder is not None
-        each.holder.held_up = not each.holder.held_up
+        each = self.pick(which, [each for each in self.live if each.stream])
+        assert each.stream is not None
+        each.stream.waits_for_server = not each.stream.waits_for_server
 
     @precondition(lambda self: any(each.outstanding for each in self.live + self.gone))
     @rule(which=WHICH, step=WHICH)
     def end_step(self, which: int, step: int) -> None:
         each = self.pick(which, [each for each in self.live + self.gone if each.outstanding])
-        self.sessions.used(each.session)
+        self.sessions.touch(each.session)
         each.session.step_done(each.outstanding.pop(step % len(each.outstanding)))
         each.last_used = self.now
 
@@ -210,7 +213,7 @@ class SessionsMachine(RuleBasedStateMachine):
         assert len(self.sessions) == len(self.live) <= quotas.max_sessions
         reserved = sum(each.size for each in self.live)
         assert self.sessions.kv_bytes_reserved == reserved <= quotas.kv_bytes
-        assert self.sessions.attached == sum(each.holder is not None for each in self.live)
+        assert self.sessions.attached == sum(each.stream is not None for each in self.live)
         for identity in {each.identity for each in self.live}:
             held = [each.size for each in self.live if each.identity == identity]
             assert len(held) <= (quotas.max_sessions_per_identity or len(held))
@@ -231,8 +234,8 @@ class SessionsMachine(RuleBasedStateMachine):
         return among[which % len(among)]
 
     def is_idle(self, each: Expected) -> bool:
-        held_up = each.holder is not None and each.holder.held_up
-        return not (each.outstanding or held_up) and self.now - each.last_used >= TTL
+        waits_for_server = each.stream is not None and each.stream.waits_for_server
+        return not (each.outstanding or waits_for_server) and self.now - each.last_used >= TTL
 
     def expect_end(self, each: Expected, cause: EndCause) -> None:
         self.live.remove(each)
@@ -242,7 +245,7 @@ class SessionsMachine(RuleBasedStateMachine):
     def expect_expiries(self) -> None:
         """Whatever looks at the sessions ends those that were parked for too long."""
         for each in list(self.live):
-            if each.holder is None and self.is_idle(each):
+            if each.stream is None and self.is_idle(each):
                 self.expect_end(each, "expired")
 
     def expected_room(
@@ -277,7 +280,7 @@ class SessionsMachine(RuleBasedStateMachine):
         return evicted, None
 
     def seconds_until_room(self, whose: set[str]) -> float:
-        parked = [e.last_used for e in self.live if e.holder is None and e.identity in whose]
+        parked = [e.last_used for e in self.live if e.stream is None and e.identity in whose]
         left = min(parked) + TTL - self.now if parked else RETRY_AFTER
         return left if left > 0 else RETRY_AFTER
 

@@ -8,7 +8,9 @@ import pytest
 
 from stip_server.errors import ServiceError, reason_name
 from stip_server.sessions.back_pressure.answer_memory import AnswerMemory
-from stip_server.sessions.sessions import Quotas, Session, Sessions
+from stip_server.sessions.quotas import Quotas
+from stip_server.sessions.session import Session
+from stip_server.sessions.sessions import Sessions
 
 OWN = 100  # bytes of answers a session
 
@@ -24,7 +26,7 @@ class Clock:
 class Stream:
     """Holds a session and remembers whether it was taken away."""
 
-    held_up = False
+    waits_for_server = False
 
     def __init__(self) -> None:
         self.lost: list[Session] = []
@@ -180,14 +182,14 @@ def test_one_identity_cannot_take_what_is_left_to_others(
 def test_the_least_recently_used_idle_session_makes_room(
     sessions: Sessions, clock: Clock, released: list[bytes], causes: list[str]
 ) -> None:
-    holders = [Stream(), Stream()]
-    first, second = (sessions.open("me", 5, holder) for holder in holders)
+    streams = [Stream(), Stream()]
+    first, second = (sessions.open("me", 5, stream) for stream in streams)
     clock.now += 1.0
-    sessions.used(first)
+    sessions.touch(first)
     clock.now += 9.5
     third = sessions.open("me", 5, Stream())  # second has been idle for 10.5 s, first for 9.5
     assert (released, causes) == ([second.id], ["evicted"])
-    assert (holders[0].lost, holders[1].lost) == ([], [second])
+    assert (streams[0].lost, streams[1].lost) == ([], [second])
     assert first in sessions
     assert third in sessions
 
@@ -196,13 +198,13 @@ def test_a_session_with_a_step_under_way_or_held_back_is_never_idle(
     sessions: Sessions, clock: Clock
 ) -> None:
     sessions.open("me", 5, Stream()).step_begun(0)
-    holder = Stream()
-    held = sessions.open("me", 5, holder)
-    holder.held_up = True
+    stream = Stream()
+    held = sessions.open("me", 5, stream)
+    stream.waits_for_server = True
     clock.now += 1000
     with pytest.raises(ServiceError):
         sessions.open("me", 5, Stream())
-    holder.held_up = False  # it waits for its own client alone
+    stream.waits_for_server = False  # it waits for its own client alone
     sessions.open("me", 5, Stream())
     assert held not in sessions
 
@@ -221,11 +223,11 @@ def test_an_idle_session_of_another_identity_is_not_evicted_for_a_callers_own_li
 
 
 def test_resuming_takes_a_session_over_from_the_stream_that_holds_it(sessions: Sessions) -> None:
-    holder, other = Stream(), Stream()
-    session = sessions.open("me", 5, holder)
+    stream, other = Stream(), Stream()
+    session = sessions.open("me", 5, stream)
     assert sessions.resume(session.id, "me", other) is session
-    assert holder.lost == [session]
-    assert session.holder is other
+    assert stream.lost == [session]
+    assert session.stream is other
 
 
 def test_closing_frees_once(sessions: Sessions, released: list[bytes], causes: list[str]) -> None:

@@ -62,7 +62,7 @@ def faulty_program(*faults: str) -> tuple[str, ...]:
 def _install(faults: Sequence[str]) -> None:
     from stip_server import server
     from stip_server.engine import engine
-    from stip_server.rpc import listener, service
+    from stip_server.rpc import listener, open_streams
 
     forward = engine.forward
     striking = [_fault(each) for each in faults]
@@ -76,7 +76,7 @@ def _install(faults: Sequence[str]) -> None:
         if name == "copies":
             engine.LARGE_COPY = 0
         if name == "unread":
-            service.READ_TIMEOUT = float(value)
+            open_streams.READ_TIMEOUT = float(value)
 
     if "careless" in faults:
 
