@@ -1,7 +1,7 @@
 """Rotary position embedding: the angles of a batch of positions.
 
-Angles are computed in float64 on the host: a batch needs few of them, every layer shares them, and
-no precision is lost at long positions.
+Angles are float64 on the host: a batch needs few of them, every layer shares them, and no precision
+is lost at long positions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stip_model.errors import BundleError
 
 
 def inverse_frequencies(rope: RopeParameters, head_dim: int) -> NDArray[np.float64]:
-    """Radians a position advances each plane by: float64 [head_dim / 2].
+    """Return the radians that a position advances each plane by: float64 [head_dim / 2].
 
     "llama3" is the frequency-dependent interpolation of Llama 3.1 (transformers,
     modeling_rope_utils.py, _compute_llama3_parameters). Raises BundleError for another type.
@@ -40,6 +40,6 @@ def inverse_frequencies(rope: RopeParameters, head_dim: int) -> NDArray[np.float
 def cosines_and_sines(
     positions: NDArray[np.int64], frequencies: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The rotation of every position and plane: two float32 [rows, 1, head_dim / 2]."""
+    """Return two arrays of every position and plane: float32 [positions, 1, head_dim / 2]."""
     angles = positions[:, None, None] * frequencies
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

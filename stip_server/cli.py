@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace, process: ProcessSettings) -> None:
         )
     credentials, authenticator = _access(arguments)
     _load_blas(process.blas)
-    # MLX is imported only now, after the BLAS is loaded
+    # These need libraries of an extra. The engine imports MLX later, after the BLAS is loaded.
     from stip_server.engine.engine import Engine
     from stip_server.observe.metrics import Metrics
     from stip_server.server import serve

@@ -1,7 +1,7 @@
 """Fixtures that several test modules share.
 
 The tests' own processes compute with the BLAS of MLX's wheel: mlx-lm gives BLIS dimensions beyond
-which it reads (stip_model/operations/products.py). Servers have processes of their own, and load
+which it reads (stip_model/operations/mlx.py). Servers have processes of their own, and load
 a fast one.
 """
 

@@ -1,7 +1,7 @@
-"""The keys and values of one session, in permuted space. Touched by the engine's thread only.
+"""The keys and values of one session, in permuted space. Only the engine's thread uses them.
 
-Copying a long session takes long: what copies is a generator that stops after each layer, so that
-the engine can show that it lives.
+Copying a long session takes long. A method that may copy is a generator that yields after each
+layer, so that the engine can show that it lives.
 """
 
 from __future__ import annotations
@@ -9,169 +9,166 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-import mlx.core as mx
-
-from stip_server.sessions.kv_memory import capacity_for
+from stip.v1.manifest_pb2 import ModelConfig
+from stip_model.operations.operations import Array, KeysValues, Operations
 
 log = logging.getLogger(__name__)
 
+# Rows by which a cache grows: large enough that growing is rare, small enough to waste little.
+GROWTH = 256
+
+
+def capacity_for(length: int) -> int:
+    """Return the rows that a cache allocates for `length` tokens."""
+    return -(-length // GROWTH) * GROWTH
+
+
+def kv_bytes_per_token(config: ModelConfig, itemsize: int) -> int:
+    """Return the bytes of keys and values that one token takes over all layers."""
+    heads: int = config.num_hidden_layers * config.num_key_value_heads
+    return 2 * heads * config.head_dim * itemsize
+
 
 class KVCache:
-    """A layer's keys and values in one array, [2, num_key_value_heads, capacity, head_dim], so that
-    a step writes both at once: on a GPU every write is a kernel launch.
+    """One storage of keys and values a layer. `length` rows of each are valid.
 
-    `length` rows are valid. A step writes from `length` on and, once it has been evaluated,
-    commits by setting `length`; a rollback sets `length` back and what lies beyond is overwritten.
+    A step writes from `length` on. Once it has been evaluated, it commits by setting `length`. A
+    rollback sets `length` back; the rows beyond it are overwritten.
 
-    A fork borrows its prefix: it has no arrays of its own until it is first written to. When its
-    lender is about to overwrite or drop that prefix, the longest of those who borrow it inherits
-    it, and the others borrow from that one.
+    A fork borrows its prefix: it has no storage of its own until it is first written to. Before its
+    lender overwrites or drops that prefix, the longest borrower inherits it, and the others borrow
+    from that one.
     """
 
-    def __init__(self, num_layers: int, num_heads: int, head_dim: int, dtype: mx.Dtype) -> None:
+    def __init__(self, config: ModelConfig, operations: Operations) -> None:
         self.length = 0
-        self._dimensions = (num_layers, num_heads, head_dim)
-        self._dtype = dtype
-        self._capacity = 0
-        self._arrays: list[mx.array] = []
-        # set when the arrays cannot be computed any more
+        # set when the layers cannot be evaluated any more
         self.lost = False
+        self._config = config
+        self._operations = operations
+        self._capacity = 0
+        self._layers: list[KeysValues] = []
         self._lender: KVCache | None = None
         self._borrowers: list[KVCache] = []
 
     @property
-    def arrays(self) -> list[mx.array]:
-        """Every array of the cache, to be evaluated with the step that wrote it."""
-        return self._arrays
+    def layers(self) -> list[KeysValues]:
+        """The storage of every layer, to be evaluated with the step that wrote to it."""
+        return self._layers
 
     @property
     def nbytes(self) -> int:
         """Bytes that the cache has allocated."""
-        return sum(array.nbytes for array in self._arrays)
+        return sum(layer.nbytes for layer in self._layers)
 
     def fork(self, length: int) -> KVCache:
-        """A cache that begins with the first `length` rows of this one."""
-        fork = KVCache(*self._dimensions, self._dtype)
+        """Return a cache that begins with the first `length` rows of this one."""
+        fork = KVCache(self._config, self._operations)
         fork.length = length
         fork._borrow(self._lender or self)
         return fork
 
-    def copying(self, position: int, rows: int) -> int:
-        """Bytes that are copied before `rows` rows can be written from `position` on."""
+    def bytes_to_copy(self, position: int, rows: int) -> int:
+        """Return how many bytes `ensure_capacity` would copy."""
         copied = max((each.length for each in self._displaced(position)), default=0)
         if self._lender is not None or position + rows > self._capacity:
             copied += self.length
-        layers, heads, head_dim = self._dimensions
-        return copied * layers * 2 * heads * head_dim * int(self._dtype.size)
+        return copied * kv_bytes_per_token(self._config, self._operations.itemsize)
 
-    def make_room(self, position: int, rows: int) -> Iterator[None]:
-        """Make room for `rows` rows from `position` on. Stops after each layer that was copied.
+    def ensure_capacity(self, position: int, rows: int) -> Iterator[None]:
+        """Allow `rows` rows to be written from `position` on. Yields after each copied layer.
 
         Where that fails, the cache is as it was.
         """
-        yield from self._leave(self._displaced(position))
+        yield from self._copy_for(self._displaced(position))
         needed = max(position + rows, self.length)
         if self._lender is not None:
             yield from self._own(needed)
         elif needed > self._capacity:
             yield from self._grow(needed)
 
-    def reserve(self, rows: int) -> None:
-        """Make room for `rows` more rows, which are about to be written."""
-        for _ in self.make_room(self.length, rows):
-            pass
-
     def release(self) -> Iterator[None]:
-        """Drop everything but what others borrow, which they inherit. Stops as make_room does."""
+        """Drop everything but what others borrow, which they inherit. Yields after each copied
+        layer."""
         if self._borrowers:
             heir = max(self._borrowers, key=lambda each: each.length)
             if capacity_for(heir.length) == self._capacity:
                 heir._inherit(self)
             else:
-                yield from self._leave(self._borrowers)
+                yield from self._copy_for(self._borrowers)
         self._return_loan()
-        self._arrays = []
+        self._layers = []
 
     def lose(self) -> None:
-        """Give up the arrays, which cannot be evaluated; so must whoever borrows from them."""
+        """Give up the layers, which cannot be evaluated, and those of every borrower."""
         for borrower in list(self._borrowers):
             borrower.lose()
         self._return_loan()
-        self._arrays = []
+        self._layers = []
         self._capacity = self.length = 0
         self.lost = True
 
-    def update(self, layer: int, keys_values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write a step's keys and values, [2, heads, rows, head_dim]; return all up to them, each
-        [1, heads, length + rows, head_dim]."""
-        end = self.length + keys_values.shape[2]
-        array = self._arrays[layer]
-        array[..., self.length : end, :] = keys_values
-        return array[:1, :, :end], array[1:, :, :end]
+    def write(self, layer: int, rows: Array) -> KeysValues:
+        """Write a step's rows, which Operations.join_keys_values made, and return the storage."""
+        self._operations.write(self._layers[layer], self.length, rows)
+        return self._layers[layer]
 
     def _displaced(self, position: int) -> list[KVCache]:
-        """Those whose borrowed prefix a write at a position would overwrite."""
+        """The borrowers whose prefix a write at a position would overwrite."""
         return [each for each in self._borrowers if each.length > position]
 
-    def _leave(self, borrowers: list[KVCache]) -> Iterator[None]:
-        """Let some no longer borrow from this cache: the longest copies, the others borrow it."""
-        left = sorted(borrowers, key=lambda each: each.length)
-        while left:
-            heir = left.pop()
+    def _copy_for(self, borrowers: list[KVCache]) -> Iterator[None]:
+        """End these loans: the longest borrower copies, and the others borrow from it."""
+        others = sorted(borrowers, key=lambda each: each.length)
+        while others:
+            heir = others.pop()
             try:
                 yield from heir._own(heir.length)
             except Exception:
                 log.exception("the copy of a forked session's cache failed")
                 heir.lose()
             else:
-                for each in left:
+                for each in others:
                     each._return_loan()
                     each._borrow(heir)
                 return
 
     def _inherit(self, lender: KVCache) -> None:
-        """Take the lender's arrays, which it does not need any more; others borrow from here."""
+        """Take the lender's layers, which it does not need any more, and its other borrowers."""
         self._return_loan()
-        self._arrays, self._capacity = lender._arrays, lender._capacity
+        self._layers, self._capacity = lender._layers, lender._capacity
         for each in list(lender._borrowers):
             each._return_loan()
             each._borrow(self)
 
     def _own(self, needed: int) -> Iterator[None]:
-        """Copy the borrowed prefix into arrays of its own with room for `needed` rows."""
+        """Copy the borrowed prefix into layers of its own, of at least `needed` rows."""
         lender = self._lender
         if lender is None or self.length == 0:
             self._return_loan()
             yield from self._grow(needed)
             return
-        arrays = []
-        for old in lender._arrays:
-            arrays.append(self._enlarged(old, capacity_for(needed)))
+        layers = []
+        for layer in lender._layers:
+            layers.append(self._operations.enlarge(layer, self.length, capacity_for(needed)))
             yield
         self._return_loan()
-        self._arrays, self._capacity = arrays, capacity_for(needed)
+        self._layers, self._capacity = layers, capacity_for(needed)
 
     def _grow(self, needed: int) -> Iterator[None]:
-        """Move to arrays with room for `needed` rows, a layer at a time: none is there twice."""
-        layers, heads, head_dim = self._dimensions
+        """Enlarge one layer at a time to at least `needed` rows: only one exists twice."""
+        config, operations = self._config, self._operations
         capacity = capacity_for(needed)
         if self.length == 0:
-            # zeros for each layer: a write goes to the array object itself
-            shape = (2, heads, capacity, head_dim)
-            self._arrays = [mx.zeros(shape, self._dtype) for _ in range(layers)]
+            self._layers = [
+                operations.new_keys_values(config.num_key_value_heads, config.head_dim, capacity)
+                for _ in range(config.num_hidden_layers)
+            ]
         else:
-            for layer in range(layers):
-                self._arrays[layer] = self._enlarged(self._arrays[layer], capacity)
+            for index, layer in enumerate(self._layers):
+                self._layers[index] = operations.enlarge(layer, self.length, capacity)
                 yield
         self._capacity = capacity
-
-    def _enlarged(self, old: mx.array, capacity: int) -> mx.array:
-        """A copy of the first `length` rows of a layer with room for `capacity`, evaluated."""
-        _, heads, head_dim = self._dimensions
-        fresh = mx.zeros((2, heads, capacity - self.length, head_dim), self._dtype)
-        enlarged = mx.concatenate([old[:, :, : self.length], fresh], axis=2)
-        mx.eval(enlarged)
-        return enlarged
 
     def _borrow(self, lender: KVCache) -> None:
         self._lender = lender
@@ -181,10 +178,3 @@ class KVCache:
         if self._lender is not None:
             self._lender._borrowers.remove(self)
             self._lender = None
-
-
-def lost_cache() -> KVCache:
-    """A cache that never was: a fork of one that is lost."""
-    cache = KVCache(0, 0, 0, mx.float32)
-    cache.lose()
-    return cache

@@ -1,8 +1,7 @@
-"""Owns MLX: one thread loads the weights, evaluates everything and holds every KV cache.
+"""One thread that computes: it loads the weights, evaluates everything and owns every KV cache.
 
-MLX's streams are thread-local, so nothing else in the server touches an MLX array. The engine
-takes chunks of steps from the scheduler and hands each step's outcome to its `deliver`, on its own
-thread.
+MLX's streams are thread-local, so no other thread touches an array. The engine computes the chunks
+that the scheduler chooses, and calls each step's `deliver` with its outcome, on its own thread.
 """
 
 from __future__ import annotations
@@ -12,38 +11,36 @@ import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-import mlx.core as mx
-
 from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.manifest_pb2 import Manifest
 from stip_model.bundle.manifest import ServerBundle
-from stip_model.cache.kv_cache import KVCache
-from stip_model.decoder import Model
-from stip_model.loading import compute_dtype, load_model
-from stip_model.operations.device import choose_device, memory_left, set_wired_limit
-from stip_model.operations.operations import operations
-from stip_server.engine.iteration import WARM_UP_ROWS, forward, warm_up
-from stip_server.engine.iteration_pace import pace_of
+from stip_model.cache.kv_cache import KVCache, capacity_for, kv_bytes_per_token
+from stip_model.operations.operations import Array
+from stip_server.engine.iteration import forward
+from stip_server.engine.loaded_model import LoadedModel, load
 from stip_server.engine.scheduler import Scheduler
 from stip_server.engine.session_caches import SessionCaches
 from stip_server.engine.step import Chunk, Step, StepLogits, StepOutcome, join_logits
 from stip_server.errors import ServiceError
 from stip_server.observe.logs import event
 from stip_server.observe.metrics import Metrics
-from stip_server.sessions import kv_memory as memory
 from stip_server.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
 # Seconds after which an idle engine shows again that it lives.
 HEARTBEAT = 1.0
-# Bytes to copy from which a session is made room for between two iterations, one session at a time:
-# within one they would keep the others waiting.
+# A copy of this many bytes or more is made between two iterations, for one session at a time.
+# Within an iteration it would delay the other sessions.
 LARGE_COPY = 16 * 1024 * 1024
 
 
 class Engine:
     """Start it, submit steps from any thread, stop it."""
+
+    # Set when the weights are loaded. The engine's thread owns them.
+    _loaded: LoadedModel
+    _caches: SessionCaches
 
     def __init__(
         self,
@@ -67,22 +64,16 @@ class Engine:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="stip-engine", daemon=True)
-        self._caches = SessionCaches()
-        self._long_rows = 1  # from which an iteration shows its progress
         # counts signs of life: iterations, layers of long ones, and waits
         self.beats = 0
-        self.device = ""
-        self.dtype = ""
-        self.kv_bytes_total = 0
         self.kv_bytes_used = 0
-        self.kv_bytes_per_token = 0
 
     def start(self) -> None:
         """Begin to load the weights."""
         self._thread.start()
 
     def loaded(self) -> bool:
-        """Whether the engine can serve. Raises what loading raised."""
+        """Return whether the engine can serve. Raises what loading raised."""
         if self._failure is not None:
             raise self._failure
         return self._ready.is_set()
@@ -93,7 +84,7 @@ class Engine:
         return self._thread.is_alive()
 
     def stop(self, timeout: float) -> None:
-        """Let the thread end once nothing waits, and wait for that, `timeout` seconds at most."""
+        """Let the thread end once no step waits. Wait for that for at most `timeout` seconds."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -104,33 +95,53 @@ class Engine:
         return self._bundle.manifest
 
     @property
+    def device(self) -> str:
+        """ "cpu", "metal" or "cuda"."""
+        return self._loaded.model.operations.device
+
+    @property
+    def dtype(self) -> str:
+        """The type that the engine computes in: "float16", "bfloat16" or "float32"."""
+        return self._loaded.model.operations.dtype
+
+    @property
     def waiting_steps(self) -> int:
-        """Steps that wait, or of which rows wait."""
+        """The number of steps of which rows wait."""
         with self._wake:
             return len(self._scheduler)
 
     @property
     def active_bytes(self) -> int:
-        """Bytes in MLX's arrays."""
-        return int(mx.get_active_memory())
+        """Bytes in the device's arrays."""
+        return self._loaded.model.operations.active_bytes
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes that MLX keeps to use again."""
-        return int(mx.get_cache_memory())
+        """Freed bytes that are kept for the next arrays."""
+        return self._loaded.model.operations.cached_bytes
+
+    @property
+    def kv_bytes_total(self) -> int:
+        """Bytes that the keys and values of all sessions may take."""
+        return self._loaded.kv_bytes
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that a token takes."""
+        return kv_bytes_per_token(self.manifest.model, self._loaded.model.operations.itemsize)
 
     def kv_bytes(self, length: int) -> int:
-        """Bytes of keys and values that a session of so many tokens may take."""
-        return memory.capacity_for(length) * self.kv_bytes_per_token
+        """Return the bytes of keys and values that a session of `length` tokens may take."""
+        return capacity_for(length) * self.kv_bytes_per_token
 
     def submit(self, step: Step) -> None:
-        """Queue a step; its `deliver` is called on the engine's thread when it has run."""
+        """Queue a step. Its `deliver` is called on the engine's thread when it has run."""
         with self._wake:
             self._scheduler.submit(step)
             self._wake.notify()
 
     def cancel(self, session_id: bytes) -> None:
-        """Fail the steps of a session that wait; of one that runs, the chunk under way finishes."""
+        """Fail a session's steps. A chunk that is being computed is finished first."""
         with self._wake:
             cancelled = self._scheduler.cancel(session_id)
             self._cancelled.update(step for step in cancelled if step in self._running)
@@ -158,68 +169,51 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            model = self._load()
+            self._load()
         except BaseException as error:  # noqa: BLE001 - loaded() raises it in the caller's thread
             self._failure = error
             return
         self._ready.set()
         try:
-            while self._iterate(model):
+            while self._iterate():
                 pass
         except BaseException:
-            # the watchdog sees the thread gone, and tells the clients
+            # the watchdog sees that the thread is gone, and the clients are informed
             log.critical("the engine has failed and will not compute again", exc_info=True)
 
-    def _iterate(self, model: Model) -> bool:
-        """Wait for a batch and compute it; whether there was one, or the engine is to end.
-
-        A frame of its own: none that waits for the next batch holds the answers of this one.
-        """
-        batch = self._next_batch()
-        if batch is None:
-            return False
-        self._run_batch(model, batch)
-        self._deliver_cancelled()
-        self._count_bytes()
-        return True
-
-    def _load(self) -> Model:
-        settings = self._settings
-        self.device = choose_device(cpu=settings.cpu)
-        on_cpu = self.device == "cpu"
-        if settings.wired_limit is not None:
-            set_wired_limit(settings.wired_limit)
-        dtype = compute_dtype(settings.dtype, self.manifest.dtype, on_cpu=on_cpu)
-        self.dtype = str(dtype).removeprefix("mlx.core.")
-        suited = operations(dtype, on_cpu=on_cpu, fused=settings.compile_decode)
-        model = load_model(self._bundle, dtype, suited)
-        seconds = warm_up(model)
-        mx.clear_cache()
-        self.kv_bytes_per_token = memory.kv_bytes_per_token(self.manifest.model, dtype.size)
-        self.kv_bytes_total = settings.kv_memory.of(memory_left(self.device))
-        self._keep_pace(model, seconds)
-        return model
-
-    def _keep_pace(self, model: Model, seconds: float) -> None:
-        pace = pace_of(seconds, WARM_UP_ROWS[-1], len(model.layers))
-        self._long_rows = pace.long_rows
-        model.head_rows = min(model.head_rows, pace.head_rows)
-        if pace.max_rows < self._scheduler.max_batch_rows:
+    def _load(self) -> None:
+        self._loaded = load(self._bundle, self._settings)
+        self._caches = SessionCaches(self._loaded.model)
+        max_rows = self._loaded.pace.max_rows
+        if max_rows < self._scheduler.max_batch_rows:
             event(
                 log,
                 logging.WARNING,
                 "this device is slow: iterations are kept short",
-                max_batch_rows=pace.max_rows,
+                max_batch_rows=max_rows,
                 wanted=self._scheduler.max_batch_rows,
             )
-            self._scheduler.max_batch_rows = pace.max_rows
+            self._scheduler.max_batch_rows = max_rows
 
-    def _next_batch(self) -> list[Chunk] | None:
-        """Wait for the next iteration's chunks; None when the engine is to end.
+    def _iterate(self) -> bool:
+        """Wait for chunks and compute them. Return False when the engine is to end.
 
-        What was asked before is done first: it may change what a step finds. Of long copies there
-        is one before each iteration, and who still needs one is left out: others' answers need not
-        wait for it.
+        This is a method so that no local variable keeps the outcome while the engine waits.
+        """
+        chunks = self._next_chunks()
+        if chunks is None:
+            return False
+        self._compute(chunks)
+        self._deliver_cancelled()
+        self._count_bytes()
+        return True
+
+    def _next_chunks(self) -> list[Chunk] | None:
+        """Wait for the next iteration's chunks. Return None when the engine is to end.
+
+        Commands run first, because they may change what a step finds. At most one long copy is made
+        before each iteration. Sessions that still need one are left out of the iteration, so that
+        the others need not wait.
         """
         copied = False
         while True:
@@ -228,67 +222,67 @@ class Engine:
                 self._beat()
                 commands, self._commands = self._commands, []
                 if not commands:
-                    large = self._long_copies()
-                    hold = self._scheduler.hold()
-                    if hold == 0 and (copied or not large):
-                        left_out = [each.step.session_id for each in large]
-                        if batch := self._scheduler.next_batch(left_out):
-                            self._running.update(chunk.step for chunk in batch)
-                            return batch
+                    need_copy = self._chunks_before_long_copies()
+                    delay = self._scheduler.delay()
+                    if delay == 0 and (copied or not need_copy):
+                        left_out = [each.step.session_id for each in need_copy]
+                        if chunks := self._scheduler.next_chunks(left_out):
+                            self._running.update(chunk.step for chunk in chunks)
+                            return chunks
                     if self._stopping and not len(self._scheduler):
                         return None
-                    if large and (hold == 0 or not copied):
-                        to_copy = large[0]
+                    if need_copy and (delay == 0 or not copied):
+                        to_copy = need_copy[0]
                     else:
-                        self._wake.wait(hold or HEARTBEAT)
-            # outside the lock: these take their time
+                        self._wake.wait(delay or HEARTBEAT)
+            # outside the lock, because these take time
             for command in commands:
                 command()
                 self._beat()
             if commands:
                 self._count_bytes()
             if to_copy is not None:
-                self._copy(to_copy)
+                self._copy_for(to_copy)
                 copied = True
 
-    def _long_copies(self) -> list[Chunk]:
-        """What waits for a long copy: the rest of a session's first step, those in front first."""
+    def _chunks_before_long_copies(self) -> list[Chunk]:
+        """Return what remains of each first step that needs a long copy, in the queue's order."""
         return [
             each
-            for each in self._scheduler.first_rest()
-            if self._caches.copying(each.step.session_id, each.position, each.num_rows) > LARGE_COPY
+            for each in self._scheduler.remaining_chunks()
+            if self._caches.bytes_to_copy(each.step.session_id, each.position, each.num_rows)
+            > LARGE_COPY
         ]
 
-    def _copy(self, rest: Chunk) -> None:
-        """Copy what stands in the way of a step, which fails where that fails."""
-        step = rest.step
+    def _copy_for(self, chunk: Chunk) -> None:
+        """Make the copy that a chunk needs. The chunk's step fails where that fails."""
+        step = chunk.step
         try:
-            for _ in self._caches.make_room(step.session_id, rest.position, rest.num_rows):
+            for _ in self._caches.ensure_capacity(step.session_id, chunk.position, chunk.num_rows):
                 self._beat()
         except Exception as error:
             log.exception("the keys and values of a session could not be copied")
             with self._wake:
-                if not self._scheduler.drop(step):
-                    return  # cancelled meanwhile, and told so
+                if not self._scheduler.discard(step):
+                    return  # it was cancelled meanwhile, and has its outcome
             length = self._caches.length(step.session_id)
-            _deliver_error(
-                step,
-                ServiceError(ErrorReason.ERROR_REASON_ENGINE_FAILED, f"step failed: {error}"),
-                length,
-            )
+            _deliver_error(step, _engine_failed(error), length)
 
     def _drop(self, session_id: bytes) -> None:
         with self._wake:
             # again: a step of it may have been answered since it was cancelled
-            self._scheduler.forget(session_id)
+            self._scheduler.stop_expecting(session_id)
         for _ in self._caches.drop(session_id):
             self._beat()
 
-    def _run_batch(self, model: Model, batch: Sequence[Chunk]) -> None:
-        """Compute and deliver; where that fails, each chunk alone, so that one fails alone."""
+    def _compute(self, chunks: Sequence[Chunk]) -> None:
+        """Compute chunks and deliver the outcomes of completed steps.
+
+        If that fails, compute each chunk by itself, so that only the one to blame fails.
+        """
         runnable = []
-        for chunk in batch:
-            cache = self._caches.of(chunk.step.session_id, model)
+        for chunk in chunks:
+            cache = self._caches.of(chunk.step.session_id)
             if cache.lost:
                 self._fail(chunk, _lost_cache(), 0)
             elif chunk.position > cache.length:
@@ -298,56 +292,57 @@ class Engine:
                 runnable.append((chunk, cache))
         if not runnable:
             return
+        model, pace = self._loaded.model, self._loaded.pace
+        num_rows = sum(chunk.num_rows for chunk, _ in runnable)
+        # Evaluating each layer by itself costs a short iteration some of its speed.
+        after_layer = self._show_layer if num_rows >= pace.long_rows else None
         began = self._clock()
         try:
-            results = forward(model, runnable, self._beat, self._after_layer(runnable))
+            results = forward(model, runnable, self._beat, after_layer, pace.head_rows)
         except Exception as error:
             log.exception("an iteration of %d sessions failed", len(runnable))
-            self._retry_alone(model, runnable, error)
+            self._compute_one_by_one(runnable, error)
             return
         seconds = self._clock() - began
         with self._wake:
-            self._scheduler.computed([chunk for chunk, _ in runnable], seconds)
+            self._scheduler.record_iteration([chunk for chunk, _ in runnable], seconds)
         for (chunk, cache), parts in zip(runnable, results, strict=True):
-            self._complete(chunk, cache, parts, seconds)
+            self._add_logits(chunk, cache, parts, seconds)
         decode_rows = sum(chunk.step.num_rows == 1 for chunk, _ in runnable)
-        prompt_rows = sum(chunk.num_rows for chunk, _ in runnable) - decode_rows
         self._metrics.iteration_ran(
             decode_rows=decode_rows,
-            prompt_rows=prompt_rows,
+            prompt_rows=num_rows - decode_rows,
             sessions=len(runnable),
             seconds=seconds,
         )
-        if prompt_rows:
+        if num_rows > decode_rows:
             # buffers of a prompt's size would otherwise stay allocated while single rows decode
-            mx.clear_cache()
+            model.operations.clear_cache()
 
-    def _retry_alone(
-        self, model: Model, runnable: Sequence[tuple[Chunk, KVCache]], error: Exception
+    def _compute_one_by_one(
+        self, runnable: Sequence[tuple[Chunk, KVCache]], error: Exception
     ) -> None:
         for chunk, cache in runnable:
-            self._beat()  # one that has not failed may take as long as all together
+            self._beat()  # one chunk may take as long as all together
             try:
                 # writes that were under way; rows before them are untouched
-                mx.eval(cache.arrays)
+                self._loaded.model.operations.evaluate(cache.layers)
             except Exception:
                 log.exception("a session's cache is lost")
                 cache.lose()
                 self._fail(chunk, _lost_cache(), 0)
                 continue
             if len(runnable) > 1:
-                self._run_batch(model, [chunk])
+                self._compute([chunk])
             else:
                 # its rows may be overwritten from the chunk's position on
                 cache.length = chunk.position
-                failure = ServiceError(
-                    ErrorReason.ERROR_REASON_ENGINE_FAILED, f"step failed: {error}"
-                )
-                self._fail(chunk, failure, cache.length)
+                self._fail(chunk, _engine_failed(error), cache.length)
 
-    def _complete(
+    def _add_logits(
         self, chunk: Chunk, cache: KVCache, parts: list[StepLogits], seconds: float
     ) -> None:
+        """Add a chunk's logits to its step, and deliver the step's outcome after the last chunk."""
         step = chunk.step
         step.computed += seconds
         step.parts += parts
@@ -359,13 +354,13 @@ class Engine:
 
     def _fail(self, chunk: Chunk, error: ServiceError, length: int) -> None:
         with self._wake:
-            self._scheduler.drop(chunk.step)
+            self._scheduler.discard(chunk.step)
             self._cancelled.discard(chunk.step)
         _deliver_error(chunk.step, error, length)
 
     def _deliver_cancelled(self) -> None:
         with self._wake:
-            # together: what is cancelled from now on is delivered by whoever cancels it
+            # both at once: from now on cancel() delivers the outcome itself
             self._running.clear()
             cancelled, self._cancelled = self._cancelled, set()
         for step in cancelled:
@@ -374,21 +369,9 @@ class Engine:
     def _count_bytes(self) -> None:
         self.kv_bytes_used = self._caches.nbytes
 
-    def _after_layer(
-        self, runnable: Sequence[tuple[Chunk, KVCache]]
-    ) -> Callable[[mx.array], None] | None:
-        """What shows progress in an iteration that takes long: a heartbeat a layer.
-
-        Evaluating each layer by itself would cost a short iteration some of its speed.
-        """
-        if sum(chunk.num_rows for chunk, _ in runnable) < self._long_rows:
-            return None
-
-        def evaluate(hidden_states: mx.array) -> None:
-            mx.eval(hidden_states)
-            self._beat()
-
-        return evaluate
+    def _show_layer(self, computed: Array) -> None:
+        self._loaded.model.operations.evaluate(computed)
+        self._beat()
 
     def _beat(self) -> None:
         self.beats += 1
@@ -396,6 +379,10 @@ class Engine:
 
 def _cancelled() -> ServiceError:
     return ServiceError(ErrorReason.ERROR_REASON_CANCELLED, "the step was cancelled")
+
+
+def _engine_failed(error: Exception) -> ServiceError:
+    return ServiceError(ErrorReason.ERROR_REASON_ENGINE_FAILED, f"step failed: {error}")
 
 
 def _lost_cache() -> ServiceError:

@@ -17,7 +17,7 @@ from stip.v1.inference_pb2 import (
     InferRequest,
     Load,
 )
-from stip_model.loading import wire_dtype
+from stip_model.bundle.weight_types import WEIGHT_TYPES
 from stip_server import __version__
 from stip_server.auth.callers import Authenticator
 from stip_server.errors import ServiceError, reason_name
@@ -89,7 +89,7 @@ class InferenceService:
             key_id=manifest.key_id,
             bundle_id=manifest.bundle_id,
             dtype=manifest.dtype,
-            compute_dtype=wire_dtype(engine.dtype),
+            compute_dtype=WEIGHT_TYPES[engine.dtype].wire,
             limits=self._context.limits,
             server_version=__version__,
             load=Load(

@@ -10,7 +10,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from stip.v1.manifest_pb2 import ModelConfig
 from stip_server.errors import StartError
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -23,21 +22,6 @@ _CGROUP_FILES = (
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
     ),
 )
-
-
-# Rows by which a cache grows: large enough that growing is rare, small enough to waste little.
-GROWTH = 256
-
-
-def capacity_for(length: int) -> int:
-    """The rows that a cache allocates for `length` tokens."""
-    return -(-length // GROWTH) * GROWTH
-
-
-def kv_bytes_per_token(config: ModelConfig, itemsize: int) -> int:
-    """Bytes of keys and values that one token takes over all layers."""
-    heads: int = config.num_hidden_layers * config.num_key_value_heads
-    return 2 * heads * config.head_dim * itemsize
 
 
 @dataclass(frozen=True)

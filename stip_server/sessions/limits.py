@@ -5,8 +5,9 @@ from __future__ import annotations
 from stip.v1.inference_pb2 import Limits
 from stip.v1.manifest_pb2 import Manifest, ModelConfig
 from stip_model.bundle.modes import output_width
+from stip_model.cache.kv_cache import GROWTH, capacity_for
 from stip_server.errors import StartError
-from stip_server.sessions.kv_memory import GROWTH, capacity_for, readable
+from stip_server.sessions.kv_memory import readable
 from stip_server.settings import LimitSettings
 
 MAX_STEP_BYTES = 1024 * 1024

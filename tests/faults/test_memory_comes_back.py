@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stip.v1.inference_pb2 import InferRequest
 from stip.v1.manifest_pb2 import Manifest
-from stip_server.sessions.kv_memory import GROWTH, kv_bytes_per_token
+from stip_model.cache.kv_cache import GROWTH, kv_bytes_per_token
 from tests.support.servers.watched import Watched, watched_server
 from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire.requests import (

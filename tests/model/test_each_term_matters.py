@@ -33,6 +33,7 @@ from stip_model import decoder as server_model
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.decoder import Segment
 from stip_model.loading import load_model
+from stip_model.operations.mlx import MlxOperations
 from tests.support.models.oracle import TOLERANCE, Oracle, relative_error
 from tests.support.models.random_models import MODELS
 
@@ -70,20 +71,21 @@ class Case:
         """The relative error of the logits, after `change` has been applied to every weight."""
         bundles = bundles or self.bundles
         mask = mask or read_client_key(bundles / "client" / "client.key").input_mask()
+        operations = MlxOperations("cpu", mx.float32)
         original_load = mx.load
         try:
             mx.load = lambda path: {  # type: ignore[assignment]
                 name: change(name, array) for name, array in original_load(path).items()
             }
-            model = load_model(ServerBundle(bundles / "server"), mx.float32)
+            model = load_model(ServerBundle(bundles / "server"), operations)
         finally:
             mx.load = original_load
         rows = mask.apply(self.embeddings[PROMPT].astype(np.float32))
         cache = model.new_cache()
-        cache.reserve(len(PROMPT))
-        kept = model(mx.array(rows), [Segment(cache, 0, len(PROMPT), 0)])
+        assert list(cache.ensure_capacity(0, len(PROMPT))) == []
+        kept = model(operations.from_host(rows), [Segment(cache, 0, len(PROMPT), 0)])
         assert kept is not None
-        return relative_error(np.array(model.answers(kept)), self.expected)
+        return relative_error(np.array(model.head_outputs(kept)), self.expected)
 
 
 @pytest.fixture(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -11,13 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import ModelConfig
-from stip_model.cache.kv_cache import KVCache, lost_cache
-from stip_server.sessions.kv_memory import GROWTH, kv_bytes_per_token
+from stip_model.cache.kv_cache import GROWTH, KVCache, kv_bytes_per_token
+from stip_model.operations.mlx import MlxOperations
 
 LAYERS, HEADS, HEAD_DIM = 2, 3, 4
-ROW_BYTES = kv_bytes_per_token(
-    ModelConfig(num_hidden_layers=LAYERS, num_key_value_heads=HEADS, head_dim=HEAD_DIM), 4
-)
+CONFIG = ModelConfig(num_hidden_layers=LAYERS, num_key_value_heads=HEADS, head_dim=HEAD_DIM)
+OPERATIONS = MlxOperations("cpu", mx.float32)
+ROW_BYTES = kv_bytes_per_token(CONFIG, OPERATIONS.itemsize)
 BLOCK = GROWTH * ROW_BYTES
 Rows = NDArray[np.float32]  # [layers, 2, heads, rows, head_dim]
 
@@ -28,7 +30,7 @@ def on_cpu() -> None:
 
 
 def new_cache() -> KVCache:
-    return KVCache(LAYERS, HEADS, HEAD_DIM, mx.float32)
+    return KVCache(CONFIG, OPERATIONS)
 
 
 def rows_of(count: int, seed: int) -> Rows:
@@ -47,9 +49,14 @@ def release(cache: KVCache) -> int:
 def write(cache: KVCache, rows: Rows, position: int, *, commit: bool = True) -> Rows:
     """Write rows as a step at a position does; what attention sees of them and of all before."""
     cache.length = position
-    cache.reserve(rows.shape[3])
-    seen = [mx.concatenate(cache.update(layer, mx.array(rows[layer]))) for layer in range(LAYERS)]
-    mx.eval(seen, cache.arrays)
+    for _ in cache.ensure_capacity(position, rows.shape[3]):
+        pass
+    seen = []
+    for layer in range(LAYERS):
+        keys, values = (mx.array(each.swapaxes(0, 1)) for each in rows[layer])
+        storage = cache.write(layer, OPERATIONS.join_keys_values(keys, values))
+        seen.append(storage[:, :, : position + rows.shape[3]])
+    mx.eval(seen, cache.layers)
     if commit:
         cache.length += rows.shape[3]
     return np.stack([np.array(each) for each in seen])
@@ -160,7 +167,7 @@ def test_a_fork_much_shorter_than_its_source_inherits_no_more_memory_than_it_nee
         assert_holds(each, rows[:, :, :, : each.length])
 
 
-def test_room_can_be_made_before_it_is_needed_and_changes_nothing() -> None:
+def test_capacity_can_be_ensured_before_it_is_needed_and_changes_nothing() -> None:
     source, rows = filled(250)
     fork, short = source.fork(200), source.fork(100)
     for cache, position, count, copied in (
@@ -170,9 +177,9 @@ def test_room_can_be_made_before_it_is_needed_and_changes_nothing() -> None:
         (fork, 200, 1, 0),
         (short, 100, 1, 100),
     ):
-        assert cache.copying(position, count) == copied * ROW_BYTES
-        assert len(list(cache.make_room(position, count))) == (LAYERS if copied else 0)
-        assert cache.copying(position, count) == 0
+        assert cache.bytes_to_copy(position, count) == copied * ROW_BYTES
+        assert len(list(cache.ensure_capacity(position, count))) == (LAYERS if copied else 0)
+        assert cache.bytes_to_copy(position, count) == 0
     assert_holds(source, rows)
     assert_holds(fork, rows[:, :, :, :200])
 
@@ -180,19 +187,19 @@ def test_room_can_be_made_before_it_is_needed_and_changes_nothing() -> None:
 def test_a_copy_that_fails_leaves_the_cache_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     source, rows = filled(250)
     fork = source.fork(200)
-    enlarged, calls = KVCache._enlarged, 0
+    enlarge, calls = MlxOperations.enlarge, 0
 
-    def fails_at_the_second_layer(cache: KVCache, old: mx.array, capacity: int) -> mx.array:
+    def fails_at_the_second_layer(*arguments: Any) -> mx.array:
         nonlocal calls
         calls += 1
         if calls % 2 == 0:
             raise RuntimeError("injected")
-        return enlarged(cache, old, capacity)
+        return enlarge(*arguments)
 
-    monkeypatch.setattr(KVCache, "_enlarged", fails_at_the_second_layer)
+    monkeypatch.setattr(MlxOperations, "enlarge", fails_at_the_second_layer)
     for cache, length in ((source, 250), (fork, 200)):
         with pytest.raises(RuntimeError):
-            list(cache.make_room(length, 100))
+            list(cache.ensure_capacity(length, 100))
     monkeypatch.undo()
     assert_holds(fork, rows[:, :, :, :200])
     assert_holds(source, rows)
@@ -218,7 +225,6 @@ def test_what_is_lost_is_lost_to_those_who_borrow_it_and_to_no_other() -> None:
     assert [each.nbytes for each in (source, borrowing, of_borrowing)] == [0] * 3
     assert not written.lost
     assert_holds(written, rows[:, :, :, :200])
-    assert lost_cache().lost
 
 
 def test_a_copy_that_fails_loses_the_fork_alone() -> None:
@@ -226,7 +232,7 @@ def test_a_copy_that_fails_loses_the_fork_alone() -> None:
     fork = source.fork(200)
     # a matrix without an inverse: evaluating it raises
     broken = mx.linalg.inv(mx.zeros((2, 2)), stream=mx.cpu)
-    source._arrays = [mx.broadcast_to(broken[0, 0], each.shape) for each in source.arrays]
+    source._layers = [mx.broadcast_to(broken[0, 0], each.shape) for each in source.layers]
     release(source)
     assert fork.lost
     assert not source.lost

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import ModelConfig
-from stip_keys.audit.evidence.numpy_rope import frequencies, rotate
 from stip_keys.convert.families import architecture
+from stip_model.rope import cosines_and_sines, inverse_frequencies
 
 # Layers stay in memory as long as they fit into this together: a small model is read once.
 KEEP_BYTES = 512 * 1024**2
@@ -164,7 +164,7 @@ class _Layer:
     def __init__(self, config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
         self._config = config
         self._tensors = tensors
-        self._frequencies = frequencies(config.rope_parameters, config.head_dim)
+        self._frequencies = inverse_frequencies(config.rope_parameters, config.head_dim)
         self._group = config.num_attention_heads // config.num_key_value_heads
         self.nbytes = sum(tensor.nbytes for tensor in tensors.values())
 
@@ -221,11 +221,8 @@ class _Layer:
             self._linear(x, f"self_attn.{name}_proj").reshape(len(rows), -1, head_dim)
             for name in ("q", "k", "v")
         )
-        return (
-            rotate(queries, positions, self._frequencies),
-            rotate(keys, positions, self._frequencies),
-            values,
-        )
+        cosines, sines = cosines_and_sines(positions, self._frequencies)
+        return _rope(queries, cosines, sines), _rope(keys, cosines, sines), values
 
     def products(self, queries: Rows, keys: Rows) -> Rows:
         """Scaled scores [num_key_value_heads, query heads of a group, queries, keys]."""
@@ -269,6 +266,14 @@ def rms_norm(rows: Rows, weight: NDArray[Any] | None, eps: float) -> Rows:
     scale = 1 / np.sqrt(np.mean(rows**2, axis=-1, keepdims=True) + np.float32(eps))
     normalised: Rows = rows * scale
     return normalised if weight is None else normalised * weight
+
+
+def _rope(heads: Rows, cosines: Rows, sines: Rows) -> Rows:
+    """Turn the planes (j, j + head_dim / 2) of heads [rows, heads, head_dim]."""
+    first, second = np.split(heads, 2, axis=-1)
+    return np.concatenate(
+        [first * cosines - second * sines, second * cosines + first * sines], axis=-1
+    )
 
 
 def _softmax(scores: Rows) -> Rows:

@@ -14,7 +14,7 @@ import pytest
 from stip.v1.inference_pb2 import LogitsRequest, LogitsRows
 from stip.v1.manifest_pb2 import Manifest
 from stip.v1.tensor_pb2 import DataType
-from stip_server.sessions.kv_memory import kv_bytes_per_token
+from stip_model.cache.kv_cache import kv_bytes_per_token
 from tests.support.fixtures.talking_model import VOCAB_SIZE
 from tests.support.servers.healthy_session import healthy_session
 from tests.support.servers.watched import Watched, watched_server

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from stip_model.bundle.manifest import ServerBundle
-from stip_model.cache.kv_cache import KVCache
 from stip_model.errors import BundleError
+from stip_model.operations.mlx import MlxOperations
 from stip_server.engine.engine import Engine
 from stip_server.engine.step import WantedRows
 from stip_server.observe.metrics import Metrics
@@ -37,13 +37,13 @@ A, B, C = tokens(50, 1), tokens(60, 2), tokens(70, 3)
 
 def gate_of_copies(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """A gate before a layer of keys and values is copied."""
-    gate, enlarged = Gate(), KVCache._enlarged
+    gate, enlarge = Gate(), MlxOperations.enlarge
 
     def gated(*arguments: Any) -> mx.array:
         gate.pass_through()
-        return enlarged(*arguments)
+        return enlarge(*arguments)
 
-    monkeypatch.setattr(KVCache, "_enlarged", gated)
+    monkeypatch.setattr(MlxOperations, "enlarge", gated)
     return gate
 
 
@@ -68,7 +68,7 @@ def test_sessions_of_any_length_share_iterations(start_engine: Start, tiny_oracl
     running = start_engine(max_batch_rows=64)
     running.run("a", 0, A)
     running.run("b", 0, B[:5])
-    running.hold()
+    running.occupy()
     outcomes = [
         running.submit("a", len(A), [7]),
         running.submit("b", 5, B[5:9]),
@@ -87,7 +87,7 @@ def test_sessions_that_send_different_types_share_an_iteration(
     start_engine: Start, tiny_oracle: Oracle
 ) -> None:
     running = start_engine()
-    running.hold()
+    running.occupy()
     outcomes = [running.submit(str(dtype), 0, A, dtype=dtype) for dtype in (np.float16, np.float32)]
     running.within.open()
     for outcome in outcomes:
@@ -100,7 +100,7 @@ def test_each_row_of_a_batch_has_its_own_rollback(start_engine: Start, tiny_orac
     running = start_engine()
     for session, prompt in (("a", A), ("b", B), ("c", C)):
         running.run(session, 0, prompt)
-    running.hold()
+    running.occupy()
     outcomes = [
         running.submit("a", 10, [4, 5]),
         running.submit("b", 60, [4, 5]),
@@ -163,7 +163,7 @@ def test_sessions_that_need_long_copies_come_one_an_iteration_and_others_in_each
     forks = ["fork 1", "fork 2", "fork 3"]
     for fork in forks:
         running.fork("a", fork, len(A))
-    running.hold()
+    running.occupy()
     outcomes = [running.submit(fork, len(A), [7]) for fork in forks]
     decoded = [running.submit("b", len(B) + each, [8]) for each in range(3)]
     before = len(running.iterations)
@@ -267,7 +267,7 @@ def test_bytes_in_use_are_those_of_the_caches(start_engine: Start) -> None:
 def test_iterations_are_counted_with_their_rows_and_sessions(start_engine: Start) -> None:
     running = start_engine(max_batch_rows=CHUNK)
     running.run("a", 0, A)
-    running.hold()
+    running.occupy()
     outcomes = [running.submit(session, 0, [7]) for session in "abc"]
     running.within.open()
     for outcome in outcomes:
@@ -289,7 +289,7 @@ def test_seconds_are_those_of_the_steps_own_iterations(start_engine: Start) -> N
         jumped += 1000.0
 
     running.strike = take_long
-    running.hold()
+    running.occupy()
     waiting = running.submit("a", 0, A)
     running.within.open()
     outcome = waiting.result(PATIENCE)
@@ -305,7 +305,7 @@ def test_an_idle_engine_shows_that_it_lives_and_a_long_iteration_after_each_laye
     running = start_engine()
     seen = running.engine.beats
     eventually(lambda: running.engine.beats >= seen + 3)
-    running.hold()
+    running.occupy()
     before = running.engine.beats
     running.between.close()
     running.within.open()
@@ -329,7 +329,7 @@ def test_memory_is_wired_where_it_is_asked_for_alone(
 
 def test_a_stopped_engine_first_finishes_what_waits(start_engine: Start) -> None:
     running = start_engine(max_batch_rows=CHUNK)
-    running.hold()
+    running.occupy()
     waiting = [running.submit("a", 0, A), running.submit("b", 0, B)]
     running.stop()
     assert not running.engine.alive

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stip_model.cache.kv_cache import KVCache
+from stip_model.operations.mlx import MlxOperations
 from stip_server.engine.step import StepOutcome
 from stip_server.errors import ServiceError, reason_name
 from tests.support.models.oracle import Oracle, assert_equal_logits
@@ -89,7 +89,7 @@ def test_a_step_cancelled_before_it_begins_leaves_the_session_as_it_was(
 ) -> None:
     running = start_engine()
     running.run("a", 0, A)
-    running.hold()
+    running.occupy()
     steps = [running.submit("a", 10, B), running.submit("a", 70, [1])]
     others = running.submit("b", 0, B)
     running.cancel("a")
@@ -152,7 +152,7 @@ def test_a_step_that_fails_fails_alone_and_leaves_its_session_at_its_position(
     running.run("a", 0, A)
     running.run("b", 0, B)
     running.strike = fail_steps(BAD)
-    running.hold()
+    running.occupy()
     bad, good = running.submit("a", 40, B[:BAD]), running.submit("b", 30, [5, 6])
     running.within.open()
     assert failed(bad.result(PATIENCE)) == ("ENGINE_FAILED", 40)
@@ -206,7 +206,7 @@ def test_lost_keys_and_values_are_lost_to_the_session_and_its_forks_alone(
         running.fork("a", fork, 50)
     running.run("written", 50, [7, 8])
     running.strike = lambda runnable: lose(runnable, "a")
-    running.hold()
+    running.occupy()
     bad, good = running.submit("a", 100, [1]), running.submit("b", 60, [7, 8])
     running.within.open()
     assert failed(bad.result(PATIENCE)) == ("CACHE_LOST", 0)
@@ -245,8 +245,8 @@ def test_a_copy_that_fails_fails_its_step_alone(
         raise RuntimeError("injected")
 
     with monkeypatch.context() as patched:
-        patched.setattr(KVCache, "_enlarged", fail)
-        running.hold()
+        patched.setattr(MlxOperations, "enlarge", fail)
+        running.occupy()
         bad, good = running.submit("fork", 30, [1, 2]), running.submit("b", 60, [7, 8])
         running.within.open()
         assert failed(bad.result(PATIENCE)) == ("ENGINE_FAILED", 30)

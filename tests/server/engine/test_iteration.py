@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from stip_model.bundle.manifest import ServerBundle
-from stip_model.decoder import Linear, Model
+from stip_model.decoder import Model
 from stip_model.loading import load_model
+from stip_model.operations.mlx import Linear, MlxOperations
 from stip_server.engine.iteration import forward
 from stip_server.engine.step import Chunk, LogitsForm, Step, StepLogits, WantedRows, join_logits
 
@@ -33,7 +34,7 @@ ASKED = (
 @pytest.fixture(scope="module")
 def model(tiny_bundles: Path) -> Model:
     mx.set_default_device(mx.cpu)
-    return load_model(ServerBundle(tiny_bundles / "server"), mx.float32)
+    return load_model(ServerBundle(tiny_bundles / "server"), MlxOperations("cpu", mx.float32))
 
 
 def hidden_states_of(model: Model, rows: int, seed: int = 0) -> NDArray[np.float32]:
@@ -87,53 +88,54 @@ def test_forms_that_meet_are_answered_as_each_is_alone(model: Model) -> None:
 def test_the_weights_are_read_once_for_the_rows_of_all_sessions(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, rows = Linear.__call__, []
+    linear, rows = MlxOperations.linear, []
 
-    def counted(self: Linear, x: mx.array) -> mx.array:
+    def counted(self: MlxOperations, x: mx.array, weights: Linear) -> mx.array:
         rows.append(x.shape[0])
-        return project(self, x)
+        return linear(self, x, weights)
 
-    monkeypatch.setattr(Linear, "__call__", counted)
+    monkeypatch.setattr(MlxOperations, "linear", counted)
     batch = [(chunk(model, index), model.new_cache()) for index in range(len(ASKED))]
     forward(model, batch)
     of_all = sum(num_rows for num_rows, *_ in ASKED)
     kept = sum(wanted_rows(index) for index in range(len(ASKED)))
-    # of the last layer's projections only the first one takes rows that nobody asks for
-    assert rows == [of_all] * (4 * len(model.layers) - 3) + [kept] * 3
+    # only the last layer's first projection takes rows that nobody asks for; the head comes last
+    assert rows == [of_all] * (4 * len(model.layers) - 3) + [kept] * 4
 
 
 def test_what_is_copied_shows_that_the_engine_lives(model: Model) -> None:
     cache, beats = model.new_cache(), 0
 
-    def alive() -> None:
+    def beat() -> None:
         nonlocal beats
         beats += 1
 
-    cache.reserve(1)
-    cache.length = cache._capacity  # the next row needs a larger array
+    assert list(cache.ensure_capacity(0, 1)) == []
+    cache.length = cache._capacity  # the next row needs a larger storage
     form = LogitsForm(WantedRows.NONE, top_k=0, half_precision=False)
     step = Step(b"1", cache.length, hidden_states_of(model, 1), form, lambda _: None)
-    forward(model, [(Chunk(step, 0, 1), cache)], alive)
+    forward(model, [(Chunk(step, 0, 1), cache)], beat)
     assert beats == len(model.layers)
 
 
 @pytest.mark.parametrize("head_rows", [1, 2, 3])
-def test_wide_answers_are_computed_a_few_rows_at_a_time_and_show_it(
-    model: Model, head_rows: int, monkeypatch: pytest.MonkeyPatch
+def test_wide_logits_are_computed_a_few_rows_at_a_time_and_show_it(
+    model: Model, head_rows: int
 ) -> None:
     indices = range(len(ASKED))
 
-    def answers() -> tuple[list[list[StepLogits]], list[int]]:
+    def logits(**options: int) -> tuple[list[list[StepLogits]], list[int]]:
         shown: list[int] = []
         batch = [(chunk(model, each), model.new_cache()) for each in indices]
-        found = forward(model, batch, after_layer=lambda computed: shown.append(computed.shape[0]))
+        found = forward(
+            model, batch, after_layer=lambda computed: shown.append(computed.shape[0]), **options
+        )
         return found, shown[len(model.layers) :]
 
-    expected, shown = answers()
+    expected, shown = logits()
     # the head once, whatever forms are asked for in whatever order
     assert shown == [sum(part.rows for parts in expected for part in parts)]
-    monkeypatch.setattr(model, "head_rows", head_rows)
-    found, shown = answers()
+    found, shown = logits(head_rows=head_rows)
     for index in indices:
         assert_same(found[index], expected[index], ASKED[index][3])
     assert max(shown) == head_rows and sum(shown) == sum(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stip_server.engine.iteration_pace import (
+    HEAD_ROWS,
     HEAD_SHARE,
     LONG_ROWS,
     LONG_SECONDS,
@@ -21,7 +22,7 @@ def test_no_layer_takes_longer_than_the_longest(seconds: float) -> None:
     a_row = seconds / ROWS / LAYERS
     assert pace.max_rows * a_row <= LONGEST_LAYER or pace.max_rows == 1
     assert (pace.max_rows + 1) * a_row > LONGEST_LAYER
-    assert pace.head_rows == max(1, pace.max_rows // HEAD_SHARE)
+    assert pace.head_rows == min(HEAD_ROWS, max(1, pace.max_rows // HEAD_SHARE))
 
 
 def test_every_iteration_of_a_slow_device_shows_its_progress() -> None:

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from stip_server.engine.scheduler import HOLD_SHARE, MAX_HOLD, SHORT_ROWS, Scheduler
+from stip_server.engine.scheduler import DELAY_SHARE, MAX_DELAY, SHORT_ROWS, Scheduler
 from stip_server.engine.step import Chunk, LogitsForm, Step, WantedRows
 
 NAMES = (b"a", b"b", b"c", b"d", b"e")
@@ -95,13 +95,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running is None)
     @rule(without=st.just(()) | st.lists(SESSIONS))
     def begin_iteration(self, without: Sequence[bytes] = ()) -> None:
-        """Some sessions may not be ready, and are passed over."""
+        """Some sessions may not be ready, and are skipped."""
         ready = {name: each for name, each in self.waiting.items() if name not in without}
-        rest = [(each.step.session_id, each.start) for each in self.scheduler.first_rest()]
+        rest = [(each.step.session_id, each.start) for each in self.scheduler.remaining_chunks()]
         assert dict(rest) == {name: each.begun for name, each in self.waiting.items()}
         short_ready = any(each.is_short for each in ready.values())
         prompt_ready = any(not each.is_short for each in ready.values())
-        batch = self.scheduler.next_batch(without)
+        batch = self.scheduler.next_chunks(without)
         assert bool(batch) == bool(ready)
         assert not {chunk.step.session_id for chunk in batch} & set(without)
         self.check_budget(batch)
@@ -157,7 +157,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(seconds=ITERATION_SECONDS)
     def end_iteration(self, seconds: float) -> None:
         self.now += seconds
-        self.scheduler.computed(self.running, seconds)
+        self.scheduler.record_iteration(self.running, seconds)
         self.last_seconds = seconds
         self.last_answer = self.now
         for chunk in self.running:
@@ -170,7 +170,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail(self, which: int) -> None:
         """A chunk of the iteration fails; the others count."""
         failed = self.running[which % len(self.running)]
-        dropped = self.scheduler.drop(failed.step)
+        dropped = self.scheduler.discard(failed.step)
         expected = self.sessions[failed.step.session_id]
         assert dropped == bool(expected.steps and expected.steps[0] is failed.step)
         if dropped:
@@ -187,8 +187,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.slowness.pop(session, None)
 
     @rule(session=SESSIONS)
-    def forget(self, session: bytes) -> None:
-        self.scheduler.forget(session)
+    def stop_expecting(self, session: bytes) -> None:
+        self.scheduler.stop_expecting(session)
         self.away.pop(session, None)
         self.slowness.pop(session, None)
 
@@ -199,7 +199,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         while self.waiting:
             self.begin_iteration()
             self.end_iteration(0.02)
-        assert self.scheduler.next_batch() == []
+        assert self.scheduler.next_chunks() == []
         self.prompts_ran = False
 
     @precondition(lambda self: self.running is None)
@@ -222,14 +222,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(self.scheduler) == sum(len(each.steps) for each in self.waiting.values())
 
     @invariant()
-    def an_iteration_is_held_seldom_and_never_for_long(self) -> None:
-        hold = self.scheduler.hold()
-        longest = min(MAX_HOLD, HOLD_SHARE * self.last_seconds)
+    def an_iteration_is_delayed_seldom_and_never_for_long(self) -> None:
+        delay = self.scheduler.delay()
+        longest = min(MAX_DELAY, DELAY_SHARE * self.last_seconds)
         # the last answer may lie back by a rounding error more
-        assert 0 <= hold <= max(0.0, self.last_answer + longest - self.now) + 1e-9
+        assert 0 <= delay <= max(0.0, self.last_answer + longest - self.now) + 1e-9
         quick = [name for name in self.away if self.slowness.get(name, 0.0) <= longest]
         if not self.waiting or not quick:
-            assert hold == 0
+            assert delay == 0
 
 
 TestScheduler = SchedulerMachine.TestCase

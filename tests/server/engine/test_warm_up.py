@@ -35,7 +35,7 @@ def test_on_a_slow_device_iterations_are_kept_short(
     tiny_bundles: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As with a BLAS that would keep the heartbeat silent for longer than a stuck engine's."""
-    monkeypatch.setattr("stip_server.engine.engine.warm_up", lambda _: 0.1 * WARM_UP_ROWS[-1])
+    monkeypatch.setattr("stip_server.engine.loaded_model.warm_up", lambda _: 0.1 * WARM_UP_ROWS[-1])
     engine = Engine(ServerBundle(tiny_bundles / "server"), EngineSettings(cpu=True), Metrics())
     engine.start()
     engine.stop(timeout=PATIENCE)
@@ -47,7 +47,7 @@ def test_on_a_slow_device_iterations_are_kept_short(
 def test_on_a_quick_device_iterations_are_as_long_as_they_were_asked_to_be(
     tiny_bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stip_server.engine.engine.warm_up", lambda _: 1e-3)
+    monkeypatch.setattr("stip_server.engine.loaded_model.warm_up", lambda _: 1e-3)
     engine = Engine(ServerBundle(tiny_bundles / "server"), EngineSettings(cpu=True), Metrics())
     engine.start()
     engine.stop(timeout=PATIENCE)

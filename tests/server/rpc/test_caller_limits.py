@@ -12,7 +12,7 @@ import pytest
 
 from stip.v1.inference_pb2 import InferRequest
 from stip.v1.manifest_pb2 import Manifest
-from stip_server.sessions.kv_memory import GROWTH, kv_bytes_per_token
+from stip_model.cache.kv_cache import GROWTH, kv_bytes_per_token
 from tests.support.parties import Server
 from tests.support.servers.failpoints import faulty_server
 from tests.support.servers.guarded import bearer, write_tokens

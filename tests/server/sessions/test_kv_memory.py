@@ -9,14 +9,12 @@ import psutil
 import pytest
 
 from stip.v1.manifest_pb2 import ModelConfig
-from stip_model.cache.kv_cache import KVCache
+from stip_model.cache.kv_cache import GROWTH, KVCache, capacity_for, kv_bytes_per_token
+from stip_model.operations.mlx import MlxOperations
 from stip_server.errors import StartError
 from stip_server.sessions import kv_memory as memory
 from stip_server.sessions.kv_memory import (
-    GROWTH,
     MemoryAmount,
-    capacity_for,
-    kv_bytes_per_token,
     readable,
 )
 
@@ -92,23 +90,25 @@ def test_a_cache_grows_by_whole_pieces() -> None:
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 @pytest.mark.parametrize("length", [1, GROWTH, GROWTH + 1, 3 * GROWTH - 1])
 def test_a_full_session_takes_what_was_reserved_for_it(length: int, dtype: mx.Dtype) -> None:
-    reserved = capacity_for(length) * kv_bytes_per_token(CONFIG, dtype.size)
+    operations = MlxOperations("cpu", dtype)
+    reserved = capacity_for(length) * kv_bytes_per_token(CONFIG, operations.itemsize)
 
-    def new_cache() -> KVCache:
-        return KVCache(CONFIG.num_hidden_layers, CONFIG.num_key_value_heads, CONFIG.head_dim, dtype)
+    def grow(cache: KVCache, rows: int) -> None:
+        for _ in cache.ensure_capacity(cache.length, rows):
+            pass
 
-    at_once, piecemeal = new_cache(), new_cache()
-    at_once.reserve(length)
+    at_once, piecemeal = KVCache(CONFIG, operations), KVCache(CONFIG, operations)
+    grow(at_once, length)
     assert at_once.nbytes == reserved
     # however it came to its length: in pieces, rolled back, forked
     for end in range(0, length, 100):
         piecemeal.length = max(0, end - 7)
-        piecemeal.reserve(min(100, length - piecemeal.length))
+        grow(piecemeal, min(100, length - piecemeal.length))
         piecemeal.length = min(end + 93, length)
         assert piecemeal.nbytes <= reserved
     fork = piecemeal.fork(min(5, length))
     assert fork.nbytes == 0
-    fork.reserve(length - fork.length)
+    grow(fork, length - fork.length)
     assert fork.nbytes == reserved
 
 

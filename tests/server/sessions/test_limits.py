@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stip.v1.manifest_pb2 import ModelConfig
+from stip_model.cache.kv_cache import GROWTH
 from stip_server.errors import StartError
-from stip_server.sessions.kv_memory import GROWTH
 from stip_server.sessions.limits import (
     DEFAULT_LENGTH,
     MAX_LOGITS_BYTES,

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_model.bundle.manifest import ServerBundle
 from stip_server.engine import engine as engine_module
+from stip_server.engine import loaded_model
 from stip_server.engine.engine import Engine
 from stip_server.engine.step import LogitsForm, Step, StepOutcome, WantedRows
 from stip_server.observe.metrics import Metrics
@@ -70,7 +71,7 @@ class RunningEngine:
         self.iterations: list[list[tuple[str, int, int]]] = []
         self.strike: Callable[[Sequence[Any]], None] = lambda _: None
         forward, count_bytes = engine_module.forward, self.engine._count_bytes
-        warm_up = engine_module.warm_up
+        warm_up = loaded_model.warm_up
 
         def watched(model: Any, runnable: Any, *progress: Any) -> Any:
             self.iterations.append(
@@ -88,7 +89,7 @@ class RunningEngine:
             self.between.pass_through()
 
         # a busy machine would be taken for a slow device, whose iterations are shorter
-        monkeypatch.setattr(engine_module, "warm_up", lambda model: min(warm_up(model), 1e-3))
+        monkeypatch.setattr(loaded_model, "warm_up", lambda model: min(warm_up(model), 1e-3))
         monkeypatch.setattr(engine_module, "forward", watched)
         monkeypatch.setattr(self.engine, "_count_bytes", counted)
         self.engine.start()
@@ -121,11 +122,11 @@ class RunningEngine:
         """Queue a step and wait for its outcome."""
         return self.submit(session, position, tokens, rows).result(PATIENCE)
 
-    def hold(self) -> Future[StepOutcome]:
+    def occupy(self) -> Future[StepOutcome]:
         """Make the engine compute for a session of its own until `within` is opened, so that what
         is submitted meanwhile comes together."""
         self.within.close()
-        outcome = self.submit("holding", 0, [1])
+        outcome = self.submit("occupying", 0, [1])
         self.within.await_arrival()
         return outcome
 
@@ -164,5 +165,5 @@ def lose(runnable: Sequence[Any], session: str) -> None:
         if chunk.step.session_id == session.encode():
             # a matrix without an inverse
             broken = mx.linalg.inv(mx.zeros((2, 2)), stream=mx.cpu)
-            cache._arrays = [mx.broadcast_to(broken[0, 0], each.shape) for each in cache.arrays]
+            cache._layers = [mx.broadcast_to(broken[0, 0], each.shape) for each in cache.layers]
             raise RuntimeError("injected")

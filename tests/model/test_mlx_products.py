@@ -14,7 +14,7 @@ import pytest
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.loading import load_model
 from stip_model.operations.blas import LIBRARIES
-from stip_model.operations.products import MULTIPLE, padded, product
+from stip_model.operations.mlx import MULTIPLE, Linear, MlxOperations
 from tests.support.waiting import PATIENCE
 
 # Multiplies m rows whose end is the end of what may be read.
@@ -50,7 +50,11 @@ def test_blis_reads_no_row_that_is_not_there(k: int) -> None:
 def test_a_padded_product_is_the_product(columns: int, bias: mx.array | None) -> None:
     draw = np.random.default_rng(columns)
     x, weight = (draw.integers(-9, 9, (n, columns)).astype(np.float32) for n in (5, 3))
-    found = product(mx.array(x), padded(mx.array(weight)), bias)
+    operations = MlxOperations("cpu", mx.float32)
+    tensors = {"p.weight": mx.array(weight)} | ({} if bias is None else {"p.bias": bias})
+    weights = operations.linear_weights(tensors, "p")
+    assert weights.weight.shape[1] % MULTIPLE == 0
+    found = operations.linear(mx.array(x), weights)
     expected = x @ weight.T + (0 if bias is None else np.asarray(bias))
     np.testing.assert_array_equal(np.asarray(found), expected)
 
@@ -58,8 +62,8 @@ def test_a_padded_product_is_the_product(columns: int, bias: mx.array | None) ->
 def test_every_weight_of_a_model_is_padded(tiny_bundles: Path) -> None:
     bundle = ServerBundle(tiny_bundles / "server")
     assert bundle.manifest.model.hidden_size % MULTIPLE
-    model = load_model(bundle, mx.float32)
-    weights = [each for layer in model.layers for each in layer.arrays if each.ndim == 2]
-    assert len(weights) == 4 * len(model.layers)
-    for weight in (*weights, model.lm_head):
-        assert weight.shape[1] % MULTIPLE == 0
+    model = load_model(bundle, MlxOperations("cpu", mx.float32))
+    linears = [each for layer in model.layers for each in layer.weights if isinstance(each, Linear)]
+    assert len(linears) == 4 * len(model.layers)
+    for linear in (*linears, model.lm_head):
+        assert linear.weight.shape[1] % MULTIPLE == 0

@@ -1,7 +1,8 @@
-"""Operations computed by NumPy on a CPU, beside the same on MLX, which a GPU runs."""
+"""Operations that NumPy computes on a CPU, compared with the same on MLX, which a GPU runs."""
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,15 +11,15 @@ import pytest
 
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.loading import load_model
-from stip_model.operations import attention, elementwise
-from stip_model.operations.attention import Span, attend, attend_on_host
-from stip_model.operations.elementwise import swiglu, swiglu_on_host
-from stip_model.operations.operations import ON_HOST, PLAIN, operations
-from stip_model.operations.selection import top_k, top_k_on_host
+from stip_model.operations import mlx_host
+from stip_model.operations.mlx import MlxOperations
+from stip_model.operations.mlx_host import MlxHostOperations
+from stip_model.operations.operations import Span, open_operations
 from stip_server.engine.iteration import forward
 from stip_server.engine.step import Chunk, LogitsForm, Step, WantedRows
 
-BLOCK = attention.BLOCK_ROWS
+PLAIN, ON_HOST = (each("cpu", mx.float32) for each in (MlxOperations, MlxHostOperations))
+BLOCK = mlx_host.BLOCK_ROWS
 # (rows, tokens that precede them) of the sessions of a batch
 BATCHES = (
     [(1, 0)],
@@ -34,8 +35,8 @@ BATCHES = (
 def _on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, and on the host however little there is to do."""
     mx.set_default_device(mx.cpu)
-    monkeypatch.setattr(attention, "FEW_SPANS", 0)
-    monkeypatch.setattr(elementwise, "SMALL", 0)
+    monkeypatch.setattr(mlx_host, "FEW_SPANS", 0)
+    monkeypatch.setattr(mlx_host, "FEW_VALUES", 0)
 
 
 def assert_close(found: mx.array, expected: mx.array) -> None:
@@ -57,27 +58,24 @@ def test_attention(batch: list[tuple[int, int]], heads: tuple[int, int]) -> None
     for rows, preceding in batch:
         # a cache holds more than is in use
         cache = 5 * mx.random.normal((2, num_kv_heads, preceding + rows + 9, head_dim))
-        held = cache[:, :, : preceding + rows]
-        spans.append(Span(start, start + rows, held[:1], held[1:]))
+        spans.append(Span(start, start + rows, cache, preceding + rows))
         start += rows
-    expected = attend(queries, spans, 0.3)
-    assert_close(attend_on_host(queries, spans, 0.3), expected)
+    expected = PLAIN.attention(queries, spans, 0.3)
+    assert_close(ON_HOST.attention(queries, spans, 0.3), expected)
 
 
 def test_activation_at_any_size_of_the_gate() -> None:
     gate = mx.array([[-1e30, -200.0, -88.0, -1.0, -0.0, 0.0, 1e-6, 3.0, 90.0, 1e30]])
     gate_up = mx.concatenate([gate, mx.full(gate.shape, 2.5)], axis=-1)
-    found = np.asarray(swiglu_on_host(gate_up))
-    np.testing.assert_allclose(found, np.asarray(swiglu(gate_up)), rtol=1e-5, atol=1e-30)
+    found, expected = (np.asarray(each.swiglu(gate_up)) for each in (ON_HOST, PLAIN))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("k", [1, 2, 20, 999, 1000])
 def test_the_largest_logits_and_their_sum(k: int) -> None:
     mx.random.seed(0)
     logits = mx.random.normal((5, 1000)) * mx.array([[0.01], [1.0], [30.0], [3.0], [300.0]]) + 7
-    found, expected = (
-        [np.asarray(array) for array in each(logits, k)] for each in (top_k_on_host, top_k)
-    )
+    found, expected = (each.top_k(logits, k) for each in (ON_HOST, PLAIN))
     assert [array.dtype for array in found] == [np.float32, np.int32, np.float32]
     assert [array.shape for array in found] == [(5, k), (5, k), (5,)]
     np.testing.assert_array_equal(found[0], expected[0])
@@ -96,14 +94,14 @@ def test_the_largest_logits_and_their_sum(k: int) -> None:
 def test_logits_that_are_not_finite_do_no_harm(odd: float) -> None:
     logits = mx.array(np.array([[1.0, odd, 2.0, 0.5], [4.0, 3.0, 2.0, 1.0]], np.float32))
     for k in (1, 2, 4):
-        values, indices, _ = (np.asarray(array) for array in top_k_on_host(logits, k))
+        values, indices, _ = ON_HOST.top_k(logits, k)
         assert values.shape == indices.shape == (2, k)
         np.testing.assert_array_equal(indices[1], np.arange(k))
 
 
 def test_a_whole_model_gives_the_same_answers(tiny_bundles: Path) -> None:
     bundle = ServerBundle(tiny_bundles / "server")
-    plain, on_host = (load_model(bundle, mx.float32, each) for each in (PLAIN, ON_HOST))
+    plain, on_host = (load_model(bundle, each) for each in (PLAIN, ON_HOST))
     rng = np.random.default_rng(0)
     caches = [(plain.new_cache(), on_host.new_cache()) for _ in range(4)]
     for _ in range(6):
@@ -122,8 +120,17 @@ def test_a_whole_model_gives_the_same_answers(tiny_bundles: Path) -> None:
             assert_close(*(mx.array(np.frombuffer(each, np.float32)) for each in values))
 
 
-def test_numpy_computes_float32_on_a_cpu_and_nothing_else() -> None:
-    assert operations(mx.float32, on_cpu=True, fused=False) is ON_HOST
-    assert operations(mx.bfloat16, on_cpu=True, fused=False) is PLAIN
-    assert operations(mx.float32, on_cpu=False, fused=False) is PLAIN
-    assert operations(mx.float32, on_cpu=True, fused=True).attend is attend_on_host
+def test_numpy_computes_float32_on_a_cpu_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for gpu in (False, True):
+        monkeypatch.setattr(mx.metal, "is_available", lambda gpu=gpu: gpu)
+        monkeypatch.setattr(mx, "set_default_device", lambda _: None)
+        for cpu, dtype, fused in product((False, True), ("float32", "bfloat16"), (False, True)):
+            found = open_operations(cpu=cpu, dtype=dtype, bundle_dtype="float16", fused=fused)
+            by_numpy = (cpu or not gpu) and dtype == "float32"
+            assert type(found) is (MlxHostOperations if by_numpy else MlxOperations)
+            assert found.device == ("metal" if gpu and not cpu else "cpu")
+            assert found.dtype == dtype
+        found = open_operations(cpu=False, dtype="auto", bundle_dtype="float16", fused=False)
+        assert found.dtype == ("float16" if gpu else "float32")
