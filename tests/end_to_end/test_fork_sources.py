@@ -1,4 +1,4 @@
-"""Forks hold what they were forked from, whatever becomes of their source."""
+"""Forks keep their tokens, whatever happens to the session that they were forked from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream that breaks, however it breaks, loses nothing of its session."""
+"""A stream that breaks loses nothing of its session, however it breaks."""
 
 from __future__ import annotations
 

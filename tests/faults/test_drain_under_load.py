@@ -1,4 +1,4 @@
-"""SIGTERM on a server that eight clients keep busy, a second one, and one while weights load."""
+"""SIGTERM: once on a server with eight busy clients, twice, and while the weights load."""
 
 from __future__ import annotations
 

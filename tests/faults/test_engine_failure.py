@@ -1,4 +1,4 @@
-"""A computation that fails: its step is answered with an error, and nothing else notices."""
+"""A computation that fails: its step is answered with an error, and other sessions go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that speak HTTP/2 or gRPC wrongly, or something else: none of them harms a server."""
+"""Connections with wrong HTTP/2 or gRPC, or another protocol, harm neither server nor session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that ping often are kept, clients that have vanished without a word are found out."""
+"""Clients that ping often are kept; clients that vanish silently are noticed."""
 
 from __future__ import annotations
 

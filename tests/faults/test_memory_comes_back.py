@@ -1,4 +1,4 @@
-"""Memory comes back, and a server whose memory is promised away says so and goes on."""
+"""Memory of ended sessions comes back; a server without free memory refuses and goes on."""
 
 from __future__ import annotations
 

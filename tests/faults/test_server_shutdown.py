@@ -1,4 +1,4 @@
-"""SIGTERM on a server: what is under way is answered, what is idle does not hold it up."""
+"""SIGTERM on a server: running steps are answered, and idle clients do not delay the exit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is cut, killed or full on the way, the reply is that of an undisturbed run."""
+"""The reply equals that of an undisturbed run, whatever is cut, killed or full on the way."""
 
 from __future__ import annotations
 

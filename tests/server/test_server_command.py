@@ -1,4 +1,4 @@
-"""stip-server as its operators see it."""
+"""The command line of stip-server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and what it issues to servers and clients."""
+"""Certificates for tests: an authority, and the certificates that it issues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regenerates the stubs into a temporary folder and demands that the committed ones are equal."""
+"""Regenerates the stubs into a temporary folder and compares them with the committed ones."""
 
 from __future__ import annotations
 

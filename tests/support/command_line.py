@@ -1,4 +1,4 @@
-"""Claims about what a command line tool says when it refuses."""
+"""Assertions about refusals of command line tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says about the tests that it skipped."""
+"""The lines about skipped tests at the end of a run."""
 
 from __future__ import annotations
 

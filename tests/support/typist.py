@@ -1,4 +1,4 @@
-"""A command in a terminal of its own, and somebody who types at it."""
+"""Runs a command in a terminal of its own, and types at it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is calling: by token, by certificate, or nobody in particular."""
+"""A caller's identity: from a token, from a certificate, or anonymous."""
 
 from __future__ import annotations
 

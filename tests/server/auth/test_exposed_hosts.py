@@ -1,4 +1,4 @@
-"""Where a server listens: not where others reach it, unless it is guarded or told to."""
+"""Without TLS and authentication the server listens on loopback addresses only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may listen where."""
+"""Which combinations of address, TLS and authentication are accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token file: what it may say, what its errors show, and how changes are taken up."""
+"""The token file: its syntax, what its errors show, and how changes take effect."""
 
 from __future__ import annotations
 

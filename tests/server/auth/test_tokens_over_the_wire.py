@@ -1,4 +1,4 @@
-"""Tokens, and the identities they stand for, at a server that wants one with every call."""
+"""Tokens and their identities, at a server that requires a token for every call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that nobody has vouched for yet are bounded too."""
+"""The number of connections is bounded, including those without an authenticated caller."""
 
 from __future__ import annotations
 

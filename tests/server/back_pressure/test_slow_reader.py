@@ -1,4 +1,4 @@
-"""Clients that ask for whole rows and never read them: what they hold is bounded, nobody waits."""
+"""Clients that never read their answers: their memory is bounded, and no other client waits."""
 
 from __future__ import annotations
 

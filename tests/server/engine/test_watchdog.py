@@ -1,4 +1,4 @@
-"""Whether an engine lives, told from its beats alone."""
+"""The watchdog decides from beats whether an engine lives."""
 
 from __future__ import annotations
 

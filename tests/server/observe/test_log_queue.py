@@ -1,4 +1,4 @@
-"""A log that nobody reads holds up nobody."""
+"""Logging never blocks, even if nobody reads the log."""
 
 from __future__ import annotations
 

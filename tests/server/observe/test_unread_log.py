@@ -1,4 +1,4 @@
-"""A server whose log nobody reads: it answers, and ends when it is told to."""
+"""A server whose log nobody reads answers, and ends on SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one caller may take, and one stream, and one connection; others do not notice."""
+"""Limits of one caller, one stream and one connection; other callers do not notice them."""
 
 from __future__ import annotations
 

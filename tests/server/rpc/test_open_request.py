@@ -1,4 +1,4 @@
-"""Opening forks and resuming, step by step on the event loop: what the network leaves to chance."""
+"""Opening forks and resuming, one step at a time on the event loop."""
 
 from __future__ import annotations
 

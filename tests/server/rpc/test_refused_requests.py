@@ -1,4 +1,4 @@
-"""A step that is not as it must be: refused by name, and the session loses nothing by it."""
+"""A wrong step is refused with its reason, and the session loses nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Health and reflection: who asks them without reading, or asks too much, harms nobody."""
+"""Health and reflection: callers that never read, or ask too much, harm nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream whose answers get lost at the worst moment: what the network seldom does."""
+"""A stream whose answer is lost at the worst moment, which the network seldom produces."""
 
 from __future__ import annotations
 

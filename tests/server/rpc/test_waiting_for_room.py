@@ -1,4 +1,4 @@
-"""A full server, as a client sees it: refused at once, or served when there is room."""
+"""A full server refuses a client at once, or serves it when there is room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server's engine computed, iteration by iteration: a file with a line of JSON for each."""
+"""The iterations of a server's engine, in a file with a line of JSON for each."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ These strike whatever is computed:
     pause=FILE            while FILE exists, iterations wait once as many rows are computed as it
                           says; the engine shows that it lives (see brake.py)
     load                  loading the weights never ends; a line on stderr says that it has begun
-    careless              what looks after sessions and tokens fails as soon as it begins
+    upkeep                the task that expires sessions and reloads tokens fails at once
 
 No faults, but settings that only tests need:
 
@@ -41,7 +41,7 @@ from tests.support.servers.engine_trace import Trace
 Fault = Callable[[Any], None]
 POLL_INTERVAL = 0.002
 # Faults that do not strike iterations.
-ELSEWHERE = ("load", "keepalive", "unread", "careless", "copies", "pause")
+ELSEWHERE = ("load", "keepalive", "unread", "upkeep", "copies", "pause")
 
 
 @contextmanager
@@ -77,12 +77,12 @@ def _install(faults: Sequence[str]) -> None:
         if name == "unread":
             open_streams.READ_TIMEOUT = float(value)
 
-    if "careless" in faults:
+    if "upkeep" in faults:
 
-        async def careless(_: Any) -> None:
+        async def failing_upkeep(_: Any) -> None:
             raise RuntimeError("injected")
 
-        server._House.keep = careless  # type: ignore[method-assign]
+        server._House.keep = failing_upkeep  # type: ignore[method-assign]
 
     def endless_load(*_: Any, **__: Any) -> Any:
         print("loading", file=sys.stderr, flush=True)

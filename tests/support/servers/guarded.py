@@ -1,4 +1,4 @@
-"""Servers that let in only who belongs, and what callers bring to get in."""
+"""Servers that require TLS or tokens, and the credentials of their callers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the standard health service tells those who watch it, and when."""
+"""The statuses that the standard health service sends to a watcher, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real engine of a tiny bundle, whose iterations can be watched, held up and made to fail."""
+"""A real engine of a tiny bundle that a test can watch, stop and make fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server process whose log, metrics and memory are looked at while it runs."""
+"""A server process whose log, metrics and memory a test reads while it runs."""
 
 from __future__ import annotations
 

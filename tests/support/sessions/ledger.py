@@ -1,4 +1,4 @@
-"""What many sessions were answered, compared with the oracle that runs each of them alone."""
+"""The answers of many sessions, compared with the oracle that runs each session separately."""
 
 from __future__ import annotations
 

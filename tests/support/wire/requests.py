@@ -1,4 +1,4 @@
-"""The protocol spoken by hand, so that tests can send what no client of ours would send."""
+"""The protocol written by hand, for requests that our client would never send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that can no longer look after itself says why and ends, not half alive."""
+"""A server whose upkeep (expiry, admission, tokens) fails reports why, drains and exits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.support.servers.failpoints import faulty_server
 from tests.support.waiting import PATIENCE
 
 
-def test_a_server_whose_housekeeping_fails_drains_and_exits_with_1(talking_bundles: Path) -> None:
-    with faulty_server(talking_bundles / "server", ["careless"], stderr=subprocess.PIPE) as server:
+def test_a_server_whose_upkeep_fails_drains_and_exits_with_1(talking_bundles: Path) -> None:
+    with faulty_server(talking_bundles / "server", ["upkeep"], stderr=subprocess.PIPE) as server:
         _, said = server.process.communicate(timeout=PATIENCE)
     assert server.process.returncode == 1
     assert "the server cannot look after itself" in said and "injected" in said

@@ -1,4 +1,4 @@
-"""No token, no key, no session's id and no line of a token file is told to anyone."""
+"""No token, key, session id or line of a token file appears in logs, errors or arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody computes in a session that has ended, or in memory that is not accounted for."""
+"""Nothing is computed in a session that has ended, or in memory that is not reserved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a server takes no streams: the latest reason counts, and draining is for good."""
+"""The reason with which a service refuses streams: the latest one, but draining is final."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens, no hidden state, no logit and no session id stands in the log or in metrics."""
+"""No hidden state, no logit and no session id appears in the log or in metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS and client certificates: who does not belong does not get as far as a call."""
+"""TLS and client certificates: a caller without the right ones cannot make a call."""
 
 from __future__ import annotations
 
