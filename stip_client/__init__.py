@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     )
     from stip_client.sampling.parameters import SamplingParameters
     from stip_client.session.generation import Piece
-    from stip_client.session.step_profile import StepProfile
     from stip_client.transport.credentials import TLS
+    from stip_client.transport.step_profile import StepProfile
 
 __version__ = "0.1.0"
 
@@ -62,7 +62,7 @@ _MODULES = {
     "client": ("Client", "Session"),
     "transport.credentials": ("TLS",),
     "session.generation": ("Piece",),
-    "session.step_profile": ("StepProfile",),
+    "transport.step_profile": ("StepProfile",),
     "sampling.parameters": ("SamplingParameters",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

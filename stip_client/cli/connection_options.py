@@ -8,22 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TypedDict
 
-from stip_client.transport.credentials import TLS, read_token
+from stip_client.transport.credentials import TLS, Access, read_token
 from stip_client.transport.endpoint import PATIENCE
 
 TOKEN_VARIABLE = "STIP_TOKEN"
-
-
-class Access(TypedDict):
-    """What a client takes besides the servers' addresses and the bundle."""
-
-    tls: TLS | None
-    token: str | None
-    insecure: bool
-    patience: float
-    verify_key: Path | None
 
 
 def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:

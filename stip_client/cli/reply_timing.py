@@ -12,7 +12,7 @@ from statistics import quantiles
 from time import perf_counter
 
 from stip_client.session.generation import Piece
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 
 
 class ReplyTiming:

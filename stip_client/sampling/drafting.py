@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stip_client.errors import RequestError
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 
 Draft = Literal["auto", "off"] | int
 # The lengths of the n-grams that are looked up, longest first, and how likely what followed one

@@ -18,7 +18,7 @@ from stip_client.sampling.drafting import DraftLength, NgramIndex, NgramMatch
 from stip_client.sampling.sampler import SampledToken, Sampler
 from stip_client.session.forward_call import ForwardResult, LogitsForm
 from stip_client.session.generation_options import GenerationParameters
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 
 FinishReason = Literal["stop", "length"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stip_client.aio import AsyncClient
-from stip_client.cli.connection_options import Access
 from stip_client.errors import BundleError, RequestError
+from stip_client.transport.credentials import Access
 from stip_client.web.shown_masks import (
     ShownMask,
     answers,

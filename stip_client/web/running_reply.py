@@ -14,7 +14,7 @@ from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip_client.bundle.prompt import encode_prompt
 from stip_client.errors import ClientError, RequestError
 from stip_client.session.generation import FinishReason, Piece
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 from stip_client.web.loaded_model import LoadedModel
 
 # Between one picture and the next, seconds: no faster than a page can be drawn.

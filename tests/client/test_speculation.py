@@ -19,7 +19,7 @@ from stip_client.sampling.drafting import DraftLength, NgramIndex
 from stip_client.sampling.parameters import SamplingParameters
 from stip_client.session.generation import Generation, NextStep
 from stip_client.session.generation_options import GenerationParameters
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 from tests.support.scripted_model import Cost, answer, drive, free
 
 VOCAB = 512

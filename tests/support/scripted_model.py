@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stip_client.session.forward_call import ForwardResult
 from stip_client.session.generation import Generation, NextStep, Piece
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 from stip_client.transport.wire_tensors import LogitsArrays
 
 # The logits that follow some tokens: float32 [vocab_size].

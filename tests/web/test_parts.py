@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from stip_client.bundle.client_bundle import ClientBundle
-from stip_client.cli.connection_options import Access
 from stip_client.errors import ClientError, RequestError, WrongKeyError
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.credentials import Access
+from stip_client.transport.step_profile import StepProfile
 from stip_client.web.error_text import error_text
 from stip_client.web.loaded_model import LoadedModel, ModelLoader
 from stip_client.web.panes import key_pane, server_pane, user_pane

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import ceil, floor, log10
 from statistics import median
 
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 from stip_client.web.panes.markup import escape, milliseconds
 
 PARTS = (

@@ -14,7 +14,7 @@ from stip_client import Client, ServerBusyError
 from stip_client.cli.benchmark import concurrent_sessions
 from stip_client.cli.benchmark.concurrent_sessions import ConcurrentSessions
 from stip_client.cli.reply_timing import ReplyTiming, percentile, rates
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 from tests.support.command_line import assert_refused
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import Server, convert, run_tool, server_process
