@@ -23,7 +23,7 @@ from stip.v1.inference_pb2 import (
 from stip.v1.tensor_pb2 import DataType
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.errors import RequestError, ServerError
-from stip_client.session.step_profile import StepProfile
+from stip_client.transport.step_profile import StepProfile
 from stip_client.transport.wire_tensors import (
     DTYPES,
     WIRE_TYPES,
