@@ -1,4 +1,4 @@
-"""What can go wrong for a client, and the one table from a gRPC status to it."""
+"""The client's errors, and the table from a gRPC status to an error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from stip.v1.errors_pb2 import ErrorReason
 class ClientError(Exception):
     """Base of every error of this package.
 
-    `hint`, where there is one, says what to do about it. `code` is the gRPC status of an error
-    that the server reported, `reason` its machine-readable name, `retry_after` the seconds after
-    which the server says it is worth trying again.
+    `hint`, if set, says what to do about it. The other three are set if the server reported the
+    error: `code` is its gRPC status, `reason` the name of an ErrorReason of stip.v1 (or a newer
+    one), and `retry_after` the seconds after which the caller should try again.
     """
 
     hint: str | None = None
@@ -60,15 +60,15 @@ class ContextOverflowError(RequestError):
 
 
 class UnauthenticatedError(ClientError):
-    """The server does not know who is calling: the token is missing, unknown or revoked."""
+    """The server does not know the caller: the token is missing, unknown or revoked."""
 
     hint = "give the token that the server's operator made for you (--token-file or STIP_TOKEN)"
 
 
 class ServerBusyError(ClientError):
-    """The server has no room now; `retry_after` says when it may, None that it never will."""
+    """The server is full. If `retry_after` is None, trying again cannot help."""
 
-    hint = "try again later, or let it wait for room (--wait SECONDS)"
+    hint = "try again later, or wait for a free session (--wait SECONDS)"
 
 
 class SessionLostError(ClientError):
@@ -76,11 +76,11 @@ class SessionLostError(ClientError):
 
 
 class HidesNothingWarning(UserWarning):
-    """The bundle's scheme is none: what the client sends is not masked."""
+    """The bundle's scheme is none: the client masks nothing."""
 
 
 class SecretFilePermissionWarning(UserWarning):
-    """A file with a token or a TLS key can be read by others than its owner."""
+    """Users other than its owner can read a file with a token or a TLS key."""
 
 
 class ConnectionLostError(ClientError):
@@ -107,6 +107,7 @@ _BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: ConnectionLostError,
     grpc.StatusCode.CANCELLED: ConnectionLostError,
 }
+# Reasons that have an error of their own, whatever their status.
 _BY_REASON: dict[ErrorReason, type[ClientError]] = {
     ErrorReason.ERROR_REASON_WRONG_KEY: WrongKeyError,
     ErrorReason.ERROR_REASON_WRONG_BUNDLE: WrongKeyError,
@@ -122,12 +123,12 @@ def reason_name(reason: ErrorReason) -> str:
 
 
 _BY_REASON_NAME = {reason_name(reason): kind for reason, kind in _BY_REASON.items()}
-# What grpc.aio says of a write on a connection that has just broken, before it knows the status.
+# grpc.aio's text for a write on a connection that has just broken, before it knows the status.
 BROKEN_WRITE = "Internal error from Core"
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
-    """The ClientError that a call's status stands for; any other status is a ServerError."""
+    """Convert a failed call. A status that is in no table becomes a ServerError."""
     code: grpc.StatusCode = error.code()
     reason, retry_after = "", None
     status = rpc_status.from_call(cast(grpc.Call, error))
@@ -139,12 +140,12 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> ClientError:
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     kind = _BY_REASON_NAME.get(reason) or _BY_CODE.get(code, ServerError)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not reason:
-        kind = RequestError  # gRPC's own: the message is larger than the server takes
+        kind = RequestError  # gRPC itself: the message is too large for the server
     if code is grpc.StatusCode.INTERNAL and (error.details() or "").startswith(BROKEN_WRITE):
         kind = ConnectionLostError
     message = error.details() or code.name
     hint = None
-    if kind is ConnectionLostError and reason:  # the server's own words: it was reached
+    if kind is ConnectionLostError and reason:  # the server itself has answered
         hint = "try again in a while, or another server"
     elif kind is ConnectionLostError:
         message = f"no connection to {target}: {message}"

@@ -79,9 +79,7 @@ def _run(arguments: argparse.Namespace, process: ProcessSettings) -> None:
     settings = ServerSettings.of(arguments)
 
     def announce(address: str, metrics_port: int | None) -> None:
-        _announce(
-            engine, address, tls=credentials is not None, callers_must_bring=authenticator.demands
-        )
+        _announce(engine, address, tls=credentials is not None, credential=authenticator.credential)
         if metrics_port is not None:
             console.info(f"metrics on http://{settings.metrics_host}:{metrics_port}/metrics")
         _print_address(address)
@@ -135,7 +133,7 @@ def _load_blas(choice: str) -> None:
         event(console, logging.WARNING, slow, hint=blas.INSTALL_HINT)
 
 
-def _announce(engine: Engine, address: str, *, tls: bool, callers_must_bring: str) -> None:
+def _announce(engine: Engine, address: str, *, tls: bool, credential: str) -> None:
     model = engine.manifest.model
     console.info(
         f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, "
@@ -152,7 +150,7 @@ def _announce(engine: Engine, address: str, *, tls: bool, callers_must_bring: st
         address=address,
         version=__version__,
         tls=tls,
-        callers=callers_must_bring,
+        callers=credential,
         key_id=engine.manifest.key_id,
         bundle_id=engine.manifest.bundle_id,
     )

@@ -210,7 +210,7 @@ class _House:
             await asyncio.sleep(TICK)
             changed, condition = self.watchdog.tick(), self.watchdog.condition
             if condition is Condition.WELL:
-                systemd.notify(systemd.WELL)
+                systemd.notify(systemd.ALIVE)
             if not changed:
                 continue
             if condition is Condition.WELL:

@@ -1,4 +1,4 @@
-"""The signals that end the server, and the time that running steps get then."""
+"""Signals that stop the server, and the wait for running steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Signals:
-    """Counts the signals that ask the server to stop, from when it is made; on the event loop."""
+    """Counts SIGTERM and SIGINT from its creation on. Use it on the event loop."""
 
     def __init__(self) -> None:
         self._first = asyncio.Event()
@@ -23,15 +23,15 @@ class Signals:
             loop.add_signal_handler(signum, self._arrived)
 
     def is_set(self) -> bool:
-        """Whether one has come."""
+        """Whether a signal has arrived."""
         return self._first.is_set()
 
     async def wait(self) -> None:
-        """Wait for the first."""
+        """Wait for the first signal."""
         await self._first.wait()
 
     async def wait_for_second(self) -> None:
-        """Wait for one that comes after the first."""
+        """Wait for the second signal."""
         await self._second.wait()
 
     def _arrived(self) -> None:
@@ -39,12 +39,12 @@ class Signals:
 
 
 async def drain(streams: OpenStreams, stop: Signals, grace: float) -> None:
-    """Let running steps be answered, for `grace` seconds at most or until another signal."""
+    """Wait for running steps, at most `grace` seconds or until the second signal."""
     draining = asyncio.create_task(streams.drain())
-    hurry = asyncio.create_task(stop.wait_for_second())
-    await asyncio.wait({draining, hurry}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-    hurry.cancel()
+    second = asyncio.create_task(stop.wait_for_second())
+    await asyncio.wait({draining, second}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    second.cancel()
     if not draining.done():
-        event(log, logging.WARNING, "steps were still running, and go unanswered")
+        event(log, logging.WARNING, "steps were still running; they get no answer")
         streams.abandon()
         draining.cancel()

@@ -1,6 +1,6 @@
-"""Who is calling: the name that a token stands for, or a client certificate's, or anonymous.
+"""Identifies the caller: by a bearer token, by a client certificate, or as anonymous.
 
-Knows nothing of sessions and needs no network: it reads a call's metadata and auth context.
+Knows no session and no network. It reads the metadata and the auth context of a call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMMON_NAME = "x509_common_name"
 
 
 class CallContext(Protocol):
-    """The part of a gRPC servicer context, grpc.aio's as well, that tells who calls."""
+    """The part of a gRPC servicer context (of grpc.aio too) that identifies the caller."""
 
     def invocation_metadata(self) -> Metadata | None: ...
 
@@ -33,10 +33,10 @@ class CallContext(Protocol):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is calling. Callers are equal who have the same identity, whichever token they used.
+    """A caller. Two callers with the same identity are equal, even if their tokens differ.
 
-    `identity` is "token:NAME", "cert:NAME" or "anonymous", so that a certificate and a token of
-    one name are two identities. `digest` is the SHA-256 digest of the token, if one was used.
+    `identity` is "token:NAME", "cert:NAME" or "anonymous": a certificate and a token of the same
+    name are two identities. `digest` is the SHA-256 digest of the token, if one was used.
     """
 
     identity: str
@@ -44,11 +44,11 @@ class Caller:
 
 
 class Authenticator:
-    """Tells who is calling.
+    """Identifies callers.
 
-    `tokens`: every call must bring one of them, and it alone makes the identity.
-    `certificates`: the server demands client certificates; without `tokens` they are the identity.
-    With neither, every caller is anonymous.
+    With `tokens`, every call must carry one of them, and only the token decides the identity.
+    Without tokens, but with `certificates`, the client certificate decides it.
+    Without both, every caller is anonymous.
     """
 
     def __init__(self, tokens: TokenFile | None = None, *, certificates: bool = False) -> None:
@@ -56,18 +56,18 @@ class Authenticator:
         self._certificates = certificates
 
     @property
-    def demands(self) -> str:
-        """What callers must bring: "token", "certificate" or "nothing"."""
+    def credential(self) -> str:
+        """What callers must present: "token", "certificate" or "nothing"."""
         if self._tokens is not None:
             return "token"
         return "certificate" if self._certificates else "nothing"
 
     def identify(self, context: CallContext) -> Caller:
-        """The caller of a call. Raises ServiceError."""
+        """Identify the caller of a call. Raises ServiceError."""
         return self.caller_of(context.invocation_metadata() or (), context.auth_context())
 
     def caller_of(self, metadata: Metadata, auth_context: AuthContext) -> Caller:
-        """The caller of a call with this metadata and auth context. Raises ServiceError."""
+        """Identify a caller from metadata and auth context. Raises ServiceError."""
         if self._tokens is not None:
             found = self._tokens.find(_bearer_token(metadata))
             if found is None:
@@ -81,23 +81,23 @@ class Authenticator:
         return Caller(ANONYMOUS)
 
     def still_valid(self, caller: Caller) -> bool:
-        """False once the token with which the caller came no longer counts.
+        """Whether the token that the caller used is still in the token file.
 
-        A certificate is checked when its connection is made, and not again.
+        A certificate is checked only when its connection is made.
         """
         if caller.digest is None or self._tokens is None:
             return True
         name = caller.identity.removeprefix("token:")
-        return self._tokens.still_names(name, caller.digest)
+        return self._tokens.is_token_of(name, caller.digest)
 
     def is_gone(self, identity: str) -> bool:
-        """Whether nobody can come as this identity any more: no token has its name."""
+        """Whether no caller can have this identity any more: no token has its name."""
         if self._tokens is None:
             return False
         return not self._tokens.has_name(identity.removeprefix("token:"))
 
     def reload_if_changed(self) -> bool:
-        """Take up a changed token file; whether tokens may have changed. Raises nothing."""
+        """Reload a changed token file. Returns whether tokens may have changed. Raises nothing."""
         return self._tokens is not None and self._tokens.reload_if_changed()
 
 
@@ -106,7 +106,7 @@ def _bearer_token(metadata: Metadata) -> str:
     if not values:
         raise ServiceError(
             ErrorReason.ERROR_REASON_TOKEN_MISSING,
-            "this server wants a token: authorization: Bearer",
+            "this server requires a token: authorization: Bearer",
         )
     value = values[0]
     scheme, _, token = value.partition(" ") if isinstance(value, str) else ("", "", "")
@@ -119,17 +119,18 @@ def _bearer_token(metadata: Metadata) -> str:
 
 
 def _certificate_name(auth_context: AuthContext) -> str:
-    """The first subject alternative name of a client's certificate, else its common name."""
+    """The first subject alternative name of the client certificate, else its common name."""
     if not list(auth_context.get(CERTIFICATE, ())):
         raise ServiceError(
-            ErrorReason.ERROR_REASON_CERTIFICATE_MISSING, "this server wants a client certificate"
+            ErrorReason.ERROR_REASON_CERTIFICATE_MISSING,
+            "this server requires a client certificate",
         )
     names = list(auth_context.get(ALTERNATIVE_NAMES, ())) or list(auth_context.get(COMMON_NAME, ()))
     try:
         name = names[0].decode() if names else ""
     except UnicodeDecodeError:
         name = ""
-    if not name or not name.isprintable():  # it will stand in logs
+    if not name or not name.isprintable():  # it appears in logs
         raise ServiceError(
             ErrorReason.ERROR_REASON_CERTIFICATE_UNNAMED,
             "the client certificate has no usable name",

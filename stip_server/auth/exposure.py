@@ -1,4 +1,4 @@
-"""What a server may leave open: nothing where others can reach it, unless it is told to."""
+"""Refuses to serve other machines without TLS or authentication, unless --insecure is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stip_server.errors import StartError
 
 
 def check_tls_options(cert: Path | None, key: Path | None, client_ca: Path | None) -> None:
-    """Check that the TLS options make sense together. Raises StartError."""
+    """Check that the TLS options fit together. Raises StartError."""
     if cert is not None and key is None:
         raise StartError("--tls-cert needs --tls-key")
     if key is not None and cert is None:
@@ -19,10 +19,10 @@ def check_tls_options(cert: Path | None, key: Path | None, client_ca: Path | Non
 
 
 def check_exposure(host: str, *, tls: bool, authenticated: bool, insecure: bool) -> str:
-    """Refuse to listen where others can come, in plain text or for everyone. Raises StartError.
+    """Refuse to listen beyond loopback without TLS or authentication. Raises StartError.
 
-    `authenticated`: callers need a token or a client certificate. `insecure`: the user wants it so,
-    and what is open then is returned, to be said; an empty text where nothing is.
+    `authenticated` means that callers need a token or a client certificate. With `insecure`,
+    returns a warning instead of raising; the warning is empty if nothing is exposed.
     """
     if is_loopback(host) or (tls and authenticated):
         return ""
@@ -37,12 +37,12 @@ def check_exposure(host: str, *, tls: bool, authenticated: bool, insecure: bool)
     exposed = f"{reached}: {' and '.join(missing)}"
     if insecure:
         return exposed
-    hint = f"{', and '.join(hints)}; or --insecure to serve like this all the same"
+    hint = f"{', and '.join(hints)}; or --insecure to serve anyway"
     raise StartError(exposed, hint=hint)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a host name or address; false when in doubt."""
+    """Whether only this machine can reach a host name or address. False when in doubt."""
     if host.lower() == "localhost":
         return True
     try:

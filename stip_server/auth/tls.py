@@ -1,4 +1,4 @@
-"""The server's certificate, its key and the CA of its clients, taken up again when renewed."""
+"""Loads the server's certificate, its key and the CA of its clients, and reloads renewed files."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from stip_server.errors import StartError
 
 log = logging.getLogger(__name__)
 
-# OpenSSL's reasons: the numbers differ, or one is RSA and the other is not (the last in OpenSSL 3)
+# OpenSSL's reasons for a key of another certificate; the last one is OpenSSL 3's
 KEY_MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-PEM_CERTIFICATE_HINT = "PEM is wanted: it begins with -----BEGIN CERTIFICATE-----"
-PEM_KEY_HINT = "PEM is wanted: it begins with -----BEGIN PRIVATE KEY----- or the like"
+PEM_CERTIFICATE_HINT = "PEM is required: it begins with -----BEGIN CERTIFICATE-----"
+PEM_KEY_HINT = "PEM is required: it begins with -----BEGIN PRIVATE KEY----- or similar"
 
 
 def server_credentials(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
-    """TLS with a certificate (and its chain) and its key; raises StartError if they do not do.
+    """TLS credentials from a certificate chain and its key. Raises StartError.
 
-    With `client_ca`, clients must show a certificate that one of its CAs has signed. Renewed files
-    count for new connections without a restart; if they do not do, the old ones are kept.
+    With `client_ca`, clients must present a certificate that one of its CAs has signed. New
+    connections use renewed files without a restart. If renewed files are unusable, the old ones
+    stay in use.
     """
     files = _TLSFiles(cert, key, client_ca)
     return grpc.dynamic_ssl_server_credentials(
         files.load(),
-        files.load_if_changed,  # type: ignore[arg-type]  # the stubs do not know that None is right
+        files.load_if_changed,  # type: ignore[arg-type]  # the stubs do not allow None
         require_client_authentication=client_ca is not None,
     )
 
@@ -41,14 +42,14 @@ class _TLSFiles:
         self._key = key
         self._client_ca = client_ca
         self._stamps: list[watched_file.Stamp] = []
-        # the versions that were refused last
+        # the versions that were refused last, to log each once
         self._refused: list[watched_file.Stamp] = []
-        # gRPC asks from threads of its own
+        # gRPC calls from its own threads
         self._lock = Lock()
 
     def load(self) -> grpc.ServerCertificateConfiguration:
-        """What the files hold, after checking it. Raises StartError."""
-        # taken before reading: a change that comes in between is seen the next time
+        """Read and check the files. Raises StartError."""
+        # Before reading: the next call then sees a change that happens meanwhile.
         stamps = self._stamps_now()
         cert = watched_file.read(self._cert, "certificate", secret=False)
         key = watched_file.read(self._key, "key", secret=True)
@@ -62,7 +63,7 @@ class _TLSFiles:
         return grpc.ssl_server_certificate_configuration([(key, cert)], client_ca)
 
     def load_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What renewed files hold; None keeps what was loaded before. Called for each handshake."""
+        """Read renewed files. None keeps the loaded ones. gRPC calls it for each handshake."""
         with self._lock:
             stamps = self._stamps_now()
             if stamps == self._stamps:
@@ -73,10 +74,10 @@ class _TLSFiles:
                 if not isinstance(error, watched_file.UnreadableError):
                     self._stamps = stamps
                 if stamps != self._refused:
-                    log.error("%s; the certificate loaded before is kept", error)
+                    log.error("%s; the certificate loaded before stays in use", error)
                 self._refused = stamps
                 return None
-            log.info("took up the renewed certificate %s", self._cert)
+            log.info("loaded the renewed certificate %s", self._cert)
             return renewed
 
     def _stamps_now(self) -> list[watched_file.Stamp]:
@@ -96,7 +97,7 @@ def _check_certificates(path: Path) -> None:
 def _check_pair(cert: Path, key: Path) -> None:
     def refuse_password() -> NoReturn:
         raise StartError(
-            f"the key {key} is encrypted, and nobody is there to type its password",
+            f"the key {key} is encrypted, and the server cannot ask for its password",
             hint=f"openssl pkey -in {key} -out PLAIN.key decrypts it; chmod 600 the result",
         )
 
@@ -110,7 +111,7 @@ def _check_pair(cert: Path, key: Path) -> None:
             ) from None
         reason = f": {error.reason}" if error.reason else ""
         raise StartError(
-            f"{key} holds no key that can be used with {cert}{reason}", hint=PEM_KEY_HINT
+            f"{key} holds no key that fits {cert}{reason}", hint=PEM_KEY_HINT
         ) from None
     except OSError as error:
         raise watched_file.UnreadableError(

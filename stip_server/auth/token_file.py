@@ -1,8 +1,8 @@
-"""The token file: who may call, one `NAME TOKEN` a line.
+"""The token file lists who may call: one `NAME TOKEN` a line.
 
-UTF-8 text; blank lines and lines that begin with # say nothing. A name may have several tokens,
-so that one can be replaced while the old one still counts. No error and no repr shows anything of
-a line: what stands where a name should may be a token.
+It is UTF-8 text. Blank lines and lines that begin with # are ignored. A name may have several
+tokens, so that a new token can be introduced before the old one is removed. No error and no repr
+shows text of a line: a token may stand where the name should be.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ LINE_HINT = "a line is NAME TOKEN; openssl rand -hex 32 makes a token"
 
 
 class TokenFile:
-    """The tokens that count now. Only their SHA-256 digests are kept."""
+    """The valid tokens. Only their SHA-256 digests are kept in memory."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file. Raises StartError, which names the line and shows nothing of it."""
+        """Read the file. Raises StartError with the number of a bad line, never with its text."""
         self._path = path
-        # taken before reading: a change that comes in between is seen the next time
+        # Before reading: the next reload then sees a change that happens meanwhile.
         self._stamp = watched_file.stamp(path)
         self._names = _read(path)
-        # the version that was refused last
+        # the version that was refused last, to log it once
         self._refused = self._stamp
 
     def find(self, token: str) -> tuple[str, bytes] | None:
-        """The name that a token stands for, and the token's digest; None if it does not count.
+        """The name and the digest of a token, or None if the token is unknown.
 
-        Takes the same time whichever token it is, if any.
+        Takes the same time for every token, known or not.
         """
         digest = sha256(token.encode()).digest()
         found = None
@@ -47,19 +47,20 @@ class TokenFile:
                 found = name, known
         return found
 
-    def still_names(self, name: str, digest: bytes) -> bool:
-        """Whether the token of this digest still counts, and for the same name."""
+    def is_token_of(self, name: str, digest: bytes) -> bool:
+        """Whether the token with this digest is valid and belongs to the name."""
         return self._names.get(digest) == name
 
     def has_name(self, name: str) -> bool:
-        """Whether any token that counts stands for the name."""
+        """Whether a valid token belongs to the name."""
         return name in self._names.values()
 
     def reload_if_changed(self) -> bool:
-        """Read the file again if it has changed; whether its tokens now count.
+        """Read the file again if it has changed. Returns whether new tokens are valid now.
 
-        A file that is bad or missing leaves the tokens as they are and is logged once. One that
-        cannot be read is tried again: a process that has run out of files must not miss a change.
+        If the file is bad or missing, the tokens stay valid and the error is logged once. A file
+        that cannot be read is tried again: a process without free file descriptors must not miss
+        a change.
         """
         stamp = watched_file.stamp(self._path)
         if stamp == self._stamp:
@@ -70,11 +71,11 @@ class TokenFile:
             if not isinstance(error, watched_file.UnreadableError):
                 self._stamp = stamp
             if stamp != self._refused:
-                log.error("%s; the tokens read before still count", error)
+                log.error("%s; the tokens read before stay valid", error)
             self._refused = stamp
             return False
         self._stamp = stamp
-        log.info("took up %d tokens from %s", len(self._names), self._path)
+        log.info("loaded %d tokens from %s", len(self._names), self._path)
         return True
 
     def __repr__(self) -> str:
@@ -82,7 +83,7 @@ class TokenFile:
 
 
 def _read(path: Path) -> dict[bytes, str]:
-    """The names in a token file by their tokens' digests."""
+    """Read a token file: names by the digests of their tokens."""
     names: dict[bytes, str] = {}
     lines: dict[bytes, int] = {}
     content = watched_file.read(path, "token file", secret=True)

@@ -1,4 +1,4 @@
-"""Serves the metrics over HTTP, to GET /metrics alone, from threads of its own."""
+"""Serves the metrics over HTTP at GET /metrics, on its own threads."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from stip_server.observe.metrics import Metrics
 log = logging.getLogger(__name__)
 
 PATH = "/metrics"
-# a connection that sends no request holds a thread for no longer
+# a connection without a request is closed after this time
 IDLE_SECONDS = 10.0
-# how soon close() is noticed
+# how long close() can take
 POLL_SECONDS = 0.1
 
 
 class MetricsServer:
-    """A running endpoint; `port` is the one it listens on."""
+    """A running endpoint, which listens on `port`."""
 
     def __init__(self, server: _Server) -> None:
         self.port: int = server.server_address[1]
@@ -35,16 +35,16 @@ class MetricsServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, free the port and end the thread; blocks for POLL_SECONDS at most."""
+        """Stop listening, free the port and end the thread. Blocks at most POLL_SECONDS."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
 
 def serve_metrics(metrics: Metrics, host: str, port: int) -> MetricsServer:
-    """Answer http://HOST:PORT/metrics until the server is closed. Port 0 takes a free one.
+    """Answer http://HOST:PORT/metrics until the endpoint is closed. Port 0 takes a free port.
 
-    Raises StartError where the address cannot be had.
+    Raises StartError if the address is not available.
     """
     try:
         return MetricsServer(_Server(host, port, metrics.registry))
@@ -55,10 +55,10 @@ def serve_metrics(metrics: Metrics, host: str, port: int) -> MetricsServer:
         ) from error
 
 
-# Not http.server.HTTPServer: it asks the DNS for the host's full name, which can take seconds.
+# Not http.server.HTTPServer: it looks up the host's full name in DNS, which can take seconds.
 class _Server(ThreadingMixIn, TCPServer):
-    allow_reuse_address = True  # as after a restart, while old connections linger
-    daemon_threads = True  # a scrape under way does not keep the process alive
+    allow_reuse_address = True  # so that a restart can reuse the port at once
+    daemon_threads = True  # a running scrape does not keep the process alive
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -67,8 +67,8 @@ class _Server(ThreadingMixIn, TCPServer):
         super().__init__((str(address[0]), int(address[1])), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - inherited
-        # the library prints it to stderr, past the log's format
-        log.debug("a scrape was cut off", exc_info=True)
+        # socketserver would print it to stderr, not to the log
+        log.debug("a scrape was interrupted", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             text = generate_latest(self.server.registry)
         except Exception:
-            # Prometheus must hear of it: a connection closed in silence looks like a network fault
+            # A connection closed without an answer would look like a network fault.
             log.exception("the metrics could not be gathered")
             self.send_error(500)
             return
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def version_string(self) -> str:
-        return "stip-server"  # rather than the versions of Python and its library
+        return "stip-server"  # not the versions of Python and its library
 
     def log_message(self, format: str, *arguments: object) -> None:
         log.debug(format, *arguments)

@@ -1,4 +1,4 @@
-"""Tells systemd how the server is, where systemd has started it (sd_notify(3))."""
+"""Notifies systemd of the server's state (sd_notify(3)), if systemd started the server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ log = logging.getLogger(__name__)
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
-# both: it may have been too busy to hear the first
-WELL = f"{READY}\nWATCHDOG=1"
+# READY again, since systemd may have been too busy for the first one
+ALIVE = f"{READY}\nWATCHDOG=1"
 
 
 def notify(state: str) -> None:
-    """Send a state to the socket that NOTIFY_SOCKET names; nothing where there is none."""
+    """Send a state to the socket that NOTIFY_SOCKET names. Does nothing without that variable."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -26,7 +26,7 @@ def notify(state: str) -> None:
             sender.setblocking(False)
             sender.sendto(state.encode(), address)
     except (BlockingIOError, InterruptedError):
-        pass  # it is busy: what it must know it is told again, well before it gives us up
+        pass  # systemd is busy; the next ALIVE comes well before its watchdog fires
     except OSError as error:
-        log.warning("systemd was not told %r, and will be told nothing more: %s", state, error)
+        log.warning("cannot notify systemd of %r: %s; no further attempts are made", state, error)
         del os.environ["NOTIFY_SOCKET"]

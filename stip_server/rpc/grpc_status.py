@@ -1,4 +1,4 @@
-"""Renders a ServiceError as a gRPC status with google.rpc details."""
+"""Converts a ServiceError into a gRPC status with google.rpc details."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ERROR_DOMAIN = "stip.v1"
 
 
 def to_grpc_status(error: ServiceError) -> object:
-    """The grpc.Status to abort a call with."""
+    """The grpc.Status that ends the call."""
     reason = reason_name(error.reason)
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN)]
     if error.field is not None:

@@ -1,8 +1,7 @@
-"""grpc.health.v1: how the server is, for whoever asks or watches. On the event loop's thread.
+"""The gRPC health service (grpc.health.v1). On the event loop's thread.
 
-Not the servicer of grpcio-health-checking: it holds a lock while it writes to a watcher, so that
-one who does not read keeps the others, and the server itself, waiting; and it keeps every
-watcher's request, which anyone may make a megabyte large.
+Ours, because grpcio-health-checking holds a lock while it writes: one stuck watcher blocks all.
+It also keeps every watcher's request, which can be a megabyte large.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from grpc_health.v1.health_pb2 import (
 from stip_server.rpc.call_messages import read, write
 
 NAME: str = health.SERVICE_NAME
-# Watches at once, and seconds in which one must say what it watches.
+# Watches at once, and the seconds until each must send its request.
 MAX_WATCHES = 1000
 REQUEST_TIMEOUT = 10.0
 
 
 class Health:
-    """Tells how the services of `names` are, all of them alike; "" is the server as a whole."""
+    """The health of the services of `names`, which all have the same status. "" is the server."""
 
     def __init__(self, *names: str) -> None:
         self._names = frozenset(names)
         self.serving = False
-        # one for each watch under way
+        # one event for each watch
         self._changes: set[asyncio.Event] = set()
 
     def set(self, *, serving: bool) -> None:
-        """Tell from now on, and whoever watches, whether requests are served. Waits for nobody."""
+        """Change the status and notify all watches. Never blocks."""
         self.serving = serving
         for changed in self._changes:
             changed.set()
@@ -47,7 +46,7 @@ class Health:
         handlers = {
             "Check": grpc.unary_unary_rpc_method_handler(self.check),
             "List": grpc.unary_unary_rpc_method_handler(self.list),
-            # on the wire the same as a single request, which gRPC would keep for as long
+            # A stream of requests on purpose: gRPC would keep a single request until the end.
             "Watch": grpc.stream_stream_rpc_method_handler(self.watch),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
@@ -67,7 +66,7 @@ class Health:
         return response
 
     async def watch(self, requests: Any, context: Any) -> None:
-        """The status of one service now, and whenever it changes; for ever."""
+        """Send the status of one service now and after each change, until the client leaves."""
         del requests
         if len(self._changes) >= MAX_WATCHES:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches")
@@ -75,18 +74,18 @@ class Health:
         self._changes.add(changed)
         try:
             name = await self._watched(context)
-            told = None
+            sent = None
             while True:
                 changed.clear()
-                if (status := self._status(name)) != told:
+                if (status := self._status(name)) != sent:
                     await write(context, self._response(name))
-                    told = status
+                    sent = status
                 await changed.wait()
         finally:
             self._changes.discard(changed)
 
     async def _watched(self, context: Any) -> str | None:
-        """The name of the service that is to be watched; None for one that there is not."""
+        """The name of the service to watch, or None for an unknown service."""
         try:
             request = await asyncio.wait_for(read(context), REQUEST_TIMEOUT)
         except TimeoutError:

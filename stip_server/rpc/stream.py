@@ -241,7 +241,7 @@ class Stream:
 
     async def _throttle(self, tokens: int) -> None:
         """Wait until the caller's token rate allows so many tokens."""
-        seconds = self._context.rate.take(self._identity, tokens)
+        seconds = self._context.rate.charge(self._identity, tokens)
         if seconds > 0:
             self._context.metrics.held_back(seconds)
             self._is_throttled = True

@@ -1,4 +1,4 @@
-"""What the server accepts, from its settings, its model and the memory it has."""
+"""Works out the limits that clients see, from the settings, the model and the memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stip_server.settings import LimitSettings
 MAX_STEP_BYTES = 1024 * 1024
 MAX_LOGITS_BYTES = 64 * 1024 * 1024
 MAX_STEPS_IN_FLIGHT = 4
-# a message is a step's bytes and some framing
+# bytes of a message beyond those of its step
 MESSAGE_OVERHEAD = 64 * 1024
-# tokens of a session that states no maximum
+# tokens of a session whose client states no maximum
 DEFAULT_LENGTH = 4096
 
 
 def check_max_length(settings: LimitSettings, model: ModelConfig) -> None:
-    """Raises StartError for a length beyond the model's context."""
+    """Raise StartError if the settings ask for more tokens than the model's context."""
     if (settings.max_length or 0) > model.max_position_embeddings:
         raise StartError(
             f"--max-length {settings.max_length} is beyond the model's context of "
@@ -38,9 +38,9 @@ def announced_limits(
 ) -> Limits:
     """The limits announced to clients.
 
-    kv_bytes is what all sessions together may take, row_bytes the largest answer to a single token.
-
-    Raises StartError where not one session fits, or not one row of logits.
+    `kv_bytes` is the memory for the keys and values of all sessions. `row_bytes` is the size of
+    the largest answer to one token. Raises StartError if the memory is too small for one session
+    or one answer.
     """
     fitting = kv_bytes // (GROWTH * kv_bytes_per_token) * GROWTH
     length = settings.max_length or min(model.max_position_embeddings, fitting)
@@ -73,5 +73,5 @@ def announced_limits(
 
 
 def row_bytes(manifest: Manifest) -> int:
-    """Bytes of the largest answer that a single token can have: in float32."""
+    """Bytes of the largest answer to one token: a row in float32."""
     return 4 * output_width(manifest)

@@ -1,4 +1,4 @@
-"""Holds callers to a number of tokens a second. Plain Python with an injected clock."""
+"""Limits the tokens per second of each caller. Plain Python with an injected clock."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 
 class TokenRate:
-    """A bucket of tokens for each identity: a step may overdraw it, and the next one waits.
+    """One token bucket for each identity. It holds the tokens of one second.
 
-    So a prompt of any size is taken, and is paid for by what follows. A bucket holds one second's
-    tokens. None is no limit.
+    A step may overdraw the bucket, and the following steps wait: a prompt of any size is accepted.
+    `tokens_per_second` None means no limit.
     """
 
     def __init__(self, tokens_per_second: float | None, clock: Callable[[], float]) -> None:
         self._rate = tokens_per_second
         self._clock = clock
-        # of each identity the tokens left (negative: owed), and when that was so
+        # for each identity: tokens left (negative: overdrawn), and the time of that number
         self._buckets: dict[str, tuple[float, float]] = {}
 
-    def take(self, identity: str, tokens: int) -> float:
-        """Take tokens; the seconds to wait before they may be computed."""
+    def charge(self, identity: str, tokens: int) -> float:
+        """Charge tokens to an identity. Returns the seconds to wait before computing them."""
         if self._rate is None:
             return 0.0
         now = self._clock()

@@ -120,7 +120,7 @@ def test_the_server_logs_no_credential_whatever_happens(
         for damage in (f"{STRANGE}\n", f"alice {STRANGE} # mine\n"):
             before = guarded.said
             write_tokens(tmp_path / "tokens", damage)
-            eventually(lambda before=before: "still count" in guarded.said[len(before) :])
+            eventually(lambda before=before: "stay valid" in guarded.said[len(before) :])
         write_tokens(tmp_path / "tokens", f"bob {BOB}\n")
         assert owner.refusal().reason == "TOKEN_REVOKED"
 

@@ -230,7 +230,7 @@ def test_a_bad_renewal_keeps_the_old_pair_and_is_logged_once(
         for _ in range(3):
             assert await ask(port, authority.certificate) == "anonymous"
         errors = [record for record in caplog.records if record.levelno == logging.ERROR]
-        assert len(errors) == 1 and "is kept" in errors[0].getMessage()
+        assert len(errors) == 1 and "stays in use" in errors[0].getMessage()
         shutil.copy(new.cert, pair.cert)
         shutil.copy(new.key, pair.key)
         assert await ask(port, new_authority.certificate) == "anonymous"

@@ -124,7 +124,7 @@ def test_a_change_is_taken_up_once(path: Path) -> None:
     assert tokens.reload_if_changed()
     assert not tokens.reload_if_changed()
     assert tokens.find(ALICE) is None and tokens.find(ALICE_NEXT)
-    assert not tokens.still_names(name, digest)
+    assert not tokens.is_token_of(name, digest)
 
 
 def test_a_file_of_the_same_size_and_time_is_seen_to_be_another(path: Path) -> None:
@@ -139,10 +139,10 @@ def test_a_file_of_the_same_size_and_time_is_seen_to_be_another(path: Path) -> N
 def test_a_token_that_moves_to_another_name_no_longer_names_the_first(path: Path) -> None:
     tokens = TokenFile(path)
     name, digest = tokens.find(ALICE) or ("", b"")
-    assert tokens.still_names(name, digest)
+    assert tokens.is_token_of(name, digest)
     write(path, f"bob {ALICE}\n")
     assert tokens.reload_if_changed()
-    assert not tokens.still_names(name, digest)
+    assert not tokens.is_token_of(name, digest)
 
 
 @pytest.mark.parametrize("content", [None, "", f"alice {ALICE}\nalice", b"\xff"])

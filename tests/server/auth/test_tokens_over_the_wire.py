@@ -303,7 +303,7 @@ def test_an_empty_or_damaged_file_keeps_the_old_tokens(
             tokens.unlink()
         else:
             write_tokens(tokens, content)
-        eventually(lambda: "the tokens read before still count" in server.said[len(before) :])
+        eventually(lambda: "the tokens read before stay valid" in server.said[len(before) :])
         assert all(lets_in(channel, token) for token in (ALICE, ALICE_NEXT, BOB))
         assert stream.send(step_request(3, ROWS)).result().length == 6
 

@@ -29,7 +29,7 @@ def test_a_state_reaches_the_socket_that_systemd_names(
 
 def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    systemd.notify(systemd.WELL)
+    systemd.notify(systemd.ALIVE)
 
 
 def test_a_socket_that_is_full_is_tried_again(
@@ -42,14 +42,14 @@ def test_a_socket_that_is_full_is_tried_again(
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         sent = 10_000  # more than the kernel keeps
         for _ in range(sent):
-            systemd.notify(systemd.WELL)
+            systemd.notify(systemd.ALIVE)
         receiver.setblocking(False)
         kept = 0
         with suppress(BlockingIOError):
             while receiver.recv(100):
                 kept += 1
         assert 0 < kept < sent
-        systemd.notify(systemd.WELL)
+        systemd.notify(systemd.ALIVE)
         assert receiver.recv(100) == b"READY=1\nWATCHDOG=1"
     assert not caplog.records
 
@@ -59,6 +59,6 @@ def test_a_socket_that_is_gone_is_logged_once_and_harms_nothing(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     with caplog.at_level(logging.WARNING):
-        systemd.notify(systemd.WELL)
-        systemd.notify(systemd.WELL)
+        systemd.notify(systemd.ALIVE)
+        systemd.notify(systemd.ALIVE)
     assert len(caplog.records) == 1 and "WATCHDOG=1" in caplog.text
