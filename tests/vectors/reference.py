@@ -1,7 +1,7 @@
 """SPEC.md's key derivation, masks and answers, written from its text with the standard library.
 
-It shares no code with the product: the vectors beside it are made by `python -m
-tests.vectors.reference`, and the product is tested against them.
+It shares no code with the product. `python -m tests.vectors.reference` makes the vectors next to
+it, and the product is tested against them. protobuf_bytes.py makes the wire bytes.
 """
 
 from __future__ import annotations
@@ -126,33 +126,37 @@ def derivation_vectors() -> list[dict[str, object]]:
     return cases
 
 
-def key_file(scheme: str, subkeys: dict[str, str]) -> dict[str, object]:
-    """A client key of 12 values."""
+def key_file(scheme: str, subkeys: dict[str, str], hidden_size: int = 12) -> dict[str, object]:
+    """A client key file; `subkeys` in the order of the key_id."""
     return {
         "format": "stip-client-key",
         "version": 1,
         "scheme": scheme,
-        "key_id": key_id(scheme, 12, subkeys),
-        "hidden_size": 12,
+        "key_id": key_id(scheme, hidden_size, subkeys),
+        "hidden_size": hidden_size,
         "subkeys": subkeys,
     }
+
+
+def block_subkeys(layer: int, count: int) -> dict[str, str]:
+    """The subkeys of a layer's blocks, in numeric order."""
+    labels = [f"residual/{layer}/block/{b}" for b in range(count)]
+    return {label: subkey(MASTER, label).hex() for label in labels}
 
 
 def client_key_vectors() -> list[dict[str, object]]:
     """Whole client key files: good ones with their permutations, bad ones with the failure."""
     master = MASTER
-    named = {
-        f"residual/0/block/{b}": subkey(master, f"residual/0/block/{b}").hex() for b in range(3)
-    }
-    last = {
-        f"residual/5/block/{b}": subkey(master, f"residual/5/block/{b}").hex() for b in range(3)
-    }
+    named, last = block_subkeys(0, 3), block_subkeys(5, 3)
+    eleven = block_subkeys(0, 11)
+    first = "residual/0/block/0"
     sealed = {"vocabulary": subkey(master, "vocabulary").hex()}
     turn = {"rotation": subkey(master, "rotation").hex()}
     good, plain = key_file("permutation", named), key_file("none", {})
     p_5 = input_permutation([bytes.fromhex(each) for each in last.values()], 12)
     v = permutation(bytes.fromhex(sealed["vocabulary"]), 19)
     order = input_permutation([bytes.fromhex(each) for each in named.values()], 12)
+    upper_case_id = good | {"key_id": str(good["key_id"]).upper()}
     return [
         {"name": "three blocks", "file": good, "expect": "ok", "p_0": order},
         {"name": "scheme none", "file": plain, "expect": "ok", "p_0": list(range(12))},
@@ -172,35 +176,124 @@ def client_key_vectors() -> list[dict[str, object]]:
         },
         {"name": "rotation", "file": key_file("rotation", turn), "expect": "ok"},
         {"name": "sealed", "file": key_file("rotation", turn | sealed), "expect": "ok", "v": v},
-        {"name": "no rotation", "file": key_file("rotation", sealed), "expect": "damaged"},
+        {
+            "name": "no rotation",
+            "file": key_file("rotation", sealed),
+            "expect": "bad",
+            "why": "damaged",
+        },
         {
             "name": "a rotation and blocks",
             "file": key_file("rotation", turn | named),
-            "expect": "damaged",
+            "expect": "bad",
+            "why": "damaged",
         },
-        {"name": "output alone", "file": key_file("permutation", last), "expect": "input"},
-        {"name": "vocabulary alone", "file": key_file("permutation", sealed), "expect": "input"},
+        {
+            "name": "output alone",
+            "file": key_file("permutation", last),
+            "expect": "bad",
+            "why": "input",
+        },
+        {
+            "name": "vocabulary alone",
+            "file": key_file("permutation", sealed),
+            "expect": "bad",
+            "why": "input",
+        },
         {
             "name": "two outputs",
             "file": key_file("permutation", named | last | {"residual/6/block/0": "00" * 32}),
-            "expect": "damaged",
+            "expect": "bad",
+            "why": "damaged",
         },
         {
             "name": "another place",
             "file": key_file("permutation", named | {"layer/0/mlp": "00" * 32}),
-            "expect": "damaged",
+            "expect": "bad",
+            "why": "damaged",
         },
         {
             "name": "output before input",
             "file": good | {"key_id": key_id("permutation", 12, last | named)},
-            "expect": "key_id",
+            "expect": "bad",
+            "why": "key_id",
         },
-        {"name": "other format", "file": good | {"format": "stip-master-key"}, "expect": "format"},
-        {"name": "later version", "file": good | {"version": 2}, "expect": "version"},
-        {"name": "altered key_id", "file": good | {"key_id": "0" * 32}, "expect": "key_id"},
-        {"name": "blocks do not divide", "file": good | {"hidden_size": 13}, "expect": "blocks"},
-        {"name": "subkeys without scheme", "file": good | {"scheme": "none"}, "expect": "scheme"},
-        {"name": "unknown scheme", "file": good | {"scheme": "other"}, "expect": "scheme"},
+        {
+            "name": "other format",
+            "file": good | {"format": "stip-master-key"},
+            "expect": "bad",
+            "why": "format",
+        },
+        {"name": "later version", "file": good | {"version": 2}, "expect": "bad", "why": "version"},
+        {
+            "name": "altered key_id",
+            "file": good | {"key_id": "0" * 32},
+            "expect": "bad",
+            "why": "key_id",
+        },
+        {
+            "name": "blocks do not divide",
+            "file": good | {"hidden_size": 13},
+            "expect": "bad",
+            "why": "blocks",
+        },
+        {
+            "name": "subkeys without scheme",
+            "file": good | {"scheme": "none"},
+            "expect": "bad",
+            "why": "scheme",
+        },
+        {
+            "name": "unknown scheme",
+            "file": good | {"scheme": "other"},
+            "expect": "bad",
+            "why": "scheme",
+        },
+        {
+            "name": "eleven blocks, whose members are sorted as text",
+            "file": key_file("permutation", eleven, 22)
+            | {"subkeys": {label: eleven[label] for label in sorted(eleven)}},
+            "expect": "ok",
+            "p_0": input_permutation([bytes.fromhex(each) for each in eleven.values()], 22),
+        },
+        {
+            "name": "eleven blocks, whose key_id takes them as sorted text",
+            "file": key_file("permutation", {label: eleven[label] for label in sorted(eleven)}, 22),
+            "expect": "bad",
+            "why": "key_id",
+        },
+        {
+            "name": "a last layer of other blocks than the first",
+            "file": key_file("permutation", named | block_subkeys(5, 2)),
+            "expect": "bad",
+            "why": "damaged",
+        },
+        {
+            "name": "a block is missing",
+            "file": key_file(
+                "permutation", {k: each for k, each in named.items() if k != "residual/0/block/1"}
+            ),
+            "expect": "bad",
+            "why": "damaged",
+        },
+        *(
+            {
+                "name": f"a subkey {what}",
+                "file": key_file("permutation", named | {first: text}),
+                "expect": "bad",
+                "why": "damaged",
+            }
+            for what, text in (
+                ("of 63 digits", named[first][:-1]),
+                ("of 62 digits", named[first][:-2]),
+                ("of 66 digits", named[first] + "00"),
+                ("in upper case", named[first].upper()),
+                ("with a space", f"{named[first][:2]} {named[first][2:]}"),
+                ("that is no text", 0),
+            )
+        ),
+        {"name": "upper-case key_id", "file": upper_case_id, "expect": "bad", "why": "key_id"},
+        {"name": "unknown member", "file": good | {"note": 1}, "expect": "ok", "p_0": order},
     ]
 
 
@@ -268,6 +361,55 @@ def sealed_row_vector() -> dict[str, object]:
     }
 
 
+def rounded(value: float, dtype: str) -> str | None:
+    """A float32 value in a wire type, rounded to nearest and ties to even: little-endian
+    hexadecimal; None where a finite value becomes infinite."""
+    if dtype == "float16":
+        try:
+            return struct.pack("<e", value).hex()
+        except OverflowError:
+            return None
+    bits: int = struct.unpack("<I", struct.pack("<f", value))[0]
+    bits += 0x7FFF + (bits >> 16 & 1)
+    high = bits >> 16
+    return None if high & 0x7F80 == 0x7F80 else struct.pack("<H", high).hex()
+
+
+def conversion_vectors() -> list[dict[str, object]]:
+    """float32 values on their way to the wire: ties, subnormals, overflow, signed zero."""
+    cases: list[dict[str, object]] = []
+    for name, value in (
+        ("one", 1.0),
+        ("minus zero", -0.0),
+        ("tie to even, down, float16", 1 + 2**-11),
+        ("tie to even, up, float16", 1 + 3 * 2**-11),
+        ("above a tie, float16", 1 + 2**-11 + 2**-20),
+        ("below a tie, float16", 1 + 2**-11 - 2**-20),
+        ("tie to even, down, bfloat16", 1 + 2**-8),
+        ("tie to even, up, bfloat16", 1 + 3 * 2**-8),
+        ("negative tie", -(1 + 3 * 2**-8)),
+        ("largest float16", 65504.0),
+        ("rounds down to the largest float16", 65519.0),
+        ("tie at the largest float16, overflows", 65520.0),
+        ("beyond float16", 70000.0),
+        ("smallest normal float16", 2.0**-14),
+        ("subnormal float16", 3 * 2.0**-24),
+        ("smallest subnormal float16", 2.0**-24),
+        ("tie to the smallest subnormal, rounds to zero", 2.0**-25),
+        ("above that tie", 2.0**-25 * (1 + 2**-20)),
+        ("subnormal float32", 2.0**-140),
+        ("smallest subnormal float32", 2.0**-149),
+        ("largest float32, overflows bfloat16", struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]),
+        ("largest bfloat16", struct.unpack("<f", b"\x00\x00\x7f\x7f")[0]),
+    ):
+        case: dict[str, object] = {"name": name, "float32": struct.pack("<f", value).hex()}
+        for dtype in ("float16", "bfloat16"):
+            found = rounded(value, dtype)
+            case[dtype] = {"expect": "bad"} if found is None else {"expect": "ok", "bytes": found}
+        cases.append(case)
+    return cases
+
+
 def main() -> None:
     """Write the vector files."""
     for name, content in (
@@ -277,6 +419,7 @@ def main() -> None:
         ("rotations", rotation_vectors()),
         ("final_states", final_state_vectors()),
         ("sealed_row", sealed_row_vector()),
+        ("conversions", conversion_vectors()),
     ):
         (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 

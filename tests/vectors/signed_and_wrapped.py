@@ -65,10 +65,11 @@ def signature_vectors() -> list[Json]:
     }
     return [
         base | {"name": "good", "expect": "ok"},
-        base | {"name": "other manifest", "manifest": MANIFEST + " ", "expect": "altered"},
+        base
+        | {"name": "other manifest", "manifest": MANIFEST + " ", "expect": "bad", "why": "altered"},
         *(
-            base | {"name": name, "signature": file, "expect": expect}
-            for name, (file, expect) in signatures.items()
+            base | {"name": name, "signature": file, "expect": "bad", "why": why}
+            for name, (file, why) in signatures.items()
         ),
     ]
 
@@ -130,22 +131,49 @@ def wrapped_key_vectors() -> list[Json]:
         {"name": "signing key", "file": signing, "expect": "ok", "key": SIGNER.hex()},
         {"name": "default cost", "file": default, "expect": "ok", "key": key.hex()},
         {"name": "unknown member", "file": good | {"note": "x"}, "expect": "ok", "key": key.hex()},
-        {"name": "other passphrase", "file": good, "passphrase": "other", "expect": "wrong"},
-        {"name": "later version", "file": good | {"version": 2}, "expect": "version"},
-        {"name": "no checksum", "file": good | {"checksum": None}, "expect": "damaged"},
-        {"name": "n is no power of two", "file": scrypt(n=1000), "expect": "power of two"},
-        {"name": "n is 1", "file": scrypt(n=1), "expect": "power of two"},
-        {"name": "n is not below 2^(16 r)", "file": scrypt(n=1 << 16, r=1), "expect": "2\\^"},
-        {"name": "r is 0", "file": scrypt(r=0), "expect": "positive"},
-        {"name": "p is negative", "file": scrypt(p=-1), "expect": "positive"},
-        {"name": "n is a fraction", "file": scrypt(n=1024.0), "expect": "damaged"},
-        {"name": "2 GiB of memory", "file": scrypt(n=1 << 21), "expect": "allowed"},
-        {"name": "2 GiB in turns", "file": scrypt(n=1 << 17, p=16), "expect": "allowed"},
+        {
+            "name": "other passphrase",
+            "file": good,
+            "passphrase": "other",
+            "expect": "bad",
+            "why": "wrong",
+        },
+        {"name": "later version", "file": good | {"version": 2}, "expect": "bad", "why": "version"},
+        {
+            "name": "no checksum",
+            "file": good | {"checksum": None},
+            "expect": "bad",
+            "why": "damaged",
+        },
+        {
+            "name": "n is no power of two",
+            "file": scrypt(n=1000),
+            "expect": "bad",
+            "why": "power of two",
+        },
+        {"name": "n is 1", "file": scrypt(n=1), "expect": "bad", "why": "power of two"},
+        {
+            "name": "n is not below 2^(16 r)",
+            "file": scrypt(n=1 << 16, r=1),
+            "expect": "bad",
+            "why": "2\\^",
+        },
+        {"name": "r is 0", "file": scrypt(r=0), "expect": "bad", "why": "positive"},
+        {"name": "p is negative", "file": scrypt(p=-1), "expect": "bad", "why": "positive"},
+        {"name": "n is a fraction", "file": scrypt(n=1024.0), "expect": "bad", "why": "damaged"},
+        {"name": "2 GiB of memory", "file": scrypt(n=1 << 21), "expect": "bad", "why": "allowed"},
+        {
+            "name": "2 GiB in turns",
+            "file": scrypt(n=1 << 17, p=16),
+            "expect": "bad",
+            "why": "allowed",
+        },
         # the checksum is right, so it is an alteration that only GCM finds
         {
             "name": "a passphrase that does not open an altered header",
             "file": with_checksum(good | {"secret": False}),
-            "expect": "wrong",
+            "expect": "bad",
+            "why": "wrong",
         },
     ]
     for name, value in (
@@ -156,19 +184,21 @@ def wrapped_key_vectors() -> list[Json]:
         ("ciphertext", good["ciphertext"][2:]),
     ):
         case = {"name": f"{name} of no form", "file": with_checksum(good | {name: value})}
-        cases.append(case | {"expect": "malformed"})
+        cases.append(case | {"expect": "bad", "why": "malformed"})
     # with the checksum of the lower-case digits, which stand for the same bytes
     salt = bytes(range(0xA0, 0xB0)).hex()
     letters = with_checksum(good | {"scrypt": good["scrypt"] | {"salt": salt}, "nonce": salt[:24]})
     for case_of, write in (("upper-case", str.upper), ("spaced", spaced)):
         for name in ("fingerprint", "nonce", "ciphertext"):
             file = letters | {name: write(letters[name])}
-            cases.append({"name": f"{case_of} {name}", "file": file, "expect": "malformed"})
+            cases.append(
+                {"name": f"{case_of} {name}", "file": file, "expect": "bad", "why": "malformed"}
+            )
         file = letters | {"scrypt": letters["scrypt"] | {"salt": write(salt)}}
-        cases.append({"name": f"{case_of} salt", "file": file, "expect": "malformed"})
+        cases.append({"name": f"{case_of} salt", "file": file, "expect": "bad", "why": "malformed"})
     for name in ("fingerprint", "nonce", "ciphertext", "checksum"):
         file = good | {name: flipped(good[name])}
-        cases.append({"name": f"flipped {name}", "file": file, "expect": "damaged"})
+        cases.append({"name": f"flipped {name}", "file": file, "expect": "bad", "why": "damaged"})
     for name, value in (
         ("created", "2026-11-23T20:40:01Z"),
         ("secret", False),
@@ -178,7 +208,9 @@ def wrapped_key_vectors() -> list[Json]:
         ("scrypt", good["scrypt"] | {"salt": flipped(good["scrypt"]["salt"])}),
     ):
         file = good | {name: value}
-        cases.append({"name": f"altered {name} {value}", "file": file, "expect": "damaged"})
+        cases.append(
+            {"name": f"altered {name} {value}", "file": file, "expect": "bad", "why": "damaged"}
+        )
     return [{"passphrase": passphrase} | case for case in cases]
 
 

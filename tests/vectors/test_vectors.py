@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
+from google.rpc import error_details_pb2, status_pb2
 
+from stip.v1.errors_pb2 import ErrorReason
+from stip.v1.inference_pb2 import InferRequest, InferResponse
 from stip_client.bundle.head import ClientHead
 from stip_client.bundle.sealed_vocabulary import SealedVocabulary
+from stip_client.errors import RequestError
 from stip_client.transport.wire_tensors import WIRE_TYPES, LogitsArrays, encode
 from stip_keys.convert.signing import SIGNING_FORMAT, SigningKey
 from stip_keys.masks import derivation
@@ -21,9 +26,18 @@ from stip_keys.masks.permutation import PermutationMask
 from stip_keys.masks.rotation import Rotation
 from stip_model.bundle.signature import check_signature, read_public_key
 from stip_model.errors import BundleError
+from stip_server.errors import ServiceError
+from stip_server.rpc.grpc_status import to_grpc_status
 from tests.support.models.random_checkpoint import DTYPES
 from tests.support.passphrases import in_file
-from tests.vectors import reference, signed_and_wrapped
+from tests.vectors import protobuf_bytes, reference, signed_and_wrapped
+
+assert error_details_pb2  # the details of an error are parsed by their type's name
+MESSAGES = {
+    "stip.v1.InferRequest": InferRequest,
+    "stip.v1.InferResponse": InferResponse,
+    "google.rpc.Status": status_pb2.Status,
+}
 
 
 def load(name: str) -> Any:
@@ -63,7 +77,7 @@ def test_client_key_files(case: dict[str, Any], tmp_path: Path) -> None:
         order = key.sealed_order(19)
         assert (None if order is None else order.tolist()) == case.get("v")
     else:
-        with pytest.raises(KeyFileError, match=case["expect"]):
+        with pytest.raises(KeyFileError, match=case["why"]):
             read_client_key(path)
 
 
@@ -74,6 +88,40 @@ def test_masked_row(tmp_path: Path) -> None:
     assert masked[0].tolist() == vector["masked"]
     for wire in ("float16", "float32"):
         assert encode(masked, WIRE_TYPES[wire]).data.hex() == vector[wire]
+
+
+@pytest.mark.parametrize("case", load("conversions"), ids=lambda case: case["name"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_conversions(case: dict[str, Any], dtype: str) -> None:
+    row = np.frombuffer(bytes.fromhex(case["float32"]), "<f4")
+    if case[dtype]["expect"] == "ok":
+        assert encode(row, WIRE_TYPES[dtype]).data.hex() == case[dtype]["bytes"]
+    else:
+        with pytest.raises(RequestError):
+            encode(row, WIRE_TYPES[dtype])
+
+
+@pytest.mark.parametrize("case", load("messages"), ids=lambda case: case["name"])
+def test_messages(case: dict[str, Any]) -> None:
+    made = MESSAGES[case["message"]]
+    found = made.FromString(bytes.fromhex(case["bytes"]))
+    assert found == json_format.ParseDict(case["json"], made())
+    assert found.SerializeToString(deterministic=True).hex() == case["bytes"]
+
+
+def test_the_server_sends_the_error_of_the_vectors() -> None:
+    (case,) = [each for each in load("messages") if each["name"] == "error"]
+    error = ServiceError(
+        ErrorReason.ERROR_REASON_POSITION_BEYOND_END,
+        case["json"]["message"],
+        field="step.position",
+        retry_after=1.5,
+    )
+    status = to_grpc_status(error)
+    (details,) = [
+        value for key, value in status.trailing_metadata if key == "grpc-status-details-bin"
+    ]
+    assert details.hex() == case["bytes"]
 
 
 @pytest.mark.parametrize("case", load("signatures"), ids=lambda case: case["name"])
@@ -88,7 +136,7 @@ def test_signatures(case: dict[str, Any], tmp_path: Path) -> None:
         made = SigningKey(signed_and_wrapped.SIGNER).sign(manifest)  # Ed25519 draws nothing
         assert made.content() == case["signature"]
     else:
-        with pytest.raises(BundleError, match=case["expect"]):
+        with pytest.raises(BundleError, match=case["why"]):
             check_signature(tmp_path, manifest, key)
 
 
@@ -109,7 +157,7 @@ def test_wrapped_key_files(case: dict[str, Any], tmp_path: Path) -> None:
         key = read_secret(path, plain, source)
         assert key == (bytes.fromhex(case["key"]), case["file"]["secret"])
     else:
-        with pytest.raises(KeysError, match=case["expect"]):
+        with pytest.raises(KeysError, match=case["why"]):
             read_secret(path, plain, source)
 
 
@@ -154,3 +202,5 @@ def test_the_vectors_are_what_the_reference_makes() -> None:
     assert load("rotations") == reference.rotation_vectors()
     assert load("final_states") == reference.final_state_vectors()
     assert load("sealed_row") == reference.sealed_row_vector()
+    assert load("conversions") == reference.conversion_vectors()
+    assert load("messages") == protobuf_bytes.message_vectors()
