@@ -55,8 +55,8 @@ __all__ = [
     "WrongKeyError",
 ]
 
-# Where each of them is imported from when it is first asked for; the others are errors. Not before:
-# the command line has to silence gRPC before that is imported.
+# The module of each name; the other names are in errors. They are imported on first use, because
+# the command line must silence gRPC before gRPC is imported.
 _MODULES = {
     "aio": ("AsyncClient", "AsyncSession"),
     "client": ("Client", "Session"),

@@ -49,7 +49,7 @@ class ChatTemplate:
         return cls(source, special_tokens(config))
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt for a conversation. Raises RequestError for one the template refuses."""
+        """The prompt for a conversation. Raises RequestError if the template refuses it."""
         try:
             return self._template.render(
                 messages=list(messages),

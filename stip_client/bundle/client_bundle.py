@@ -70,7 +70,7 @@ class ClientBundle:
 
     @property
     def input_permutation(self) -> Indices | None:
-        """p_0, int64 [hidden_size]; None where the scheme is not one of permutations."""
+        """p_0, int64 [hidden_size]; None if the scheme is rotation."""
         return None if self.key.scheme == "rotation" else self.key.input_permutation()
 
     @cached_property
@@ -93,12 +93,12 @@ class ClientBundle:
 
     @cached_property
     def vocabulary(self) -> SealedVocabulary | None:
-        """What opens answers in sealed order; None where they come in vocabulary order."""
+        """Restores the order of sealed logits; None if they come in vocabulary order."""
         order = self.key.sealed_order(self.manifest.model.vocab_size)
         return None if order is None else SealedVocabulary(order)
 
     def _open_head(self) -> ClientHead | None:
-        """What makes logits of final hidden states; None where the server makes them."""
+        """Makes logits of final hidden states; None if the server makes the logits."""
         if self.manifest.head != Head.HEAD_CLIENT:
             return None
         model, mask = self.manifest.model, self.key.output_mask()
@@ -106,7 +106,7 @@ class ClientBundle:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises BundleError when the checkpoint had none."""
+        """The tokenizer. Raises BundleError if the bundle has none."""
         path = self.folder / TOKENIZER
         if not path.exists():
             raise BundleError(
@@ -116,7 +116,7 @@ class ClientBundle:
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
-        """The chat template, where the checkpoint had one."""
+        """The chat template; None if the checkpoint had none."""
         return ChatTemplate.from_folder(self.folder)
 
 

@@ -16,7 +16,7 @@ from stip_model.bundle.mapped_tensors import map_tensors
 class EmbeddingTable:
     """The one tensor of embeddings.safetensors, [vocab_size, hidden_size]. Raises BundleError.
 
-    `table` is the memory map; only the rows asked for are read from disk.
+    `table` is a memory map: only the rows in use are read from disk.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The final norm and the head where they are the client's: final hidden states to logits.
+"""The client's own final norm and head: final hidden states to logits.
 
-The head stays in its memory map: two threads multiply it block by block, and no more than a block
-each is ever held in float32 (SPEC.md, section 4, "Head at the client").
+The head stays in its memory map. Two threads multiply it block by block, and each holds at most one
+block in float32 (SPEC.md, section 4, "Head at the client").
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from stip_model.bundle.mapped_tensors import map_tensors
 Float32 = NDArray[np.float32]
 NORM = "model.norm.weight"
 LM_HEAD = "lm_head.weight"
-# NumPy lets others run while it computes. Two cores take in what memory delivers.
+# NumPy releases the interpreter lock while it computes. Two cores use the whole memory bandwidth.
 THREADS = 2
-# Of the table at once: what it becomes in float32 stays in the cache, and the threads seldom wait
-# for each other, as they do between any two operations. With half of it they take a third longer.
+# Bytes of the table in a block. Its float32 copy stays in the cache, and the threads seldom wait
+# for each other. Blocks of half the size took a third longer.
 BLOCK_BYTES = 2 * 1024 * 1024
 
 
 class ClientHead:
-    """Makes logits of the final hidden states that a server answers with."""
+    """Makes logits of the final hidden states that a server returns."""
 
     def __init__(self, norm: NDArray[Any], table: NDArray[Any], mask: Mask) -> None:
-        """`norm`: γ, [hidden_size]. `table`: [vocab_size, hidden_size]. `mask`: the space in which
-        the hidden states come."""
+        """norm: γ, [hidden_size]. table: [vocab_size, hidden_size]. mask: that of the server's
+        hidden states."""
         self._norm = norm.astype(np.float32)
         self._table = table
         self._mask = mask
@@ -61,7 +61,7 @@ class ClientHead:
 
 
 def open_head(path: Path, embeddings: NDArray[Any], model: ModelConfig, mask: Mask) -> ClientHead:
-    """The head in a client bundle; `embeddings` is its table, which a tied head is as well.
+    """The head in a client bundle; a tied head is the table `embeddings`.
 
     Raises BundleError.
     """
@@ -104,8 +104,8 @@ def _blocks(count: int, size: int) -> Iterator[slice]:
 def _dots(block: Float32, x: Float32) -> Float32:
     """`x` [rows, width] times the transpose of `block` [n, width]: [rows, n].
 
-    As one dot product each: of a larger product OpenBLAS would make threads of its own, which wait
-    by spinning and cost many times what they save beside ours.
+    One dot product for each element: for a larger product OpenBLAS would start its own threads,
+    which spin while they wait and slow ours down many times.
     """
     products: Float32 = np.matmul(block[:, None, :], x[:, None, :, None])[..., 0, 0]
     return products

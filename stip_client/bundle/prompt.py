@@ -15,13 +15,13 @@ Prompt = str | Sequence[int] | Sequence[Message]
 def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) -> list[int]:
     """The token ids of a prompt.
 
-    Text becomes the user's message in the bundle's chat template, where it has one and `raw` is
-    false, and is tokenized as it is otherwise. A list of messages goes through the template; token
-    ids are taken as they are. Raises RequestError for an empty prompt.
+    Text becomes the user's message in the bundle's chat template. Without a template, or with
+    `raw`, it is tokenized as it is. A list of messages goes through the template; token ids are
+    taken as they are. Raises RequestError for an empty prompt.
     """
     if isinstance(prompt, str):
         if any("\ud800" <= character <= "\udfff" for character in prompt):
-            # how Python represents bytes that are not UTF-8; the tokenizer takes no such text
+            # Python represents bytes that are not UTF-8 so; the tokenizer refuses them
             raise RequestError("the prompt is not valid UTF-8 text")
         if raw or bundle.chat_template is None:
             token_ids: list[int] = bundle.tokenizer.encode(prompt).ids

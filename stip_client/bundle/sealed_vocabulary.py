@@ -1,4 +1,4 @@
-"""Opens answers in the sealed order of the client's key (SPEC.md, section 4)."""
+"""Restores the vocabulary order of sealed logits (SPEC.md, section 4)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SealedVocabulary:
         self._places = inverse(order)
 
     def open(self, logits: LogitsArrays) -> LogitsArrays:
-        """Logits in sealed order, in vocabulary order; of the largest, their vocabulary indices."""
+        """Sealed logits in vocabulary order; for the largest logits, their vocabulary indices."""
         if logits.indices is None:
             return LogitsArrays(np.take(logits.values, self._places, axis=-1))
         return replace(logits, indices=np.take(self._order, logits.indices))

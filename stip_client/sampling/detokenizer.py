@@ -1,4 +1,4 @@
-"""From tokens to text, piece by piece: never a broken character, never past a stop string."""
+"""Turns tokens into text piece by piece, with whole characters, up to a stop string."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from tokenizers import Tokenizer
 
 from stip_client.errors import RequestError
 
-# Stands for bytes that are no character, or none yet.
+# Stands for bytes that are not a complete character.
 REPLACEMENT = "\ufffd"
-# Tokens in a row that each end within a character, after which they are taken for none.
+# After this many tokens that each end within a character, the bytes are not UTF-8.
 LONGEST = 32
 
 
 class TextStream:
-    """Decodes tokens as they come. A character whose bytes are not complete is held back.
+    """Decodes tokens as they come, and holds back incomplete characters.
 
-    What a token adds depends on those before it, so it is what the text of some of them becomes
-    longer by (as in Hugging Face's text-generation-inference). The tokenizers package's own
-    DecodeStream raises an error where byte tokens turn out not to be UTF-8.
+    The text of a token depends on earlier tokens. So a few earlier tokens are decoded with and
+    without it, and the difference is its text (as in Hugging Face's text-generation-inference).
+    The tokenizers package's DecodeStream raises an error for bytes that are not UTF-8.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         if any(not each for each in stop):
             raise RequestError("a stop string is empty")
         self._tokenizer = tokenizer
-        # tokens whose text has been told, and after them those whose text is not complete
-        self._told: list[int] = []
-        self._untold: list[int] = []
+        # tokens whose text was returned, and after them those whose text is incomplete
+        self._returned: list[int] = []
+        self._incomplete: list[int] = []
         self._stop = tuple(stop)
         self._held = ""
         self.stopped = False
@@ -47,24 +47,24 @@ class TextStream:
         return text
 
     def _decode(self, token: int) -> str:
-        self._untold.append(token)
-        before = self._tokenizer.decode(self._told)
-        text = self._tokenizer.decode(self._told + self._untold)
-        incomplete = text.endswith(REPLACEMENT) and len(self._untold) < LONGEST
+        self._incomplete.append(token)
+        before = self._tokenizer.decode(self._returned)
+        text = self._tokenizer.decode(self._returned + self._incomplete)
+        incomplete = text.endswith(REPLACEMENT) and len(self._incomplete) < LONGEST
         if len(text) <= len(before) or incomplete:
             return ""
-        self._told, self._untold = self._untold, []
+        self._returned, self._incomplete = self._incomplete, []
         added: str = text[len(before) :]
         return added
 
     def flush(self) -> str:
-        """What was held back as the possible beginning of a stop string."""
+        """The text that was held back because a stop string may begin in it."""
         text, self._held = self._held, ""
         return text
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that is a beginning of `stop`."""
+    """The length of the longest suffix of `text` that is a prefix of `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

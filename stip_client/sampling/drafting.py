@@ -1,7 +1,7 @@
-"""Guesses the tokens that come next, from those that came before, and how many to guess.
+"""Guesses the next tokens from the earlier ones, and decides how many to guess.
 
-Prompt lookup: where the last few tokens have occurred before, what followed them then may follow
-them now (A. Saxena, "Prompt Lookup Decoding", 2023). No model drafts. The server computes logits
+Prompt lookup (A. Saxena, "Prompt Lookup Decoding", 2023): if the last few tokens occurred before,
+the tokens that followed then may follow now. There is no draft model. The server computes logits
 for every guess in the same step, so a right guess saves a round trip.
 """
 
@@ -15,22 +15,23 @@ from stip_client.errors import RequestError
 from stip_client.transport.step_profile import StepProfile
 
 Draft = Literal["auto", "off"] | int
-# The lengths of the n-grams that are looked up, longest first, and how likely what followed one
-# follows it again, as long as nothing is known.
+# The lengths of the n-grams to look up, longest first, each with the assumed chance that the same
+# token follows again.
 NGRAMS = {6: 0.8, 4: 0.7, 3: 0.6, 2: 0.5, 1: 0.3}
+# The most tokens to guess at once.
 LONGEST = 24
-# The share of a reply's time that guesses may cost where they turn out wrong.
+# The share of a reply's time that wrong guesses may cost.
 ALLOWANCE = 0.03
-# What is remembered of an earlier step when a new one is counted.
+# The weight of each earlier guess, relative to the next one.
 DECAY = 0.9
-# Where guesses are mostly wrong, so many steps later the cost of one without any is measured again.
+# Where guesses are mostly wrong, a step without any is measured again after this many steps.
 STALE = 16
-# What a guess is presumed to cost as long as it has not been measured, as shares of what a step
-# without any computes and of all that it takes; and how fast a measurement is given up for that.
+# The assumed cost of a guess before it is measured: shares of the compute time and of the whole
+# time of a step without guesses. FORGETTING: how fast a measurement returns to the assumption.
 PRESUMED_OF_COMPUTE, PRESUMED_OF_STEP, FORGETTING = 0.25, 0.01, 0.02
-# The share of a new measurement of that in the mean, for each guess.
+# The weight of a new measurement in the mean, per guess.
 SLOWLY = 0.05
-# What guesses may cost at first, when there is no time yet to have a share of, in steps.
+# What guesses may cost at first, in steps: no time has passed yet of which they may take a share.
 CREDIT = 0.5
 
 
@@ -43,11 +44,11 @@ class NgramMatch:
 
 
 class NgramIndex:
-    """The tokens of a session, and where each of their n-grams last occurred."""
+    """The tokens of a session, and where each n-gram last occurred."""
 
     def __init__(self, tokens: Sequence[int] = ()) -> None:
         self._tokens: list[int] = []
-        # (the last n tokens) -> the position after them, the latest but for the present one
+        # an n-gram -> the position after its last occurrence but one
         self._after: dict[tuple[int, ...], int] = {}
         self._latest: dict[tuple[int, ...], int] = {}
         self.extend(tokens)
@@ -73,34 +74,34 @@ class NgramIndex:
         return None
 
     def propose(self, match: NgramMatch, count: int) -> list[int]:
-        """`count` tokens that may come next, which are those that came after a match.
+        """`count` tokens that may come next: those that came after a match.
 
-        What repeats may go on repeating: beyond the end the period begins again.
+        At the end of the tokens, the period begins again: a repetition may go on.
         """
         period = len(self._tokens) - match.start
         return [self._tokens[match.start + each % period] for each in range(count)]
 
 
 class DraftLength:
-    """How many tokens to guess: as many as pay, going by what earlier steps cost and accepted.
+    """How many tokens to guess: the number that pays best, going by earlier steps.
 
     A step of n guesses takes `base + n * extra` seconds and brings 1 + a + ... + a^n tokens, where
     a is the chance that a guess is right. The seconds are those of the round trip, and of the head
-    where the client has it. Guesses that never come true cost at most ALLOWANCE of the time that
-    the reply has taken, and CREDIT: there is an account of what they have cost and saved.
+    if the client has it. `_balance` counts what guesses saved less what they cost, so that wrong
+    guesses cost at most CREDIT and ALLOWANCE of the reply's time.
     """
 
     def __init__(self, draft: Draft) -> None:
         if draft not in ("auto", "off") and not (isinstance(draft, int) and draft >= 0):
             raise RequestError(f"draft is {draft!r}; it must be 'auto', 'off' or a number")
-        # None: as many as pay
+        # None: choose for each step
         self._fixed = draft if isinstance(draft, int) else {"auto": None, "off": 0}[draft]
-        # seconds: of a step without guesses, what is computed, the client's head included, and the
-        # rest; and what each guess adds
+        # seconds of a step without guesses: computing (the client's head included) and the rest;
+        # and seconds that each guess adds
         self._compute = self._wire = self._extra = 0.0
-        self._measured = False  # rather than taken from the step that computed the prompt
+        self._measured = False  # false: derived from the step that computed the prompt
         self._age = 0  # steps since one without guesses
-        # of guesses after n-grams of each length
+        # guesses that were right, after n-grams of each length
         self._right = {n: 2 * chance for n, chance in NGRAMS.items()}
         self._tried = dict.fromkeys(NGRAMS, 2.0)
         self._elapsed = 0.0
@@ -108,11 +109,11 @@ class DraftLength:
 
     @property
     def off(self) -> bool:
-        """Whether there will be no guess at all."""
+        """Whether no token is ever guessed."""
         return self._fixed == 0
 
     def choose(self, n: int) -> int:
-        """The number of tokens to guess in the next step, after an n-gram of so many tokens."""
+        """The number of tokens to guess in the next step, after an n-gram of n tokens."""
         if self._fixed is not None:
             return self._fixed
         base, extra = self._base, max(self._extra, 0.0)
@@ -131,18 +132,15 @@ class DraftLength:
         return max(0, min(best, int(affordable / extra))) if extra > 0 else best
 
     def count_prompt_step(self, profile: StepProfile) -> None:
-        """Count a step that is none of one token: that which computed the prompt."""
+        """Count a step that computed the prompt."""
         self._elapsed += _seconds(profile)
-        if self._base == 0.0:  # what a step costs is like this, until one has told
+        if self._base == 0.0:  # an estimate, until a step without guesses is measured
             self._compute = 2 * profile.compute / profile.rows + profile.head  # of one row
             self._wire = profile.wire
             self._extra = self._presumed
 
     def count_step(self, profile: StepProfile, drafted: int, accepted: int, n: int = 1) -> None:
-        """Count a step that brought one token and `accepted` of `drafted` guesses after an n-gram.
-
-        The first step of a reply is not one: it computes the prompt.
-        """
+        """Count a step that brought a token and `accepted` of `drafted` guesses after an n-gram."""
         self._elapsed += _seconds(profile)
         if not drafted:
             first, self._measured = not self._measured, True
@@ -150,11 +148,11 @@ class DraftLength:
             self._compute = compute if first else _mean(self._compute, compute)
             wire = profile.wire + profile.queue
             self._wire, self._age = wire if first else _mean(self._wire, wire), 0
-            # what a guess costs may have changed since it was measured
+            # the cost of a guess may have changed since it was measured
             self._extra += FORGETTING * (self._presumed - self._extra)
             return
         self._age += 1
-        # one measurement may be of something else: their mean tells, and many guesses tell more
+        # a single measurement is noisy: take a mean, in which many guesses weigh more
         measured = (_seconds(profile) - self._base) / drafted
         measured = min(max(measured, -self._base), 2 * self._base)
         self._extra += min(SLOWLY * drafted, 0.5) * (measured - self._extra)
@@ -162,7 +160,7 @@ class DraftLength:
         self.count_guesses(n, min(accepted + 1, drafted), accepted)
 
     def count_guesses(self, n: int, tried: int, right: int) -> None:
-        """Count guesses whose outcome is known, whether they were sent or not."""
+        """Count guesses whose outcome is known, even if they were not sent."""
         self._right[n] = DECAY**tried * self._right[n] + right
         self._tried[n] = DECAY**tried * self._tried[n] + tried
 
@@ -180,5 +178,5 @@ def _seconds(profile: StepProfile) -> float:
 
 
 def _mean(mean: float, value: float) -> float:
-    """A running mean that an outlier, a step held up by others, moves only a little."""
+    """A running mean that an outlier moves only a little."""
     return mean + 0.25 * (min(value, 2 * mean + 1e-4) - mean)

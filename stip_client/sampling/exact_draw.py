@@ -1,8 +1,8 @@
-"""Which token a draw falls on, decided from a row's largest logits where these suffice.
+"""Decides which token a draw selects from a row's largest logits, where these suffice.
 
-The weights of the other tokens are known only by bounds: their sum follows from the row's
-log-sum-exp, and none is larger than the smallest that is known. Where every value within the bounds
-leads to the same token, that token is the one that the whole row would give; else there is none.
+The weights of the other tokens are only known within bounds. Their sum follows from the row's
+log-sum-exp, and none is larger than the smallest known one. If every value within the bounds gives
+the same token, the whole row gives this token too. Else the draw is undecided.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stip_client.sampling.parameters import SamplingParameters
 
-# How many of a whole row's logits are sorted at first: nearly every draw falls among them.
+# How many of a whole row's logits are sorted at first: they decide nearly every draw.
 SORTED = 1024
 # The log-sum-exp and the logits are float32.
 ROUNDING = 1e-5
@@ -24,9 +24,8 @@ ROUNDING = 1e-5
 class LogitsRow:
     """The logits that are known of one row.
 
-    values: descending, float64 [k], equal ones by token id; token_ids: [k]. `rest` is the number
-    of tokens that are not among them. `log_sum_exp` is the whole row's. `whole` is the row itself
-    where it is known.
+    values: descending, float64 [k], equal ones by token id; token_ids: [k]. rest: the number of
+    other tokens. log_sum_exp: the whole row's. whole: the row itself if it is known.
     """
 
     values: NDArray[np.float64]
@@ -43,7 +42,7 @@ class LogitsRow:
         rest: int,
         log_sum_exp: float,
     ) -> LogitsRow:
-        """A row of which a server has told the largest logits, equal ones in any order."""
+        """A row of which a server sent the largest logits, equal ones in any order."""
         order = np.lexsort((token_ids, -values))
         return cls(values[order].astype(np.float64), token_ids[order], rest, log_sum_exp)
 
@@ -70,13 +69,15 @@ class LogitsRow:
 
 
 def choose(row: LogitsRow, parameters: SamplingParameters, draw: float) -> int | None:
-    """The place in the row of the token on which a draw from [0, 1) falls; None where the tokens
-    that are known do not decide it."""
+    """The place in the row of the token that a draw from [0, 1) selects; None if undecided.
+
+    In transformers' order: temperature (above 0), top-k, top-p, min-p.
+    """
     exponent = 1.0 / parameters.temperature
     weights = np.exp((row.values - row.values[0]) * exponent)
-    smallest = float(weights[-1])  # none of the rest weighs more
+    smallest = float(weights[-1])  # no other token weighs more
     if 0 < parameters.top_k <= len(weights) and (
-        # of a whole row the choice among equal ones is ours, and must be the same every time
+        # of a whole row we choose among equal logits, and must choose the same every time
         row.whole is None or not row.rest or row.values[parameters.top_k - 1] > row.values[-1]
     ):
         weights = weights[: parameters.top_k]
@@ -84,7 +85,7 @@ def choose(row: LogitsRow, parameters: SamplingParameters, draw: float) -> int |
     else:
         rest, (rest_low, rest_high) = row.rest, _rest(row, exponent, float(weights.sum()))
         if rest:
-            # which of the tokens equal to the last one are known is chance: they count as rest
+            # it is chance which tokens equal to the last one are known: they count as rest
             distinct = int(np.searchsorted(-row.values, -row.values[-1], "left"))
             if not distinct:
                 return None
@@ -98,11 +99,11 @@ def choose(row: LogitsRow, parameters: SamplingParameters, draw: float) -> int |
             rest = more
     cumulative = np.cumsum(weights)
     known = float(cumulative[-1])
-    # the tokens that are kept for certain, and the total weight of all that are kept
+    # the number of tokens certainly kept, and bounds of the weight of all kept tokens
     certain = len(weights)
     low, high = known + rest_low, known + rest_high
     if parameters.top_p < 1.0:
-        # the smallest set that reaches top_p: a token stays if those before it do not
+        # the smallest set that reaches top_p: keep a token if those before it do not reach it
         before = cumulative - weights
         reach_low, reach_high = parameters.top_p * low, parameters.top_p * high
         certain = int(np.searchsorted(before, reach_low, "left"))
@@ -116,7 +117,7 @@ def choose(row: LogitsRow, parameters: SamplingParameters, draw: float) -> int |
         above = int(np.searchsorted(-weights, -parameters.min_p, "right"))
         certain = min(certain, above)
         low = min(low, float(cumulative[certain - 1]))
-        if above < len(weights) or smallest < parameters.min_p:  # nothing of the rest is kept
+        if above < len(weights) or smallest < parameters.min_p:  # none of the rest is kept
             high = min(high, float(cumulative[above - 1]))
     first = int(np.searchsorted(cumulative, draw * low, "right"))
     last = int(np.searchsorted(cumulative, draw * high, "right"))
@@ -126,12 +127,12 @@ def choose(row: LogitsRow, parameters: SamplingParameters, draw: float) -> int |
 
 
 def _rest(row: LogitsRow, exponent: float, known: float) -> tuple[float, float]:
-    """Bounds of the sum of the weights of the tokens that are not among the known, sorted ones.
+    """Bounds of the sum of the other tokens' weights.
 
-    At temperature 1 the sum is known, s. The weights at another temperature are powers of those at
-    1, of which each is at most the smallest known one, w: for an exponent e above 1 the sum is
-    between n (s/n)^e, where all n are equal, and s w^(e-1), where few of them are as large as can
-    be; for one below 1 the other way round.
+    At temperature 1 the sum s is known, and each weight is at most the smallest known one, w. At
+    another temperature each weight is raised to the power e. For e above 1, n weights sum to
+    n (s/n)^e if they are equal, and to s w^(e-1) if few are as large as possible: these are the
+    bounds. For e below 1, the bounds change places.
     """
     if not row.rest:
         return 0.0, 0.0
@@ -147,7 +148,7 @@ def _rest(row: LogitsRow, exponent: float, known: float) -> tuple[float, float]:
     smallest, count = float(relative[-1]), row.rest
     most = min(most, count * smallest)
     least = min(least, most)
-    if exponent == 1.0 or smallest == 0.0:  # 0: they weigh less than a float holds
+    if exponent == 1.0 or smallest == 0.0:  # 0: the weights underflow
         return least, most
     equal_least, equal_most = (count * (each / count) ** exponent for each in (least, most))
     few = smallest ** (exponent - 1.0)

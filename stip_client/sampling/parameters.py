@@ -21,10 +21,10 @@ MIN_TEMPERATURE = 1e-6
 
 @dataclass(frozen=True)
 class SamplingParameters:
-    """How to choose. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and penalty 1 are off.
+    """How to choose tokens. temperature 0 is greedy; top_k 0, top_p 1, min_p 0, penalty 1 are off.
 
-    `top_logprobs` is how many of the likeliest tokens to tell with each choice. Raises
-    RequestError for a value out of range.
+    top_logprobs: how many of the likeliest tokens to report with each token. Raises RequestError
+    for a value out of range.
     """
 
     temperature: float = 0.0

@@ -1,4 +1,4 @@
-"""Chooses the next token from a row of logits. NumPy only; knows nothing of text or sessions.
+"""Chooses the next token from a row of logits. Knows nothing of text or sessions.
 
 The order of the steps is transformers': logits processors, repetition penalty, temperature, top-k,
 top-p, min-p.
@@ -18,18 +18,18 @@ from stip_client.sampling.exact_draw import LogitsRow, choose
 from stip_client.sampling.parameters import SamplingParameters
 from stip_client.transport.wire_tensors import LogitsArrays
 
-# How many of a row's largest logits are asked for (8 bytes each): at first, and within what bounds
-# that moves with how often they do not decide a draw.
+# How many of a row's largest logits to ask for (8 bytes each): at first, at least and at most. The
+# number grows when they do not decide a draw.
 WIDTH, NARROWEST, WIDEST = 128, 32, 1024
-# When they do not, so many times more are asked for, and then the whole row.
+# An undecided draw asks for this many times more, and then for the whole row.
 WIDER = 16
-# Draws in a row that must be decided before fewer are asked for.
+# After this many decided draws in succession, the number is halved.
 CALM = 64
 
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A token, its log-probability under the unmodified logits, and the likeliest tokens' own."""
+    """A token, its log-probability, and those of the likeliest tokens; all of unmodified logits."""
 
     token_id: int
     logprob: float
@@ -39,24 +39,24 @@ class SampledToken:
 class Sampler:
     """Chooses the tokens of one reply with one random generator.
 
-    The same seed gives the same tokens, whether the choice is made from the largest logits or from
-    whole rows, up to which of equal logits a server counts among the largest.
+    A seed gives the same tokens from the largest logits as from whole rows. The only exception:
+    a server may choose among equal logits which ones it counts as the largest.
     """
 
     def __init__(
         self, parameters: SamplingParameters, vocab_size: int, tokens: Sequence[int] = ()
     ) -> None:
-        """`tokens`: those of the session so far."""
+        """tokens: those of the session so far."""
         self._parameters = parameters
         self._vocab_size = vocab_size
         self._tokens = list(tokens)
         self._seen = np.zeros(vocab_size, bool)
-        # those outside the vocabulary are refused when they are sent
+        # tokens outside the vocabulary are refused when they are sent
         self._seen[[each for each in self._tokens if 0 <= each < vocab_size]] = True
         self._rng = np.random.default_rng(parameters.seed)
         self._draw: float | None = None
         self._base = WIDTH
-        self._width: int | None = None  # after a draw that was not decided
+        self._width: int | None = None  # set after an undecided draw
         self._decided = 0
 
     @property
@@ -78,20 +78,20 @@ class Sampler:
 
     @property
     def undecided(self) -> bool:
-        """Whether the last row is to be told again, with more of its logits."""
+        """Whether the last row is needed again, with more of its logits."""
         return self._width is not None
 
     @property
     def dtype(self) -> Literal["float16", "float32"]:
-        """The type to ask for: float16, so rounded, where whole rows are sent for every draw."""
+        """The type to ask for: float16, which rounds, where every draw needs a whole row."""
         exact = self._parameters.is_greedy or not self._parameters.changes_logits
         return "float32" if exact else "float16"
 
     def sample(self, logits: LogitsArrays, number: int = -1) -> SampledToken | None:
-        """The next token, from row `number` of an answer.
+        """The next token, from row `number` of the logits.
 
-        None where the largest logits do not decide it: then it must be tried again with `top_k` of
-        the same row, which are more.
+        None if the largest logits do not decide it. The caller then asks again for the same row:
+        `top_k` has grown.
         """
         row = self._row(logits, number)
         place = self._choose(row)
@@ -116,7 +116,7 @@ class Sampler:
         )
 
     def _choose(self, row: LogitsRow) -> int | None:
-        """A token id where the whole row is known; else a place in the row, if that decides it."""
+        """A token id if the whole row is known, else a place in the row; None if undecided."""
         parameters = self._parameters
         whole = row.whole
         if whole is not None and parameters.changes_logits:

@@ -1,4 +1,4 @@
-"""The generation loop without any I/O: both clients drive this same state machine.
+"""The generation of a reply, as a state machine without any I/O.
 
 while (step := generation.next_step(<tokens in the session>, <its maximum>)) is not None:
     pieces, kept = generation.add_result(<forward step.token_ids in step.form>)
@@ -25,14 +25,14 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Piece:
-    """One generated token and the text that became certain with it (possibly none).
+    """One generated token and the text that became certain with it, which may be empty.
 
-    `text` is empty where the bundle has no tokenizer. `logprob` and `top_logprobs` (token ids with
-    theirs, the likeliest first, where they were asked for) are natural logarithms under the
-    unmodified logits. `profile` is that of the step that brought the token; None for further tokens
-    of the same step, which were guessed right. `finish_reason` is set on the last piece: "stop" for
-    an end token or a stop string, "length" otherwise. `received` holds the first ten floats that
-    the server says it received for this token's step, where they were asked for.
+    text: empty if the bundle has no tokenizer. logprob: the token's natural log-probability under
+    the unmodified logits; top_logprobs: those of the likeliest tokens, if asked for, the likeliest
+    first. profile: of the call that brought the token; None for the other tokens of the same call,
+    which were guessed right. finish_reason: set on the last piece, "stop" for an end token or a
+    stop string, else "length". received: the first ten floats that the server reports to have
+    received for this token, if asked for.
     """
 
     text: str
@@ -62,8 +62,10 @@ class Generation:
         prompt: Sequence[int],
         parameters: GenerationParameters,
     ) -> None:
-        """`prompt`: every token of the session before the result. Raises RequestError for stop
-        strings that cannot be looked for."""
+        """prompt: every token of the session before the reply.
+
+        Raises RequestError for stop strings if the bundle has no tokenizer.
+        """
         self._parameters = parameters
         self._bundle = bundle
         self._eos = frozenset() if parameters.ignore_eos else bundle.eos_token_ids
@@ -75,29 +77,34 @@ class Generation:
         self._lengths = DraftLength(parameters.draft)
         self._ngrams = None if self._lengths.off else NgramIndex(prompt)
         self._prompt: list[int] = list(prompt)
-        # tokens that are to be sent, None once the reply is finished; then the step under way
+        # tokens to send next, None once the reply is finished
         self._pending: list[int] | None = []
         self._step: NextStep | None = None
         self._match: NgramMatch | None = None
-        self._unsent: int | None = None  # a guess that was not worth sending, but may come true
+        self._unsent: int | None = (
+            None  # a guess that was not worth sending; its outcome still counts
+        )
         self._first = True
-        self._unspent: StepProfile | None = None  # of steps that brought no token
+        self._unspent: StepProfile | None = None  # of calls that brought no token
         self._generated = 0
         self._budget = parameters.max_new_tokens
 
     @property
     def echo(self) -> bool:
-        """Whether to ask for what the server receives."""
+        """Whether to ask for the first floats that the server receives."""
         return self._parameters.echo
 
     def next_step(self, position: int, max_length: int) -> NextStep | None:
-        """What to forward next, to a session that holds some tokens and may hold so many; None at
-        the end. At first it holds some of the prompt's, fewer than all."""
+        """What to forward next; None when the reply is finished.
+
+        position: the number of tokens that the session holds; at first fewer than the prompt's.
+        max_length: the number that it may hold.
+        """
         if self._pending is None:
             return None
         if self._step is None:
             self._pending = self._prompt[position:]
-            # the last token is never sent back, so there is one more than the session holds
+            # the last token is never sent, so the reply has one more than the session can hold
             self._budget = min(self._budget, max_length - len(self._prompt) + 1)
         guesses: list[int] = []
         self._unsent = None
@@ -110,19 +117,19 @@ class Generation:
                 guesses = self._ngrams.propose(match, min(self._lengths.choose(match.n), left))
                 self._unsent = None if guesses else self._ngrams.propose(match, 1)[0]
         sampler = self._sampler
-        # hidden states are rounded no more than the rows that were sent
+        # final hidden states need no more precision than the rows sent
         dtype = sampler.dtype if self._bundle.head is None else "float16"
         form = LogitsForm("all" if guesses else "last", dtype, sampler.top_k)
         self._step = NextStep(self._pending + guesses, len(guesses), form)
         return self._step
 
     def add_result(self, result: ForwardResult) -> tuple[list[Piece], int]:
-        """The pieces that a step brings, and how many of its tokens belong to the session.
+        """The pieces that a step brings, and how many of its tokens to keep in the session.
 
-        A guess is kept where the logits before it choose the same token: then those after it are
-        the ones that the next step would have brought. As every token is drawn from the model's own
-        distribution, this is rejection sampling (Leviathan et al., 2023) for a draft that is
-        certain of its guesses; with a seed even the tokens are those of a run without guesses.
+        A guess is kept if the logits before it choose the same token. Every token is drawn from the
+        model's own distribution, so this is rejection sampling (Leviathan et al., 2023) for a draft
+        that is certain of its guesses. With a seed, the tokens equal those of a run without
+        guesses.
         """
         step, logits = self._step, result.logits
         if step is None or logits is None or len(logits.values) != step.drafted + 1:
@@ -132,7 +139,7 @@ class Generation:
         pieces: list[Piece] = []
         for row in range(step.drafted + 1):
             choice = self._sampler.sample(logits, row)
-            if choice is None:  # the same position again, for more of its logits
+            if choice is None:  # ask again for this position, with more of its logits
                 kept = given + row - 1
                 self._pending = step.token_ids[kept : kept + 1]
                 break
@@ -161,7 +168,7 @@ class Generation:
         self._first = False
 
     def _piece(self, choice: SampledToken, received: tuple[float, ...]) -> Piece:
-        """The piece of a chosen token, which is to be sent next unless it ends the result."""
+        """The piece of a chosen token. The token is sent next unless it ends the reply."""
         token = choice.token_id
         self._generated += 1
         if self._ngrams is not None:

@@ -13,10 +13,11 @@ from stip_client.sampling.parameters import LogitsProcessor, SamplingParameters
 
 @dataclass(frozen=True)
 class GenerationParameters:
-    """What to generate. `stop` strings end the reply and are not part of it.
+    """What to generate.
 
-    `draft` is how many tokens to guess in advance: "auto", "off" or a number (drafting.py). `echo`
-    asks the server for the first ten floats it received.
+    stop: strings that end the reply and are not part of it. draft: how many tokens to guess in
+    advance, "auto", "off" or a number (drafting.py). echo: ask the server for the first ten floats
+    that it received. Raises RequestError for a value out of range.
     """
 
     max_new_tokens: int = 32
@@ -29,7 +30,7 @@ class GenerationParameters:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise RequestError(f"max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
-        DraftLength(self.draft)  # refuses what is neither
+        DraftLength(self.draft)  # refuses any other value
 
 
 class Options(TypedDict, total=False):

@@ -1,4 +1,4 @@
-"""How long to wait before another attempt. Plain arithmetic with an injected clock."""
+"""How long to wait before another attempt: arithmetic with an injected clock."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LONGEST = 5.0
 
 
 class Backoff:
-    """Pauses that double from one failure to the next, with jitter, until patience is at its end.
+    """Pauses that double from one failure to the next, with jitter, until patience ends.
 
-    Each is drawn between half and the whole of its bound, so that clients which lost the same
-    server do not come back in step (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
+    A pause is drawn between half of its bound and the bound, so that clients of one lost server
+    return at different times (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
     """
 
     def __init__(
@@ -26,16 +26,16 @@ class Backoff:
         clock: Callable[[], float] = monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`patience`: seconds after which there is no other attempt, from the first failure on."""
+        """patience: seconds from the first failure, after which there is no other attempt."""
         self._patience = patience
         self._clock = clock
         self._draw = draw
         self._end: float | None = None
         self._bound = FIRST
-        self.attempts = 0  # that have failed
+        self.attempts = 0  # failed attempts
 
     def begin(self) -> Backoff:
-        """Count patience from now on, and not from the first failure."""
+        """Count patience from now, instead of from the first failure."""
         self._end = self._clock() + self._patience
         return self
 
@@ -46,13 +46,13 @@ class Backoff:
 
     @property
     def left(self) -> float:
-        """Seconds of patience that are left."""
+        """Seconds of patience that remain."""
         return self._patience if self._end is None else max(0.0, self._end - self._clock())
 
     def pause(self, error: ClientError, *, elsewhere: bool = False) -> float:
-        """Seconds to wait after a failure. Raises `error` where that is longer than patience lasts.
+        """Seconds to wait after a failure. Raises `error` if patience ends before.
 
-        At least what the server asks for, unless the next attempt is made `elsewhere`.
+        The pause is at least what the server asks for, unless the next attempt is made `elsewhere`.
         """
         asked = 0.0 if elsewhere else error.retry_after or 0.0
         if self._end is None:

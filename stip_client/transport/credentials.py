@@ -1,6 +1,6 @@
-"""What a client shows of itself and demands of the server: TLS files and the token.
+"""TLS files and the bearer token of a client.
 
-Errors and reprs name files, never what a key or token file holds.
+Errors and reprs name files, never the content of a key or token file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ KEY_MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSI
 class TLS:
     """Speak TLS with the server.
 
-    `ca`: PEM file of the authorities that may have signed the server's certificate; None stands
-    for gRPC's default roots. `cert` and `key`: PEM files of the client's own certificate and its
-    key, for a server that asks for one.
+    ca: PEM file of the authorities that may have signed the server's certificate; None: gRPC's
+    default roots. cert and key: PEM files of the client's own certificate and its key, for a server
+    that asks for one.
     """
 
     ca: str | Path | None = None
@@ -38,7 +38,7 @@ class TLS:
     key: str | Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """What gRPC makes a channel with; the files are read and checked now.
+        """The credentials for a channel; the files are read and checked now.
 
         Raises CredentialsError; warns with SecretFilePermissionWarning.
         """

@@ -1,4 +1,4 @@
-"""Where the server is and how it is reached: the core that both clients' channels share."""
+"""The address of a server, and the options and credentials of channels to it."""
 
 from __future__ import annotations
 
@@ -17,34 +17,32 @@ from stip_client.errors import (
 from stip_client.transport.credentials import TLS, check_token
 
 CONNECT_TIMEOUT = 10.0
-# What the server may take for one answer: a long prompt's piece on a slow machine, after others'.
-# Whether the server is there at all is found out sooner.
+# Seconds for one answer: a part of a long prompt on a slow machine, queued behind others. Keepalive
+# finds out sooner whether the server is there.
 ANSWER_TIMEOUT = 300.0
-# For how long a session that was lost is tried again.
+# Seconds for which a lost session is tried again.
 PATIENCE = 30.0
-# What closing a session may take: it is a courtesy to the server, nobody waits for its result.
+# Seconds that closing a session may take; nobody needs its result.
 CLOSE_TIMEOUT = 2.0
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A peer that froze or vanished without a word is noticed within keepalive_time +
-    # keepalive_timeout. A ping that gRPC sent for its own ends (to estimate bandwidth) stands in
-    # for a keepalive ping, and would be waited for 60 s.
+    # A frozen or vanished peer is noticed within keepalive_time + keepalive_timeout. gRPC's own
+    # pings (to estimate bandwidth) replace keepalive pings, and have a time-out of 60 s by default.
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 2500),
     ("grpc.http2.ping_timeout_ms", 2500),
     ("grpc.http2.max_pings_without_data", 0),
-    # The client waits before it tries again, and a channel that waits longer would be in its way.
+    # The client has its own back-off: a channel must not wait longer.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
-# A proxy would make another machine of a loopback address, and read what stays on this one.
+# Through a proxy, a loopback address would be the proxy's own machine.
 NO_PROXY = (("grpc.enable_http_proxy", 0),)
 
-# What gRPC says of a connection that did not come about (not: one that broke), and what can be done
-# about it. The first fragment that stands in the message counts; "Socket closed" may mean more
-# than one thing.
+# gRPC's words for a connection that was never made (not for one that broke), and hints. The first
+# fragment found in the message counts. "Socket closed" has several causes.
 CANNOT_CONNECT = "failed to connect"
 _WRONG_CA = (
     "the server's certificate is not signed by a CA that this client trusts: "
@@ -77,11 +75,11 @@ _PLAIN_TEXT_HINTS = (
 
 
 class Endpoint:
-    """One server as one client reaches it, shared by the client's sessions.
+    """One server of one client, shared by the client's sessions.
 
-    `metadata` goes with every call and holds the token, so that no repr shows it.
-    Raises RequestError where a token would travel in plain text to another machine, unless
-    `insecure`; CredentialsError for TLS files or a token that cannot be used.
+    `metadata` goes with every call. It holds the token, so no repr shows it. Raises RequestError if
+    a token would travel in plain text to another machine, unless `insecure`, and CredentialsError
+    for TLS files or a token that cannot be used.
     """
 
     def __init__(
@@ -106,14 +104,14 @@ class Endpoint:
         self._credentials = None if tls is None else tls.credentials()
 
     def channel(self, api: Any) -> Any:
-        """A channel of grpc's or grpc.aio's, whichever module `api` is."""
+        """A channel of `api`, which is the module grpc or grpc.aio."""
         options = CHANNEL_OPTIONS + (NO_PROXY if is_loopback(self.target) else ())
         if self._credentials is None:
             return api.insecure_channel(self.target, options=options)
         return api.secure_channel(self.target, self._credentials, options=options)
 
     def error(self, error: grpc.RpcError) -> ClientError:
-        """The ClientError that a call's status stands for, with a hint that fits the channel."""
+        """The ClientError for a call's status, with a hint that fits the channel."""
         found = from_rpc_error(error, self.target)
         if isinstance(found, ConnectionLostError) and not found.reason:
             hints = _PLAIN_TEXT_HINTS if self._credentials is None else _TLS_HINTS
@@ -133,7 +131,7 @@ class Endpoint:
 
 
 def is_loopback(target: str) -> bool:
-    """Whether HOST:PORT is this machine for sure; false when in doubt."""
+    """Whether HOST:PORT is certainly this machine."""
     host = target.rpartition(":")[0].removeprefix("[").removesuffix("]")
     if host.lower() == "localhost":
         return True

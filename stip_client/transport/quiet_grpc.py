@@ -1,6 +1,6 @@
-"""Silences gRPC's own log lines in a command line, which tells errors itself. Import this first.
+"""Silences gRPC's log lines in a command line, which reports errors itself. Import this first.
 
-gRPC reads its verbosity once, when it is imported. A user who has set one gets it.
+gRPC reads its verbosity once, when it is imported. A value that the user has set is kept.
 """
 
 from __future__ import annotations
@@ -13,5 +13,5 @@ if VERBOSITY not in os.environ:
     os.environ[VERBOSITY] = "NONE"
     import grpc  # noqa: F401
 
-    # the processes that a command starts, such as the demo's server, decide for themselves
+    # child processes, such as the demo's server, keep the default
     del os.environ[VERBOSITY]

@@ -1,4 +1,4 @@
-"""Where the time of a step went, and what it sent and received."""
+"""The time and the bytes of a step."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepProfile:
-    """Seconds and bytes of one forward call, which may have been sent as several chunks.
+    """Seconds and bytes of one forward call, which may have been sent as several steps.
 
-    client: sampling, embedding, masking and encoding before it was sent. queue and compute: as the
-    server reports them. wire: the rest of the round trip. bytes_up and bytes_down are those of the
-    gRPC messages; what HTTP/2, TLS and TCP add is not counted. `drafted` of the rows were guesses.
-    round_trips is more than 1 where a token took several calls; the chunks of one count as 1.
-    head: making logits of the answer, where the client does; it passes before the next step is
-    sent, and is part of that one's `client`.
+    client: sampling, embedding, masking and encoding before the first step was sent. queue and
+    compute: as the server reports them. wire: the remaining time of the round trip. bytes_up and
+    bytes_down: of the gRPC messages, without HTTP/2, TLS and TCP. drafted: how many rows were
+    guesses. round_trips: above 1 if a token needed several calls; the steps of one call count as 1.
+    head: making the logits, if the client makes them. It is also part of the next call's `client`.
     """
 
     rows: int
@@ -29,7 +28,7 @@ class StepProfile:
     head: float = 0.0
 
     def __add__(self, other: StepProfile) -> StepProfile:
-        """The sums: of steps that brought a token only together."""
+        """The sums, for calls that brought one token together."""
         return StepProfile(
             self.rows + other.rows,
             self.client + other.client,

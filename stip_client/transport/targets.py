@@ -10,7 +10,7 @@ from stip_client.transport.endpoint import CONNECT_TIMEOUT, Endpoint
 
 
 class Targets:
-    """Servers of the same bundle, in order of preference: where one is lost, the next is taken.
+    """Servers of the same bundle, in order of preference. If one is lost, the next is used.
 
     Raises RequestError for an empty list, and what Endpoint raises.
     """
@@ -24,7 +24,7 @@ class Targets:
         insecure: bool = False,
         connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
-        """`targets`: HOST:PORT, or several in a list or with commas between them."""
+        """targets: HOST:PORT, or several in a list or with commas between them."""
         names = targets.split(",") if isinstance(targets, str) else list(targets)
         if not names:
             raise RequestError("no server is given")
@@ -49,6 +49,6 @@ class Targets:
         return self._endpoints[self._place]
 
     def leave(self, endpoint: Endpoint) -> None:
-        """Use the next one, unless somebody else has left this one already."""
+        """Use the next server, unless another session has left this one already."""
         if endpoint is self.current:
             self._place = (self._place + 1) % len(self._endpoints)

@@ -32,7 +32,7 @@ class LogitsArrays:
 
 
 def encode(values: NDArray[Any], dtype: DataType) -> Tensor:
-    """A tensor of the values cast to a wire type. Raises RequestError where they overflow it."""
+    """A tensor of the values, cast to a wire type. Raises RequestError if they overflow it."""
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(values, dtype=DTYPES[dtype])
     if not np.isfinite(cast.astype(np.float32)).all():
@@ -44,7 +44,7 @@ def encode(values: NDArray[Any], dtype: DataType) -> Tensor:
 
 
 def decode(tensor: Tensor) -> NDArray[Any]:
-    """The array that a tensor holds. Raises ServerError when its parts contradict each other."""
+    """The array in a tensor. Raises ServerError if its type, shape and size do not agree."""
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None or prod(tensor.shape) * dtype.itemsize != len(tensor.data):
         raise ServerError("the server sent a malformed tensor")
@@ -52,7 +52,7 @@ def decode(tensor: Tensor) -> NDArray[Any]:
 
 
 def decode_hidden_states(tensor: Tensor, hidden_size: int) -> NDArray[np.float32]:
-    """Final hidden states, [rows, hidden_size]. Raises ServerError for what cannot be any."""
+    """Final hidden states, float32 [rows, hidden_size]. Raises ServerError if malformed."""
     values = decode(tensor).astype(np.float32)
     if values.ndim != 2 or values.shape[1] != hidden_size or not np.isfinite(values).all():
         raise ServerError("the server sent malformed hidden states")
@@ -60,7 +60,7 @@ def decode_hidden_states(tensor: Tensor, hidden_size: int) -> NDArray[np.float32
 
 
 def decode_logits(logits: Logits, width: int, vocab_size: int) -> LogitsArrays:
-    """The arrays of an answer of `width` columns. Raises ServerError for what cannot be logits."""
+    """The arrays of logits with `width` columns. Raises ServerError if malformed."""
     values = decode(logits.values).astype(np.float32)
     if values.ndim != 2 or values.shape[1] != width or not np.isfinite(values).all():
         raise ServerError("the server sent malformed logits")
