@@ -240,7 +240,7 @@ class Stream:
         return True
 
     async def _throttle(self, tokens: int) -> None:
-        """Wait until the caller's token rate allows so many tokens."""
+        """Wait until the caller's token rate allows the tokens."""
         seconds = self._context.rate.charge(self._identity, tokens)
         if seconds > 0:
             self._context.metrics.held_back(seconds)

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 
 @dataclass(eq=False)
 class UnreadAnswers:
-    """The bytes of one session's answers that are not sent yet, over all its streams.
+    """The small answers of one session that are not sent yet, over all its streams.
 
-    An answer counts from before it is computed until it has been sent.
+    Small are those of at most AnswerMemory.own_bytes. An answer counts from before it is computed
+    until it has been sent.
     """
 
-    nbytes: int = 0
+    small_bytes: int = 0
     session_ended: bool = False
 
 
 class AnswerMemory:
-    """Sessions share `max_bytes`; each has `own_bytes` besides, and fills these first.
+    """Sessions share `max_bytes`; each has `own_bytes` besides for its small answers.
 
-    So no session waits for other clients to read, as long as its own unread answers are small.
+    So no session waits for other clients to read before it gets the next row of logits.
     """
 
     def __init__(self, max_bytes: int, own_bytes: int) -> None:
@@ -67,22 +68,31 @@ class AnswerMemory:
 
     def end_session(self, unread: UnreadAnswers) -> None:
         """Count as shared what a session that has ended leaves unread."""
-        shared_before = self._shared_part(unread)
+        shared_before = self._shared_part(unread, unread.small_bytes)
         unread.session_ended = True
-        self.shared_used_bytes += self._shared_part(unread) - shared_before
+        self.shared_used_bytes += unread.small_bytes - shared_before
 
     def _fits(self, unread: UnreadAnswers, size: int, *, is_first: bool) -> bool:
-        growth = self._shared_part(unread, size) - self._shared_part(unread)
+        growth = self._shared_growth(unread, size)
         return growth == 0 or (is_first and self.shared_used_bytes + growth <= self.max_bytes)
 
-    def _shared_part(self, unread: UnreadAnswers, more: int = 0) -> int:
-        own = 0 if unread.session_ended else self.own_bytes
-        return max(0, unread.nbytes + more - own)
+    def _shared_growth(self, unread: UnreadAnswers, size: int) -> int:
+        """The shared bytes that an answer takes; negative for one of -size that is released."""
+        if abs(size) > self.own_bytes:
+            return size
+        small_bytes = unread.small_bytes
+        return self._shared_part(unread, small_bytes + size) - self._shared_part(
+            unread, small_bytes
+        )
+
+    def _shared_part(self, unread: UnreadAnswers, small_bytes: int) -> int:
+        return max(0, small_bytes - (0 if unread.session_ended else self.own_bytes))
 
     def _add(self, unread: UnreadAnswers, size: int) -> None:
-        self.shared_used_bytes += self._shared_part(unread, size) - self._shared_part(unread)
+        self.shared_used_bytes += self._shared_growth(unread, size)
         self.used_bytes += size
-        unread.nbytes += size
+        if abs(size) <= self.own_bytes:
+            unread.small_bytes += size
 
     def _wake_waiting(self) -> None:
         self._changed.set()

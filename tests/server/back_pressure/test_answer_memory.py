@@ -46,11 +46,11 @@ async def waits(memory: AnswerMemory, unread: UnreadAnswers, size: int) -> async
 
 def test_the_largest_answer_fits_and_another_waits_until_it_was_read() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        largest = await reserved(memory, OWN + SHARED)
+        largest = await reserved(memory, SHARED)
         waiting = await waits(memory, UnreadAnswers(), OWN + 1)
-        memory.release(largest, OWN + SHARED)
+        memory.release(largest, SHARED)
         await waiting
-        assert (memory.shared_used_bytes, memory.used_bytes) == (1, OWN + 1)
+        assert (memory.shared_used_bytes, memory.used_bytes) == (OWN + 1, OWN + 1)
         assert memory.waiting == 0
 
     run(scenario)
@@ -58,43 +58,53 @@ def test_the_largest_answer_fits_and_another_waits_until_it_was_read() -> None:
 
 def test_no_session_waits_for_others_with_its_own_memory() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await reserved(memory, OWN + SHARED)
+        await reserved(memory, SHARED)
         await waits(memory, UnreadAnswers(), OWN + 1)
         for _ in range(3):
             unread = UnreadAnswers()
             await memory.reserve(unread, OWN // 2)
             await memory.reserve(unread, OWN // 2)
             await waits(memory, unread, 1)
-        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED, SHARED + 4 * OWN)
+        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED, SHARED + 3 * OWN)
+
+    run(scenario)
+
+
+def test_a_session_whose_large_answer_is_unread_does_not_wait_with_a_row() -> None:
+    async def scenario(memory: AnswerMemory) -> None:
+        unread = await reserved(memory, SHARED)
+        await memory.reserve(unread, OWN)
+        memory.release(unread, SHARED)
+        assert (memory.shared_used_bytes, memory.used_bytes) == (0, OWN)
 
     run(scenario)
 
 
 def test_an_answer_that_waits_gets_its_sessions_own_memory_when_that_is_free_first() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await reserved(memory, OWN + SHARED)
+        await reserved(memory, SHARED)
         await waits(memory, UnreadAnswers(), OWN + 1)  # in front of it
         unread = await reserved(memory, OWN)
         waiting = await waits(memory, unread, OWN)
         memory.release(unread, OWN)
         await waiting
-        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED, SHARED + 2 * OWN)
+        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED, SHARED + OWN)
 
     run(scenario)
 
 
 def test_shared_memory_is_given_in_order_even_if_a_later_answer_would_fit() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        one, other = [await reserved(memory, OWN + SHARED // 2) for _ in range(2)]
+        one, other = [await reserved(memory, SHARED // 2) for _ in range(2)]
         unread = UnreadAnswers()
-        first = await waits(memory, unread, OWN + SHARED)
-        second = await waits(memory, UnreadAnswers(), OWN + SHARED // 4)
-        memory.release(one, OWN + SHARED // 2)
+        first = await waits(memory, unread, SHARED)
+        second = await waits(memory, UnreadAnswers(), SHARED // 4)
+        memory.release(one, SHARED // 2)
         await turns()
         assert not first.done() and not second.done()
-        memory.release(other, OWN + SHARED // 2)
+        memory.release(other, SHARED // 2)
         await first
-        memory.release(unread, OWN + SHARED)
+        memory.release(unread, SHARED)
         await second
 
     run(scenario)
@@ -102,7 +112,8 @@ def test_shared_memory_is_given_in_order_even_if_a_later_answer_would_fit() -> N
 
 def test_an_empty_answer_never_waits() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        unread = await reserved(memory, OWN + SHARED)
+        unread = await reserved(memory, SHARED)
+        await memory.reserve(unread, OWN)
         await waits(memory, unread, 1)
         await memory.reserve(unread, 0)
 
@@ -111,9 +122,9 @@ def test_an_empty_answer_never_waits() -> None:
 
 def test_a_step_that_gives_up_waiting_takes_nothing_and_delays_nobody() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        await reserved(memory, OWN + SHARED // 2)
-        first = await waits(memory, UnreadAnswers(), OWN + SHARED)
-        second = await waits(memory, UnreadAnswers(), OWN + SHARED // 2)
+        await reserved(memory, SHARED // 2)
+        first = await waits(memory, UnreadAnswers(), SHARED)
+        second = await waits(memory, UnreadAnswers(), SHARED // 2)
         first.cancel()
         await second
         assert memory.shared_used_bytes == SHARED
@@ -124,9 +135,9 @@ def test_a_step_that_gives_up_waiting_takes_nothing_and_delays_nobody() -> None:
 
 def test_a_step_that_gives_up_at_the_moment_of_its_turn_takes_nothing() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        largest = await reserved(memory, OWN + SHARED)
-        waiting = await waits(memory, UnreadAnswers(), OWN + SHARED)
-        memory.release(largest, OWN + SHARED)
+        largest = await reserved(memory, SHARED)
+        waiting = await waits(memory, UnreadAnswers(), SHARED)
+        memory.release(largest, SHARED)
         waiting.cancel()
         await asyncio.wait({waiting})
         assert waiting.cancelled()
@@ -137,11 +148,11 @@ def test_a_step_that_gives_up_at_the_moment_of_its_turn_takes_nothing() -> None:
 
 def test_a_step_that_gave_up_before_its_turn_is_passed_over() -> None:
     async def scenario(memory: AnswerMemory) -> None:
-        largest = await reserved(memory, OWN + SHARED)
-        first = await waits(memory, UnreadAnswers(), OWN + SHARED)
-        second = await waits(memory, UnreadAnswers(), OWN + SHARED)
+        largest = await reserved(memory, SHARED)
+        first = await waits(memory, UnreadAnswers(), SHARED)
+        second = await waits(memory, UnreadAnswers(), SHARED)
         first.cancel()
-        memory.release(largest, OWN + SHARED)  # the first has not heard yet that it is cancelled
+        memory.release(largest, SHARED)  # the first has not heard yet that it is cancelled
         await second
         await asyncio.wait({first})
         assert memory.shared_used_bytes == SHARED
@@ -152,12 +163,12 @@ def test_a_step_that_gave_up_before_its_turn_is_passed_over() -> None:
 def test_what_an_ended_session_has_left_unread_counts_as_shared() -> None:
     async def scenario(memory: AnswerMemory) -> None:
         unread = await reserved(memory, OWN)
-        await reserved(memory, OWN + SHARED)
+        await reserved(memory, SHARED)
         assert not memory.overdrawn
         memory.end_session(unread)
         memory.end_session(unread)
         assert memory.overdrawn
-        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED + OWN, SHARED + 2 * OWN)
+        assert (memory.shared_used_bytes, memory.used_bytes) == (SHARED + OWN, SHARED + OWN)
         memory.release(unread, OWN)
         assert not memory.overdrawn
         # an ended session owns no memory
@@ -201,8 +212,8 @@ def test_whatever_happens_used_memory_is_what_is_reserved(seed: int) -> None:
             collect()
             if not memory.overdrawn:
                 assert memory.shared_used_bytes <= SHARED
-            own = sum(min(OWN, each.nbytes) for each in everybody if not each.session_ended)
-            assert memory.used_bytes == sum(each.nbytes for each in everybody)
+            own = sum(min(OWN, each.small_bytes) for each in everybody if not each.session_ended)
+            assert memory.used_bytes == sum(size for _, size in unsent)
             assert memory.shared_used_bytes == memory.used_bytes - own
         while waiting or unsent:
             while unsent:
