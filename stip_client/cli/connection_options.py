@@ -1,6 +1,6 @@
-"""The options that say how to reach the server, shared by the commands that talk to one.
+"""Command line options for reaching the server, shared by the commands that talk to one.
 
-There is no option that takes a token itself: command lines can be read by everyone on a machine.
+No option takes a token itself: everyone on a machine can read command lines.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TOKEN_VARIABLE = "STIP_TOKEN"
 
 
 def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
-    """A parser to be the parent of a command's."""
+    """The parent of a command's parser."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--bundle",
@@ -29,8 +29,8 @@ def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
         "--verify-key",
         type=Path,
         metavar="FILE",
-        help="demand that the bundle is signed with this public key's signing key, and compare "
-        "every file of it, whatever its size",
+        help="require that this public key's signing key signed the bundle, and compare every "
+        "file of it",
     )
     group = parser.add_argument_group("connection")
     group.add_argument(
@@ -38,23 +38,21 @@ def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
         type=_addresses,
         default="localhost:50051",
         metavar="HOST:PORT[,...]",
-        help="where the server listens; of several of the same bundle, the next is taken where one "
-        "is lost (default: %(default)s)",
+        help="the server's address; with several servers of one bundle, use the next when one is "
+        "lost (default: %(default)s)",
     )
-    group.add_argument(
-        "--tls", action="store_true", help="speak TLS, and trust gRPC's default roots"
-    )
+    group.add_argument("--tls", action="store_true", help="use TLS and trust gRPC's default roots")
     group.add_argument(
         "--tls-ca",
         type=Path,
         metavar="FILE",
-        help="speak TLS, and trust the CAs in this PEM file instead",
+        help="use TLS and trust the CAs in this PEM file instead",
     )
     group.add_argument(
         "--tls-cert",
         type=Path,
         metavar="FILE",
-        help="speak TLS, and show this PEM certificate to a server that asks for one",
+        help="use TLS and show this PEM certificate to a server that asks for one",
     )
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="the key of --tls-cert")
     group.add_argument(
@@ -69,19 +67,19 @@ def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
         type=seconds,
         default=PATIENCE,
         metavar="SECONDS",
-        help="try for so long to go on where the connection or the server is lost "
+        help="after losing the connection or the server, try to continue for this long "
         "(default: %(default)g)",
     )
     group.add_argument(
         "--insecure",
         action="store_true",
-        help="send the token even in plain text to another machine",
+        help="send the token to another machine even in plain text",
     )
     return parser
 
 
 def access(arguments: argparse.Namespace) -> Access:
-    """What the options say about TLS, the token and the signer. Raises CredentialsError."""
+    """The values of the options, for a client. Raises CredentialsError."""
     files = (arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
     token = os.environ.get(TOKEN_VARIABLE) or None
     if arguments.token_file is not None:
@@ -96,7 +94,7 @@ def access(arguments: argparse.Namespace) -> Access:
 
 
 def seconds(text: str) -> float:
-    """The type of an option: a number of seconds, 0 or more."""
+    """The type of an option in seconds: 0 or more."""
     try:
         number = float(text)
     except ValueError:

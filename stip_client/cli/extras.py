@@ -1,4 +1,4 @@
-"""What some commands need besides the client's own dependencies."""
+"""Checks for the extras that some commands need."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def require(extra: str, packages: Sequence[str], what: str) -> None:
     if missing := [name for name in packages if find_spec(name) is None]:
         raise ExtraMissingError(
             f"{what} needs {' and '.join(missing)}, which is not installed",
-            hint=f'pip install ".[{extra}]" where this project lies',
+            hint=f'pip install ".[{extra}]" in the folder of this project',
         )

@@ -33,7 +33,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run one command and return its exit status: 0, 1 (error), 2 (usage), 130 (Ctrl-C)."""
     arguments = _parser().parse_args(argv)
     with warnings.catch_warnings(), printed_warnings():
         for category in (
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             status: int = arguments.run(arguments)
-            sys.stdout.flush()  # here, where a reader that has gone is dealt with
+            sys.stdout.flush()  # here, where BrokenPipeError is caught
             return status
         except ClientError as error:
             say_error(error)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say("interrupted")
             return 130
         except BrokenPipeError:
-            # the reader of our output has gone: what is still buffered goes nowhere
+            # the reader of our output has gone: discard what is still buffered
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
 

@@ -1,6 +1,6 @@
-"""What a reply took: times, bytes and round trips, for whoever reports them.
+"""Times, bytes and round trips of a reply.
 
-Seconds to the first token stand for the prompt; all that is told a token is of the tokens after it.
+The prompt's cost is the time to the first token. All figures per token are of the later tokens.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from stip_client.transport.step_profile import StepProfile
 
 
 class ReplyTiming:
-    """One reply as it is measured: the clock starts when this is made.
+    """The timing of one reply. The clock starts when this object is made.
 
-    `arrivals`: seconds until each token was there. `steps`: the profiles of the steps that brought
+    `arrivals`: seconds until each token arrived. `steps`: the profiles of the steps that brought
     them; the first is the prompt's.
     """
 
@@ -28,7 +28,7 @@ class ReplyTiming:
         self.steps: list[StepProfile] = []
 
     def record(self, piece: Piece) -> None:
-        """Enter a piece at the moment it comes."""
+        """Record a piece; call this when it arrives."""
         self.arrivals.append(perf_counter() - self.started)
         if piece.profile is not None:
             self.steps.append(piece.profile)
@@ -45,7 +45,7 @@ class ReplyTiming:
 
     @property
     def round_trips(self) -> int:
-        """Steps, that of the prompt included."""
+        """Round trips, including the prompt's."""
         return sum(step.round_trips for step in self.steps)
 
     @property
@@ -55,13 +55,13 @@ class ReplyTiming:
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds between each token and the next."""
+        """Seconds between consecutive tokens."""
         return [later - earlier for earlier, later in pairwise(self.arrivals)]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What some replies took for each token after their first; None where there was no second."""
+    """Figures per token after a reply's first token; None if no reply had a second one."""
 
     tokens_per_second: float | None
     bytes_up: float | None
@@ -70,9 +70,9 @@ class Rates:
 
 
 def rates(replies: Iterable[ReplyTiming]) -> Rates:
-    """Rates over all tokens of some replies that came one after the other.
+    """Rates over all tokens of some replies.
 
-    Of replies that came at once, tokens_per_second is that of one session.
+    For replies generated at once, tokens_per_second is the rate of one session.
     """
     replies = [each for each in replies if each.tokens > 1]
     tokens = sum(each.tokens - 1 for each in replies)
@@ -89,12 +89,12 @@ def rates(replies: Iterable[ReplyTiming]) -> Rates:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """The value that `percent` of 100 values are below, interpolated; of one value, itself."""
+    """The percentile, interpolated as NumPy does; of one value, that value."""
     if len(values) == 1:
         return values[0]
     return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def shown_bytes(count: float) -> str:
-    """A number of bytes to read: "384 B", "1.2 KB"."""
+    """A number of bytes as text: "384 B", "1.2 KB"."""
     return f"{count:.0f} B" if count < 1000 else f"{count / 1000:.1f} KB"

@@ -1,4 +1,4 @@
-"""What the command line writes to a terminal: nothing that came from a server may steer it."""
+"""Writes to a terminal. Text from a server must not control the terminal."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import TextIO
 from stip_client.errors import ClientError
 
 PROGRAM = "stip-client"
-# Control and format characters (some of the latter turn the direction of text round), lone
-# surrogates, and separators of lines.
-_STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-# Joiners are format characters, and emoji and several scripts are written with them.
+# Control and format characters (some reverse the direction of text), lone surrogates, and
+# line separators.
+_CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Joiners are format characters that emoji and several scripts need.
 _HARMLESS = {"\n", "\t", "\u200c", "\u200d"}
 
 
 def printable(text: str) -> str:
-    """The text with every character escaped that could steer a terminal; newlines and tabs stay."""
-    return "".join(repr(each)[1:-1] if _steers(each) else each for each in text)
+    """The text with characters escaped that could control a terminal; newline and tab stay."""
+    return "".join(repr(each)[1:-1] if _controls(each) else each for each in text)
 
 
 def reply_text(text: str, file: TextIO) -> str:
-    """A reply's text as it is written to a file: as it came, unless that is a terminal."""
+    """A reply's text for a file: escaped if the file is a terminal, unchanged otherwise."""
     return printable(text) if file.isatty() else text
 
 
 def say(text: str) -> None:
-    """Write one line to standard error, under the program's name."""
+    """Write one line to standard error, after the program's name."""
     shown = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     print(f"{PROGRAM}: {shown}", file=sys.stderr, flush=True)
 
 
 def say_error(error: ClientError) -> None:
-    """Write an error and its hint, a line each, to standard error."""
+    """Write an error and its hint to standard error, one line each."""
     say(f"error: {error}")
     if error.hint:
         say(f"hint: {error.hint}")
@@ -44,7 +44,7 @@ def say_error(error: ClientError) -> None:
 
 @contextmanager
 def printed_warnings() -> Iterator[None]:
-    """Write what the library warns of, such as a connection that it mends, in lines like ours."""
+    """Write the library's warnings, such as a repaired connection, with `say`."""
     log, handler = logging.getLogger("stip_client"), _Lines(logging.WARNING)
     log.addHandler(handler)
     try:
@@ -58,5 +58,5 @@ class _Lines(logging.Handler):
         say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def _steers(character: str) -> bool:
-    return character not in _HARMLESS and unicodedata.category(character) in _STEERING
+def _controls(character: str) -> bool:
+    return character not in _HARMLESS and unicodedata.category(character) in _CONTROL

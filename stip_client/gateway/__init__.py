@@ -1,6 +1,6 @@
-"""The gateway: an HTTP server on this machine that speaks OpenAI's API over an AsyncClient.
+"""The gateway: an HTTP server on this machine that speaks OpenAI's API, over an AsyncClient.
 
-Applications send it text; embedding and permuting happen in its process, so that what leaves the
-machine is what any STIP client sends. Needs the extra `gateway` (Starlette and uvicorn), which
-nothing else of the client imports.
+Applications send it text. It embeds and permutes the text in its own process, so only what any
+STIP client sends leaves the machine. Needs the extra `gateway`: pydantic, Starlette and uvicorn.
+Nothing else in the client imports those.
 """

@@ -1,6 +1,6 @@
-"""One line per request: method, path, status, milliseconds. Never what was asked or answered.
+"""One log line per request: method, path, status, milliseconds. Never a prompt or a reply.
 
-A thread writes them: whoever started the gateway and reads none of its lines holds up nothing.
+A thread writes the lines, so a log that nobody reads does not block the gateway.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 MAX_WAITING_LINES = 1000
 MAX_PATH = 100
 CLOSE_SECONDS = 1.0
-# what nginx logs where the client has gone before its answer began
+# nginx logs this status when the client left before the answer began
 CLIENT_GONE = 499
 
 
 class LogWriter:
-    """Writes lines to a file; those that find no room are dropped."""
+    """Writes lines to a file on a thread of its own. Drops lines while its queue is full."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -31,12 +31,12 @@ class LogWriter:
         self._thread.start()
 
     def line(self, text: str) -> None:
-        """Write a line in a while."""
+        """Queue a line."""
         with suppress(queue.Full):
             self._lines.put_nowait(text)
 
     def close(self) -> None:
-        """Write what is left, if somebody takes it soon."""
+        """Write the queued lines, within CLOSE_SECONDS."""
         with suppress(queue.Full):
             self._lines.put_nowait(None)
             self._thread.join(CLOSE_SECONDS)
@@ -46,11 +46,11 @@ class LogWriter:
             try:
                 print(line, file=self._file, flush=True)
             except OSError:
-                return  # nobody will ever read it
+                return  # the reader has gone
 
 
 class AccessLog:
-    """An ASGI middleware around everything else."""
+    """The outermost ASGI middleware."""
 
     def __init__(self, app: ASGIApp, log: LogWriter) -> None:
         self._app = app

@@ -1,9 +1,9 @@
-"""The gateway's routes, and what surrounds them."""
+"""The gateway's routes and middleware."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import cast
 
 from starlette.applications import Starlette
@@ -18,48 +18,35 @@ from starlette.types import Receive, Scope, Send
 from stip_client.errors import ClientError
 from stip_client.gateway.access_log import AccessLog, LogWriter
 from stip_client.gateway.caller_check import CallerCheck
-from stip_client.gateway.errors import ApiError, from_client_error
+from stip_client.gateway.errors import ApiError, from_client_error, invalid
 from stip_client.gateway.http_connection import ClientGone, read_body, send_events, while_connected
 from stip_client.gateway.openai_objects import ChatObjects, CompletionObjects, Json
 from stip_client.gateway.requests import CompletionRequest, parse_chat, parse_completion
 from stip_client.gateway.running_request import RunningRequest
 from stip_client.gateway.served_model import ServedModel
-from stip_client.gateway.slots import ReplySlots
+from stip_client.gateway.settings import GatewaySettings
 
 
-def make_app(
-    model: ServedModel,
-    *,
-    key: str | None,
-    origins: Sequence[str],
-    max_concurrent: int,
-    log: LogWriter,
-) -> Starlette:
-    """The ASGI application. `key` and `origins` are those of CallerCheck."""
-    slots = ReplySlots(max_concurrent)
+def make_app(model: ServedModel, settings: GatewaySettings, log: LogWriter) -> Starlette:
+    """The ASGI application."""
+    slots = ReplySlots(settings.max_concurrent)
+    chats = _Completions(model, slots, parse_chat, ChatObjects)
+    completions = _Completions(model, slots, parse_completion, CompletionObjects)
     routes = [
         Route("/health", _health(model), methods=["GET"]),
         Route("/v1/models", _models(model), methods=["GET"]),
         Route("/v1/models/{name:path}", _model(model), methods=["GET"]),
-        Route(
-            "/v1/chat/completions",
-            _Completions(model, slots, parse_chat, ChatObjects),
-            methods=["POST"],
-        ),
-        Route(
-            "/v1/completions",
-            _Completions(model, slots, parse_completion, CompletionObjects),
-            methods=["POST"],
-        ),
+        Route("/v1/chat/completions", chats, methods=["POST"]),
+        Route("/v1/completions", completions, methods=["POST"]),
     ]
     middleware = [
         Middleware(AccessLog, log=log),
-        Middleware(CallerCheck, key=key, origins=origins),
+        Middleware(CallerCheck, key=settings.key, origins=settings.origins),
     ]
-    if origins:
+    if settings.origins:
         cors = Middleware(
             CORSMiddleware,
-            allow_origins=list(origins),
+            allow_origins=list(settings.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
             expose_headers=["Retry-After"],
@@ -77,6 +64,33 @@ def make_app(
     )
 
 
+class ReplySlots:
+    """Limits the choices that all requests generate at once. Refuses what exceeds the limit."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._taken = 0
+
+    @contextmanager
+    def reserve(self, choices: int) -> Iterator[None]:
+        """Hold slots for some choices. Raises ApiError."""
+        if choices > self._count:
+            invalid("n", f"{choices} choices at once; this gateway makes at most {self._count}")
+        if self._taken + choices > self._count:
+            raise ApiError(
+                429,
+                f"{self._taken} replies are under way; this gateway makes at most {self._count} "
+                "at once",
+                code="too_many_requests",
+                headers={"Retry-After": "1"},
+            )
+        self._taken += choices
+        try:
+            yield
+        finally:
+            self._taken -= choices
+
+
 class _Completions:
     """POST /v1/chat/completions or /v1/completions; an ASGI application."""
 
@@ -85,12 +99,12 @@ class _Completions:
         model: ServedModel,
         slots: ReplySlots,
         parse: Callable[[bytes], CompletionRequest],
-        reply: type[ChatObjects],
+        objects: type[ChatObjects],
     ) -> None:
         self._model = model
         self._slots = slots
         self._parse = parse
-        self._reply = reply
+        self._objects = objects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -106,29 +120,28 @@ class _Completions:
         if request.stream:
             await send_events(self._chunks(request), send)
             return
-        # the places are free again when the answer arrives, or its reader's next request might
-        # find none
+        # release the slots before the answer arrives: the application may send its next request
         with self._slots.reserve(request.choices):
             whole = await (await self._prepare(request)).whole()
         await JSONResponse(whole)(scope, receive, send)
 
     async def _chunks(self, request: CompletionRequest) -> AsyncGenerator[Json, None]:
         with self._slots.reserve(request.choices):
-            completion = await self._prepare(request)
-            async with aclosing(completion.chunks()) as chunks:
+            running = await self._prepare(request)
+            async with aclosing(running.chunks()) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
     async def _prepare(self, request: CompletionRequest) -> RunningRequest:
-        reply = self._reply(
-            self._model.name, self._model.vocabulary, include_usage=request.include_usage
+        objects = self._objects(
+            self._model.name, self._model.token_text, include_usage=request.include_usage
         )
-        return await RunningRequest.prepare(self._model, request, reply)
+        return await RunningRequest.prepare(self._model, request, objects)
 
 
 def _health(model: ServedModel) -> Callable[[Request], object]:
     async def health(_: Request) -> Response:
-        """Whether the STIP server answers; the gateway does, or this would not run."""
+        """Report whether the STIP server answers."""
         try:
             await model.client.model_info()
         except ClientError as error:
@@ -166,7 +179,7 @@ async def _on_client_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own: a path or a method that is not there."""
+    """Answer Starlette's own errors: no such path, or no such method."""
     error = cast(HTTPException, error)
     status = error.status_code
     if status == 405:

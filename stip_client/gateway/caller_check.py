@@ -1,13 +1,12 @@
-"""Who may use the gateway: callers with its key, and no web page that was not named.
+"""Who may use the gateway: callers with its key, and no web page except those named.
 
-A web page can send requests to this machine from its visitor's browser. The browser says so in
-Origin or Sec-Fetch-Site; a page that has had its own name point at 127.0.0.1 (DNS rebinding) is
-known by Host.
+A web page can send requests to this machine from its visitor's browser. The browser names the page
+in Origin or Sec-Fetch-Site. A page whose name was made to resolve to 127.0.0.1 (DNS rebinding)
+shows in the Host header.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection
 from hmac import compare_digest
 
@@ -15,16 +14,16 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stip_client.gateway.errors import ApiError
+from stip_client.http.loopback import is_loopback_name
 
-# Answered without a key: they tell nothing about anybody, and watchdogs have none.
+# Answered without a key: they reveal nothing, and watchdogs have no key.
 OPEN_PATHS = ("/health",)
 
 
 class CallerCheck:
-    """Refuses requests before anything else sees them; an ASGI middleware.
+    """An ASGI middleware that refuses requests before the routes see them.
 
-    `key` None: whoever reaches the port may use it, if it calls it by a loopback name.
-    `origins`: pages that may, as browsers name them: https://chat.example.org.
+    `key` and `origins` are those of GatewaySettings.
     """
 
     def __init__(self, app: ASGIApp, *, key: str | None, origins: Collection[str]) -> None:
@@ -53,7 +52,7 @@ class CallerCheck:
                 raise ApiError(
                     403, "the Host header names another machine", code="host_not_allowed"
                 )
-        elif path not in OPEN_PATHS and not self._preflight(method, headers):
+        elif path not in OPEN_PATHS and not self._is_preflight(method, headers):
             given = headers.get("authorization", "").encode("latin-1")
             if not compare_digest(given, self._key):
                 raise ApiError(
@@ -64,18 +63,6 @@ class CallerCheck:
                 )
 
     @staticmethod
-    def _preflight(method: str, headers: Headers) -> bool:
-        # a browser asks without the key whether it may send it; the answer holds nothing else
+    def _is_preflight(method: str, headers: Headers) -> bool:
+        # a browser asks without the key whether it may send it; the answer reveals nothing
         return method == "OPTIONS" and "access-control-request-method" in headers
-
-
-def is_loopback_name(host: str) -> bool:
-    """Whether a Host header (with or without a port) names this machine and no other."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    name = name.removeprefix("[").removesuffix("]").removesuffix(".")
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -1,10 +1,10 @@
-"""Errors in OpenAI's shape, and the one table from a ClientError to an HTTP status."""
+"""Errors in OpenAI's shape, and the table from ClientError to HTTP status."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.responses import JSONResponse
 
@@ -31,9 +31,9 @@ TYPES = {
 
 
 class ApiError(Exception):
-    """What is answered in place of a reply: a status and OpenAI's error object.
+    """An HTTP status and OpenAI's error object.
 
-    `param` names the member of the request that is wrong, `code` is for programs.
+    `param` names the member of the request that is wrong; `code` is for programs.
     """
 
     def __init__(
@@ -66,8 +66,13 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
-# The first class that fits counts. Errors that asking again cannot mend are no 5xx, which
-# OpenAI's clients answer by asking again.
+def invalid(param: str | None, message: str, code: str | None = None) -> NoReturn:
+    """Refuse a request because of one of its members. Raises ApiError with status 400."""
+    raise ApiError(400, message, param=param, code=code)
+
+
+# The first class that fits counts. OpenAI's clients retry after a 5xx, so errors that a retry
+# cannot fix are 4xx.
 _STATUSES: tuple[tuple[type[ClientError], int, str | None], ...] = (
     (ContextOverflowError, 400, "context_length_exceeded"),
     (WrongKeyError, 400, "wrong_bundle"),
@@ -81,7 +86,7 @@ _STATUSES: tuple[tuple[type[ClientError], int, str | None], ...] = (
 
 
 def from_client_error(error: ClientError) -> ApiError:
-    """The answer for an error of the client library; any that is not in the table is a 503."""
+    """The answer to an error of the client library; 503 for one that is not in the table."""
     status, code = next(
         ((status, code) for kind, status, code in _STATUSES if isinstance(error, kind)),
         (503, "server_error"),
@@ -90,6 +95,6 @@ def from_client_error(error: ClientError) -> ApiError:
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, ceil(error.retry_after)))
     elif isinstance(error, ServerBusyError):
-        headers["x-should-retry"] = "false"  # it will never fit; OpenAI's clients heed this
-    # hints of the library name options of commands: they are for whoever runs the gateway
+        headers["x-should-retry"] = "false"  # it will never fit; OpenAI's clients obey this
+    # the error's hint names options of commands, which applications cannot set
     return ApiError(status, str(error), code=code, headers=headers)

@@ -1,4 +1,8 @@
-"""The HTTP side of one request: reading its body, noticing that the client has gone, events."""
+"""The HTTP side of one request: reads its body, notices that the client left, sends events.
+
+sse-starlette does not fit: it cancels its task group again at each await, so a session whose stream
+is left would not be closed (measured), and it cuts streams off when the server ends.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ from stip_client.errors import ClientError
 from stip_client.gateway.errors import ApiError, from_client_error
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
-# Of a body that is too large so much is read and thrown away, so that the refusal can be read.
+# Read and discard up to this much of a body that is too large, so that the client sees the refusal.
 MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
-# A client that takes nothing for so long counts as gone.
+# A client that reads nothing for this long counts as gone.
 STALLED_SECONDS = 60.0
 CANCEL_AGAIN_SECONDS = 0.5
 
@@ -24,17 +28,17 @@ DONE = b"data: [DONE]\n\n"
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
-    # asks proxies such as nginx to pass events on at once
+    # tells proxies such as nginx not to buffer events
     (b"x-accel-buffering", b"no"),
 ]
 
 
 class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+    """The client closed the connection or stopped reading."""
 
 
 async def read_body(receive: Receive) -> bytes:
-    """A request's body. Raises ApiError for one that is too large, ClientGone."""
+    """A request's body. Raises ApiError if it is too large, and ClientGone."""
     chunks: list[bytes] = []
     size = 0
     more = True
@@ -55,7 +59,7 @@ async def read_body(receive: Receive) -> bytes:
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work to its end; cancel it when the client goes, which raises ClientGone."""
+    """Run the work; when the client leaves, cancel it and raise ClientGone."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnected(receive))
     try:
@@ -80,9 +84,9 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def send_events(chunks: AsyncGenerator[dict[str, Any], None], send: Send) -> None:
-    """Answer with server-sent events, a chunk each.
+    """Send one server-sent event for each chunk.
 
-    An error before the first chunk is raised; a later one becomes the last event.
+    An error before the first chunk is raised; a later error becomes the last event.
     """
     async with aclosing(chunks):
         first = await anext(chunks)
@@ -102,12 +106,12 @@ async def send_events(chunks: AsyncGenerator[dict[str, Any], None], send: Send) 
 
 
 def _event(data: dict[str, Any]) -> bytes:
-    # ASCII: some clients take U+2028 and U+0085 for the end of a line
+    # ASCII: some clients treat U+2028 and U+0085 as the end of a line
     return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
 def _writer(send: Send) -> Callable[[bytes], Awaitable[None]]:
-    """Sends more of the body. Raises ClientGone where nobody takes it for long."""
+    """A function that sends a part of the body and raises ClientGone if it is not read in time."""
     loop = asyncio.get_running_loop()
     task = cast("asyncio.Task[None]", asyncio.current_task())
     stalled = False
@@ -118,7 +122,7 @@ def _writer(send: Send) -> Callable[[bytes], Awaitable[None]]:
         task.cancel()
 
     async def write(body: bytes) -> None:
-        # wait_for would make a task for each token
+        # wait_for would create a task for each token
         timer = loop.call_later(STALLED_SECONDS, give_up)
         try:
             await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,7 +1,7 @@
-"""Log-probabilities of one choice's tokens, kept back until their text has been told.
+"""Log-probabilities of one choice's tokens, held back until their text is sent.
 
-A stop string ends the reply before its own first character. Tokens that begin inside of it are
-part of neither the text nor the log-probabilities, and only the text tells which they are.
+A stop string ends the reply before its own first character. Tokens that begin inside a stop string
+belong to neither the text nor the log-probabilities. Only the sent text shows which those are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stip_client.session.generation import Piece
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token of the reply; `offset` is where it begins in the reply, in characters."""
+    """A token of the reply; `offset` is the number of characters before it."""
 
     token_id: int
     logprob: float
@@ -24,34 +24,34 @@ class TokenLogprob:
 
 
 class LogprobStream:
-    """Takes every piece of a choice; gives the tokens whose text is certain to be told."""
+    """Receives every piece of a choice and returns the tokens whose text has been sent."""
 
     def __init__(self, vocabulary: TokenText, eos_token_ids: frozenset[int]) -> None:
         self._vocabulary = vocabulary
         self._eos = eos_token_ids
-        # each waiting token, with the number of bytes before it
+        # tokens held back, each with the number of bytes before it
         self._waiting: list[tuple[int, Piece]] = []
         self._tokens_bytes = 0
         self._text = bytearray()
 
     def push(self, piece: Piece) -> list[TokenLogprob]:
-        """The tokens that are certain with this piece, in order; on the last one all that are."""
+        """The tokens whose text is complete with this piece; after the last piece, all."""
         self._text += piece.text.encode()
         ended = piece.finish_reason == "stop" and piece.token_id in self._eos
         if not ended:
             self._waiting.append((self._tokens_bytes, piece))
             if not self._vocabulary.is_special(piece.token_id):
                 self._tokens_bytes += len(self._vocabulary.bytes(piece.token_id))
-        # where no stop string has ended the reply, all of it is told
+        # no stop string ended the reply: all of it is sent
         everything = ended or piece.finish_reason == "length"
         certain = [
             (start, each) for start, each in self._waiting if everything or start < len(self._text)
         ]
         self._waiting = self._waiting[len(certain) :]
-        return [self._told(start, each) for start, each in certain]
+        return [self._token(start, each) for start, each in certain]
 
-    def _told(self, start: int, piece: Piece) -> TokenLogprob:
-        # what of a character has begun before the token counts as before it
+    def _token(self, start: int, piece: Piece) -> TokenLogprob:
+        # a character that begins before the token counts as before it
         offset = len(self._text[:start].decode(errors="ignore"))
         return TokenLogprob(piece.token_id, piece.logprob, piece.top_logprobs, offset)
 
@@ -74,8 +74,8 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], vocabulary: TokenText) -> dict
 def completion_logprobs(tokens: Sequence[TokenLogprob], vocabulary: TokenText) -> dict[str, object]:
     """A completion choice's `logprobs` object.
 
-    Alternatives include the token itself, as with OpenAI; of two with the same text the likelier
-    counts.
+    The alternatives include the token itself, as with OpenAI. Of two with the same text, the
+    likelier one counts.
     """
 
     def alternatives(token: TokenLogprob) -> dict[str, float]:

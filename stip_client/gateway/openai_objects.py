@@ -1,4 +1,4 @@
-"""OpenAI's objects for replies: a chat or a completion, whole or in chunks. Knows no HTTP."""
+"""OpenAI's objects: a chat or a completion, whole or in chunks. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class FinishedChoice:
-    """One reply. `tokens` is None where no log-probabilities are wanted."""
+    """One finished reply. `tokens` is None if the request wants no log-probabilities."""
 
     text: str
     finish_reason: str
@@ -25,7 +25,7 @@ class FinishedChoice:
 
 @dataclass
 class Usage:
-    """Tokens: of a request's prompts, those among them not computed again, and generated."""
+    """Token counts: of the prompts, of the prompts' tokens that were cached, and generated."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -41,24 +41,24 @@ class Usage:
 
 
 class ChatObjects:
-    """The answer to one POST /v1/chat/completions."""
+    """Builds the objects that answer one POST /v1/chat/completions."""
 
     id_prefix = "chatcmpl"
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, model: str, vocabulary: TokenText, *, include_usage: bool) -> None:
+    def __init__(self, model: str, token_text: TokenText, *, include_usage: bool) -> None:
         self._head: Json = {
             "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": model,
         }
-        # with include_usage each chunk has a usage, and all but the last have null
+        # with include_usage every chunk has a usage, which is null in all but the last
         self._tail: Json = {"usage": None} if include_usage else {}
-        self._vocabulary = vocabulary
+        self._token_text = token_text
 
     def whole(self, choices: Sequence[FinishedChoice], usage: Usage) -> Json:
-        """All choices at once."""
+        """All choices in one object."""
         return {
             **self._head,
             "object": self.object,
@@ -67,7 +67,7 @@ class ChatObjects:
         }
 
     def first_chunk(self, index: int) -> Json | None:
-        """What precedes a choice's text."""
+        """The chunk before a choice's text, or None."""
         delta = {"role": "assistant", "content": ""}
         return self._chunk(
             {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
@@ -84,7 +84,7 @@ class ChatObjects:
         return self._chunk(choice)
 
     def usage_chunk(self, usage: Usage) -> Json:
-        """The end of a stream that was asked to tell its usage."""
+        """The last chunk of a stream with include_usage."""
         head = {**self._head, "object": self.chunk_object}
         return {**head, "choices": [], "usage": usage.to_json()}
 
@@ -100,11 +100,11 @@ class ChatObjects:
         }
 
     def _logprobs(self, tokens: Sequence[TokenLogprob] | None) -> Json | None:
-        return None if tokens is None else chat_logprobs(tokens, self._vocabulary)
+        return None if tokens is None else chat_logprobs(tokens, self._token_text)
 
 
 class CompletionObjects(ChatObjects):
-    """The answer to one POST /v1/completions."""
+    """Builds the objects that answer one POST /v1/completions."""
 
     id_prefix = "cmpl"
     object = chunk_object = "text_completion"
@@ -129,4 +129,4 @@ class CompletionObjects(ChatObjects):
         }
 
     def _logprobs(self, tokens: Sequence[TokenLogprob] | None) -> Json | None:
-        return None if tokens is None else completion_logprobs(tokens, self._vocabulary)
+        return None if tokens is None else completion_logprobs(tokens, self._token_text)

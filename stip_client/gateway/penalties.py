@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stip_client.gateway.fields import invalid
+from stip_client.gateway.errors import invalid
 from stip_client.sampling.parameters import LogitsProcessor
 
 Logits = NDArray[np.float32]
@@ -21,7 +21,7 @@ def processors(
     prompt_length: int,
     vocab_size: int,
 ) -> tuple[LogitsProcessor, ...]:
-    """Those that change anything. Raises ApiError for a bias of a token that does not exist."""
+    """The processors that change anything. Raises ApiError for a bias of an unknown token."""
     wanted: list[LogitsProcessor] = []
     if presence_penalty or frequency_penalty:
         wanted.append(penalise_generated(prompt_length, presence_penalty, frequency_penalty))
@@ -33,7 +33,7 @@ def processors(
 
 
 def penalise_generated(prompt_length: int, presence: float, frequency: float) -> LogitsProcessor:
-    """Lower each token of the reply so far by `presence`, and by `frequency` per occurrence."""
+    """Subtract `presence` from each token of the reply so far, and `frequency` per occurrence."""
 
     def penalise(token_ids: Sequence[int], logits: Logits) -> Logits:
         generated = np.asarray(token_ids[prompt_length:], dtype=np.int64)

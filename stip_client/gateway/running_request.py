@@ -1,4 +1,4 @@
-"""One request on its way: from prompts to OpenAI's objects, whole or in chunks. Knows no HTTP."""
+"""One request, from prompts to OpenAI's objects, whole or in chunks. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from stip_client.session.generation import Piece
 
 
 class RunningRequest:
-    """The choices of one request, under way."""
+    """Generates the choices of one request."""
 
     def __init__(
         self,
         model: ServedModel,
         request: CompletionRequest,
-        reply: ChatObjects,
+        objects: ChatObjects,
         prompts: list[list[int]],
         limits: Limits,
     ) -> None:
         """Use `prepare`."""
         self._model = model
         self._request = request
-        self._reply = reply
+        self._objects = objects
         self._prompts = prompts
         self._limits = limits
         self._usage = Usage(prompt_tokens=sum(map(len, prompts)))
@@ -36,21 +36,21 @@ class RunningRequest:
         if request.logprobs is not None:
             self._logprobs = [
                 LogprobStream(
-                    model.vocabulary, frozenset() if request.ignore_eos else model.eos_token_ids
+                    model.token_text, frozenset() if request.ignore_eos else model.eos_token_ids
                 )
                 for _ in range(request.choices)
             ]
 
     @classmethod
     async def prepare(
-        cls, model: ServedModel, request: CompletionRequest, reply: ChatObjects
+        cls, model: ServedModel, request: CompletionRequest, objects: ChatObjects
     ) -> RunningRequest:
         """Tokenize the prompts. Raises ClientError and ApiError."""
         prompts = [await model.encode(each, raw=request.raw) for each in request.prompts]
-        return cls(model, request, reply, prompts, await model.limits())
+        return cls(model, request, objects, prompts, await model.limits())
 
     async def whole(self) -> Json:
-        """Everything, once all choices have ended."""
+        """The whole answer, after all choices have ended."""
         count = self._request.choices
         texts = [self._echo(index) for index in range(count)]
         tokens: list[list[TokenLogprob]] = [[] for _ in range(count)]
@@ -64,26 +64,26 @@ class RunningRequest:
             FinishedChoice(text, reason, logprobs if self._logprobs else None)
             for text, reason, logprobs in zip(texts, reasons, tokens, strict=True)
         ]
-        return self._reply.whole(choices, self._usage)
+        return self._objects.whole(choices, self._usage)
 
     async def chunks(self) -> AsyncGenerator[Json, None]:
-        """Chunk after chunk, as tokens come."""
+        """The answer in chunks, as tokens arrive."""
         begun: set[int] = set()
         async with aclosing(self._pieces()) as pieces:
             async for index, piece in pieces:
                 if index not in begun:
                     begun.add(index)
-                    if first := self._reply.first_chunk(index):
+                    if first := self._objects.first_chunk(index):
                         yield first
                     if echo := self._echo(index):
-                        yield self._reply.chunk(index, echo, None)
+                        yield self._objects.chunk(index, echo, None)
                 tokens = self._certain(index, piece)
                 if piece.text or tokens:
-                    yield self._reply.chunk(index, piece.text, tokens)
+                    yield self._objects.chunk(index, piece.text, tokens)
                 if piece.finish_reason:
-                    yield self._reply.last_chunk(index, piece.finish_reason)
+                    yield self._objects.last_chunk(index, piece.finish_reason)
         if self._request.include_usage:
-            yield self._reply.usage_chunk(self._usage)
+            yield self._objects.usage_chunk(self._usage)
 
     async def _pieces(self) -> AsyncGenerator[tuple[int, Piece], None]:
         uncounted = set(range(0, self._request.choices, self._request.n))
@@ -92,7 +92,7 @@ class RunningRequest:
             async for index, piece in pieces:
                 self._model.check_serving()
                 self._usage.completion_tokens += 1
-                if index in uncounted:  # a prompt's first piece: its step had what was not cached
+                if index in uncounted:  # a prompt's first step computed what was not cached
                     uncounted.remove(index)
                     self._usage.cached_tokens += self._cached(index, piece)
                 yield index, piece
@@ -111,24 +111,24 @@ class RunningRequest:
         return self._logprobs[index].push(piece) if self._logprobs else None
 
     def _echo(self, index: int) -> str:
-        """The prompt, where the reply is to begin with it."""
+        """The prompt, if the reply begins with it."""
         if not self._request.echo:
             return ""
         prompt = self._request.prompts[index // self._request.n]
         if isinstance(prompt, str):
             return prompt
         token_ids = self._prompts[index // self._request.n]
-        return self._model.vocabulary.decode(token_ids)
+        return self._model.token_text.decode(token_ids)
 
 
 async def interleaved(
     start: Callable[[int], Pieces], prompts: int, n: int
 ) -> AsyncGenerator[tuple[int, Piece], None]:
-    """The pieces of all choices as they come, each with its choice's index.
+    """The pieces of all choices as they arrive, each with the index of its choice.
 
-    start(index) begins a choice; choices of prompt p are p * n to p * n + n - 1. The first of a
-    prompt runs alone until it has a piece: then the prompt has been computed, and the others take
-    it over. Closing this generator ends all of them; an error of one is an error of all.
+    start(index) begins a choice; choices p * n to p * n + n - 1 belong to prompt p. The other
+    choices of a prompt begin after the first one's first piece: the prompt has then been computed,
+    and they reuse it. Closing this generator ends all choices; an error of one ends all.
     """
     if prompts * n == 1:
         async with aclosing(start(0)) as pieces:
@@ -145,12 +145,12 @@ async def interleaved(
         task.add_done_callback(arrived.put_nowait)
 
     async def follow(index: int) -> None:
-        alone = index % n == 0
+        is_first = index % n == 0
         async with aclosing(start(index)) as pieces:
             async for piece in pieces:
                 arrived.put_nowait((index, piece))
-                if alone:
-                    alone = False
+                if is_first:
+                    is_first = False
                     for other in range(index + 1, index + n):
                         begin(other)
 

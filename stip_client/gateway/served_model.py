@@ -11,43 +11,44 @@ from stip_client.bundle.prompt import encode_prompt
 from stip_client.gateway.errors import ApiError
 from stip_client.gateway.penalties import processors
 from stip_client.gateway.requests import CompletionRequest, Prompt
+from stip_client.gateway.settings import GatewaySettings
 from stip_client.gateway.token_text import TokenText
 from stip_client.session.generation import Piece
 from stip_client.session.generation_options import Options
 
 Pieces = AsyncGenerator[Piece, None]
-# What a reply may grow to behind a long prompt where the request does not say.
+# The default length of a reply after a long prompt.
 DEFAULT_REPLY_TOKENS = 1024
 
 
 class ServedModel:
-    """Generates with a client. `name` None: the model's type and the bundle's fingerprint.
+    """Generates with a client, under the settings' `model_name` and `wait`.
 
-    A server that is full is waited for `wait` seconds. Raises BundleError without a tokenizer.
+    Raises BundleError if the bundle has no tokenizer.
     """
 
-    def __init__(self, client: AsyncClient, *, name: str | None = None, wait: float = 0.0) -> None:
+    def __init__(self, client: AsyncClient, settings: GatewaySettings) -> None:
         self.client = client
         manifest = client.bundle.manifest
-        self.name = name or f"{manifest.model.model_type}-{manifest.bundle_id[:8]}"
+        self.name = settings.model_name or f"{manifest.model.model_type}-{manifest.bundle_id[:8]}"
         self.created = int((client.bundle.folder / "manifest.json").stat().st_mtime)
-        self.vocabulary = TokenText(client.bundle.tokenizer)
+        self.token_text = TokenText(client.bundle.tokenizer)
         self.eos_token_ids = client.bundle.eos_token_ids
-        self._wait = wait
+        self._wait = settings.wait
         self._limits: Limits | None = None
         self._ending = False
 
     def end(self) -> None:
-        """From now on replies end with an error."""
+        """Let every reply end with an error from now on."""
         self._ending = True
 
     def check_serving(self) -> None:
-        """Raises ApiError once the gateway is ending."""
+        """Raise ApiError once the gateway is ending."""
         if self._ending:
             raise ApiError(503, "the gateway is ending", code="gateway_ending")
 
     def check_name(self, name: str) -> None:
-        """Raises ApiError for any other model's name."""
+        """Raise ApiError for another model's name."""
         if name != self.name:
             raise ApiError(
                 404,
@@ -57,8 +58,8 @@ class ServedModel:
             )
 
     async def encode(self, prompt: Prompt, *, raw: bool) -> list[int]:
-        """The token ids of a prompt. Raises ApiError for one that is longer than the context."""
-        # in a thread: long texts take long, and the other replies go on meanwhile
+        """The token ids of a prompt. Raises ApiError if it is longer than the context."""
+        # on a thread: a long text takes long, and other replies must go on
         token_ids = await asyncio.to_thread(encode_prompt, self.client.bundle, prompt, raw=raw)
         limits = await self.limits()
         if len(token_ids) > limits.max_length:
@@ -76,7 +77,7 @@ class ServedModel:
         """The pieces of one choice."""
         sampling = request.sampling
         options: Options = {
-            "max_new_tokens": request.max_tokens or _room(len(token_ids), limits),
+            "max_new_tokens": request.max_tokens or _default_length(len(token_ids), limits),
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
@@ -98,19 +99,18 @@ class ServedModel:
         return self.client.generate(token_ids, keep=True, **options)
 
     async def limits(self) -> Limits:
-        """What the server accepts, asked for once."""
+        """The server's limits, requested once."""
         if self._limits is None:
             self._limits = (await self.client.model_info()).limits
         return self._limits
 
 
-def _room(prompt_length: int, limits: Limits) -> int:
-    """How many tokens a reply may have where the request does not say.
+def _default_length(prompt_length: int, limits: Limits) -> int:
+    """The maximum length of a reply if the request gives none.
 
-    It fills a session of the length that the server gives by default, or has DEFAULT_REPLY_TOKENS
-    where that is more; a session for the model's whole context might take all of the server's
-    memory for one conversation.
+    The reply may fill a session of the server's default length, or have DEFAULT_REPLY_TOKENS if
+    that is more. A session for the whole context could take all memory of the server.
     """
     length = max(limits.default_length, prompt_length + DEFAULT_REPLY_TOKENS)
-    # the last token is never sent back, so one more than the session holds may be generated
+    # the last token is never sent back, so a reply has one token more than the session holds
     return min(length, limits.max_length) - prompt_length + 1

@@ -1,6 +1,6 @@
-"""What single tokens are as bytes and text, for log-probabilities.
+"""Single tokens as bytes and as text, for log-probabilities.
 
-A token may hold part of a character, so its text alone can be lossy and its bytes are told too.
+A token may hold part of a character. Its text can then lose information, so its bytes count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WORD_START = "\u2581"  # SentencePiece's space
 
 
 class TokenText:
-    """The tokens of a tokenizer, one at a time."""
+    """Bytes and text of a tokenizer's tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -34,16 +34,16 @@ class TokenText:
         self._byte_level = _names(json.loads(tokenizer.to_str())["decoder"], "ByteLevel")
 
     def is_special(self, token_id: int) -> bool:
-        """Whether a token is none of the text, such as the end of a turn."""
+        """Whether a token is not part of the text, such as the end of a turn."""
         return token_id in self._special
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of many tokens, special ones included."""
+        """The text of some tokens, special ones included."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=False)
         return text
 
     def bytes(self, token_id: int) -> bytes:
-        """The bytes that a token adds to the text; none for an id that no token has."""
+        """The bytes that a token adds to the text; empty for an unknown id."""
         if token_id in self._added:
             return self._added[token_id].encode()
         token = self._tokenizer.id_to_token(token_id)
@@ -57,7 +57,7 @@ class TokenText:
         return token.replace(WORD_START, " ").encode()
 
     def text(self, token_id: int) -> str:
-        r"""A token as text; as bytes:\xf0\x9f, like OpenAI, where it is no whole characters."""
+        r"""A token as text, or as `bytes:\xf0\x9f` if it is not whole characters."""
         content = self.bytes(token_id)
         try:
             return content.decode()
@@ -66,7 +66,7 @@ class TokenText:
 
 
 def _names(decoder: dict[str, Any] | None, kind: str) -> bool:
-    """Whether a decoder of tokenizer.json is of a kind, or one of a sequence is."""
+    """Whether a decoder of tokenizer.json has a type, or one of its sequence has."""
     if decoder is None:
         return False
     return decoder["type"] == kind or any(

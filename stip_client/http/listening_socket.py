@@ -1,7 +1,8 @@
-"""The socket that the gateway or the page listens on; taken before anything slow is imported."""
+"""The socket that the gateway or the page listens on. Bind it before slow imports."""
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import socket
 
@@ -9,15 +10,16 @@ from stip_client.errors import ClientError
 
 
 class ListenError(ClientError):
-    """There is no listening where it was asked for."""
+    """The address cannot be listened on."""
 
 
 def listening_socket(
     host: str, port: int, *, unless_local: ListenError | None = None
 ) -> socket.socket:
-    """A bound socket; port 0 takes a free one.
+    """A listening socket; port 0 takes a free port.
 
-    Raises ListenError where it cannot be had, and `unless_local` where other machines reach it.
+    Raises ListenError if the address cannot be bound. Raises `unless_local` if it is not a loopback
+    address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -42,11 +44,18 @@ def listening_socket(
 
 
 def is_local(listener: socket.socket) -> bool:
-    """Whether only this machine reaches a socket."""
+    """Whether only this machine can reach a socket."""
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def url(listener: socket.socket, path: str = "/") -> str:
-    """Where it is to be found."""
+    """The URL of a path on a socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}{path}" if ":" in host else f"http://{host}:{port}{path}"
+
+
+def port(text: str) -> int:
+    """The type of --port: 0 to 65535."""
+    if text.isascii() and text.isdecimal() and int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port")

@@ -1,5 +1,5 @@
 """The three-pane page: `stip-client web` (an extra: Gradio).
 
-Files that only turn values into HTML know nothing of Gradio: markup, chart, user_pane, key_pane,
-server_pane. permutations, loading and reply know nothing of HTML. page.py puts them together.
+panes/ turns values into HTML and knows no Gradio. loaded_model, running_reply and shown_masks know
+no HTML. page.py connects them.
 """

@@ -1,7 +1,7 @@
-"""What stands before the page: nothing is fetched from elsewhere, and nobody else's name is served.
+"""What protects the page in a browser: security headers, and a check of the name it is asked by.
 
 Gradio's frontend could load fonts and scripts from other hosts. The content security policy makes
-the browser refuse that, whatever a release of Gradio may bring.
+the browser refuse that, in any release of Gradio.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stip_client.http.loopback import is_loopback_name
 
 # Gradio's HTML component compiles its template ('unsafe-eval'), and its page has inline scripts.
 POLICY = "; ".join(
@@ -26,12 +28,14 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-class Guard:
-    """Adds headers to every response and, where `local` is true, refuses requests under any other
-    name than this machine's: a web page whose name was made to point here could send them."""
+class BrowserProtection:
+    """An ASGI middleware that adds the headers to every response.
+
+    If `local` is true it refuses requests by any name that is not this machine's: a web page whose
+    name was made to resolve to 127.0.0.1 (DNS rebinding) could send them.
+    """
 
     def __init__(self, app: ASGIApp, *, local: bool) -> None:
         self._app = app
@@ -41,9 +45,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        host = Headers(scope=scope).get("host", "")
-        if self._local and _without_port(host) not in LOCAL_NAMES:
-            refusal = PlainTextResponse("this page is served to this machine alone\n", 403)
+        if self._local and not is_loopback_name(Headers(scope=scope).get("host", "")):
+            refusal = PlainTextResponse("this page is served to this machine only\n", 403)
             await refusal(scope, receive, send)
             return
 
@@ -56,8 +59,3 @@ class Guard:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
-
-
-def _without_port(host: str) -> str:
-    name, _, port = host.rpartition(":")
-    return (name if name and port.isdecimal() else host).lower()

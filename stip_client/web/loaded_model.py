@@ -1,4 +1,4 @@
-"""Model folders as the page loads them: a client, and what the Key Center shows of its key."""
+"""Model folders that the page loads: a client, and the masks that the Key Center shows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from stip_client.errors import BundleError, RequestError
 from stip_client.transport.credentials import Access
 from stip_client.web.shown_masks import (
     ShownMask,
-    answers,
     check_belongs,
     input_blocks,
     input_mask,
     layer_permutations,
+    output_masks,
     residual_permutations,
 )
 from stip_keys.masks.keys import MasterKey
@@ -25,28 +25,28 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model folder in use. All tabs that load it share its client.
+    """A loaded model folder. All tabs that load it share its client.
 
-    `layer` and `residuals` are empty without the developer's master key; then `blocks` has the rest
-    of the input permutation. `answers`: what opens them, where the key holds more than the input's.
+    `layer` and `residuals` are empty without the developer's master key; `blocks` then holds the
+    further blocks of the input permutation. `outputs`: the masks of what the server sends back.
     """
 
     folder: Path
     client: AsyncClient
     input: ShownMask
-    answers: Sequence[ShownMask] = ()
+    outputs: Sequence[ShownMask] = ()
     blocks: Sequence[ShownMask] = ()
     layer: Sequence[ShownMask] = ()
     residuals: Sequence[ShownMask] = ()
 
 
 class ModelLoader:
-    """Loads model folders, each once while it is unchanged."""
+    """Loads each model folder once while it does not change."""
 
     def __init__(
         self, server: str, access: Access, master: MasterKey | None, *, only: Path | None = None
     ) -> None:
-        """`only`: the one folder that may be loaded, where others than the user reach the page."""
+        """`only`: the one folder to load if other people can reach the page; None: any folder."""
         self._server = server
         self._access = access
         self._master = master
@@ -55,15 +55,17 @@ class ModelLoader:
 
     @property
     def fixed(self) -> bool:
-        """Whether no folder but one may be loaded."""
+        """Whether only one folder may be loaded."""
         return self._only is not None
 
     def load(self, text: str) -> LoadedModel:
-        """Load OUT or OUT/client. Raises ClientError: for a folder that is no client bundle, or
-        was made with another master key."""
+        """Load OUT or OUT/client.
+
+        Raises ClientError if the folder is no client bundle or was made with another master key.
+        """
         if not text.strip():
             raise RequestError(
-                "no model folder is given", hint="it is the one that stip-keys convert wrote"
+                "no model folder is given", hint="give the folder that stip-keys convert wrote"
             )
         folder = client_folder(Path(text.strip()).expanduser())
         if self._only is not None and folder.resolve() != client_folder(self._only).resolve():
@@ -89,15 +91,15 @@ class ModelLoader:
     def _open(self, folder: Path) -> LoadedModel:
         client = AsyncClient(self._server, folder, **self._access)
         bundle = client.bundle
-        shown, opened = input_mask(bundle), answers(bundle)
+        shown, outputs = input_mask(bundle), output_masks(bundle)
         if self._master is None:
-            return LoadedModel(folder, client, shown, opened, blocks=input_blocks(bundle))
+            return LoadedModel(folder, client, shown, outputs, blocks=input_blocks(bundle))
         check_belongs(self._master, bundle.manifest)
         return LoadedModel(
             folder,
             client,
             shown,
-            opened,
+            outputs,
             layer=layer_permutations(self._master, bundle.manifest),
             residuals=residual_permutations(self._master, bundle.manifest),
         )

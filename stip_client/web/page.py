@@ -1,6 +1,6 @@
 """The page: its layout, and what its buttons do.
 
-Everything that a tab changes is in its own `Tab`; tabs that load the same folder share its client.
+Each open page has a `Tab` of its own. Tabs that load the same folder share its client.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from stip_client.web.running_reply import ReplyProgress, RunningReply
 
 TITLE = "STIP"
 MAX_NEW_TOKENS = 128
-# Seconds between one look at the server and the next while nothing is sent.
-LOOK = 10.0
+# Seconds between two requests for the server's load while no reply runs.
+LOAD_INTERVAL = 10.0
 BRAND = "<h1>STIP</h1><p>Your prompt stays here; the server computes on masked hidden states.</p>"
 FOOT = (
     '<p class="stip-foot">A mask is no encryption: it hides prompt and weights only from '
-    "those who do not know the base weights, and logits in vocabulary order tell the server the "
+    "those who do not know the base weights, and logits in vocabulary order show the server the "
     "reply. See SECURITY.md.</p>"
 )
 
@@ -37,22 +37,22 @@ Updates = dict[Any, Any]
 
 @dataclass
 class Tab:
-    """What one open page has: the model it has loaded, and its last run."""
+    """One open page: its loaded model, and its last reply."""
 
     loaded: LoadedModel | None = None
-    run: RunningReply | None = None
+    running: RunningReply | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a reply is under way."""
-        return self.run is not None and self.run.reply.under_way
+        """Whether a reply runs."""
+        return self.running is not None and self.running.reply.under_way
 
 
 class Page:
-    """The layout, wired to a loader. `blocks` is what Gradio serves."""
+    """The layout, connected to a loader. Gradio serves `blocks`."""
 
     def __init__(self, loader: ModelLoader, folder: str) -> None:
-        """`folder` is loaded when a page is opened, unless it is empty."""
+        """Opening a page loads `folder`, unless it is empty."""
         self._loader = loader
         with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as self.blocks:
             self._tab = gr.State(Tab())
@@ -91,7 +91,7 @@ class Page:
                 self._received = _html(server_pane.received(None))
         self._chart = _html(chart.chart([]))
         _html(FOOT)
-        self._timer = gr.Timer(LOOK)
+        self._timer = gr.Timer(LOAD_INTERVAL)
 
     def _lay_out_user(self) -> None:
         _html(user_pane.head())
@@ -104,7 +104,7 @@ class Page:
             elem_id="stip-prompt",
         )
         with gr.Row(elem_classes="stip-numbers"):
-            # no minimum here: Gradio would tell of it in a way of its own
+            # no minimum here: Gradio would show its own message
             self._max_new_tokens = gr.Number(
                 MAX_NEW_TOKENS, label="Maximum tokens", precision=0, elem_id="stip-max"
             )
@@ -150,7 +150,7 @@ class Page:
                 self._stop,
                 self._load,
             ],
-            concurrency_limit=None,  # each tab has one at a time: trigger_mode "once"
+            concurrency_limit=None,  # each tab runs one at a time: trigger_mode "once"
             **quiet,
         )
         self._stop.click(
@@ -161,14 +161,14 @@ class Page:
             **quiet,
         )
         self._timer.tick(
-            self._on_look,
+            self._on_timer,
             inputs=[self._tab],
             outputs=[self._server],
             concurrency_limit=None,
             **quiet,
         )
 
-    # -- what happens ----------------------------------------------------------------------------
+    # -- what the buttons do ---------------------------------------------------------------------
 
     async def _on_load(self, folder: str, tab: Tab) -> Updates:
         if tab.busy:
@@ -180,12 +180,12 @@ class Page:
             tab.loaded = await asyncio.to_thread(self._loader.load, folder)
         except ClientError as error:
             return {self._status: status(error_text(error), "bad")}
-        info, silence = await _look(tab.loaded)
+        info, failure = await _ask_server(tab.loaded)
         return {
-            self._status: _loaded_status(tab.loaded, info, silence),
+            self._status: _loaded_status(tab.loaded, info, failure),
             self._counters: key_pane.counters(tab.loaded, None),
             self._permutations: key_pane.permutations(tab.loaded),
-            self._server: server_pane.state(tab.loaded, info, silence),
+            self._server: server_pane.state(tab.loaded, info, failure),
         }
 
     async def _on_send(
@@ -195,25 +195,25 @@ class Page:
         temperature: float | None,
         tab: Tab,
     ) -> AsyncIterator[Updates]:
-        if tab.run is not None:
-            tab.run.stop()  # its pictures have been lost on their way, or it has ended
+        if tab.running is not None:
+            tab.running.stop()  # its updates were lost on the way, or it has ended
         if tab.loaded is None or max_new_tokens is None or temperature is None:
             missing = "model is loaded" if tab.loaded is None else "maximum or temperature is given"
             reply = ReplyProgress("failed", error=RequestError(f"no {missing}"))
             yield {self._reply_text: user_pane.reply_text(reply)}
             return
         loaded = tab.loaded
-        run = tab.run = RunningReply(
+        run = tab.running = RunningReply(
             loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature
         )
-        yield self._picture(loaded, run)
+        yield self._updates(loaded, run)
         # Gradio closes this generator when the tab is closed, and that stops the run
         async with aclosing(run.frames()) as frames:
             async for _ in frames:
-                yield self._picture(loaded, run)
+                yield self._updates(loaded, run)
 
-    def _picture(self, loaded: LoadedModel, run: RunningReply) -> Updates:
-        """All that changes while a reply is under way, as it stands."""
+    def _updates(self, loaded: LoadedModel, run: RunningReply) -> Updates:
+        """Everything that changes while a reply runs."""
         reply = run.reply
         updates = {
             self._status: _run_status(loaded, reply),
@@ -239,33 +239,35 @@ class Page:
         }
 
     async def _on_stop(self, tab: Tab) -> Updates:
-        if tab.run is not None:
-            tab.run.stop()
-        # also told by the reply's last picture, which may be lost on its way
+        if tab.running is not None:
+            tab.running.stop()
+        # the reply's last update says so too, but may be lost on the way
         return self._buttons(under_way=False)
 
-    async def _on_look(self, tab: Tab) -> Updates:
+    async def _on_timer(self, tab: Tab) -> Updates:
         if tab.loaded is None or tab.busy:
             return {self._server: gr.skip()}
-        info, error = await _look(tab.loaded)
+        info, error = await _ask_server(tab.loaded)
         if tab.busy:
             return {self._server: gr.skip()}
         return {self._server: server_pane.state(tab.loaded, info, error)}
 
 
 def _html(value: str, **options: Any) -> Any:
-    """An HTML component without Gradio's own style for text."""
+    """An HTML component without Gradio's style for text."""
     return gr.HTML(value, apply_default_css=False, js_on_load=None, **options)
 
 
 def status(text: str, kind: str = "") -> str:
-    """The line under the bar; kind: good, busy or bad."""
+    """The line below the bar; kind: good, busy or bad."""
     role = "alert" if kind == "bad" else "status"
     return f'<p class="stip-status stip-{kind}" role="{role}">{escape(text)}</p>'
 
 
-async def _look(loaded: LoadedModel) -> tuple[GetModelInfoResponse | None, ClientError | None]:
-    """What the server says of itself, or why it does not."""
+async def _ask_server(
+    loaded: LoadedModel,
+) -> tuple[GetModelInfoResponse | None, ClientError | None]:
+    """The server's model and load, or why there is no answer."""
     try:
         return await loaded.client.model_info(), None
     except ClientError as error:

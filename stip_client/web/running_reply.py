@@ -1,4 +1,4 @@
-"""A reply under way: what has come of it so far, and how it is stopped. Knows nothing of HTML."""
+"""A running reply: what has arrived so far, and how to stop it. Knows no HTML."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from stip_client.session.generation import FinishReason, Piece
 from stip_client.transport.step_profile import StepProfile
 from stip_client.web.loaded_model import LoadedModel
 
-# Between one picture and the next, seconds: no faster than a page can be drawn.
-FRAME = 0.08
-# Between one look at how busy the server is and the next, seconds.
-LOOK = 1.0
-# Floats that a server tells, and how many steps' are remembered.
+# Seconds between two updates of the page: no faster than a browser draws it.
+FRAME_INTERVAL = 0.08
+# Seconds between two requests for the server's load.
+LOAD_INTERVAL = 1.0
+# The server echoes this many floats of a step. The page keeps those of the last steps.
 FLOATS = 10
-REMEMBERED = 15
+KEPT_STEPS = 15
 
 Stage = Literal["waiting", "streaming", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
-class Received:
-    """The first floats of one step: as they are, and as the server says it received them."""
+class StepFloats:
+    """The first floats of one step: unmasked, and as the server says it received them."""
 
     step: int
     unmasked: tuple[float, ...]
@@ -39,14 +39,14 @@ class Received:
 
 @dataclass
 class ReplyProgress:
-    """What has come of a reply so far."""
+    """What has arrived of a reply so far."""
 
     stage: Stage = "waiting"
     text: str = ""
     tokens: int = 0
     prompt_tokens: int = 0
     steps: list[StepProfile] = field(default_factory=list)
-    floats: deque[Received] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    floats: deque[StepFloats] = field(default_factory=lambda: deque(maxlen=KEPT_STEPS))
     first_after: float = 0.0  # seconds
     seconds: float = 0.0
     finish_reason: FinishReason | None = None
@@ -55,21 +55,20 @@ class ReplyProgress:
 
     @property
     def under_way(self) -> bool:
-        """Whether more may come."""
+        """Whether more may arrive."""
         return self.stage in ("waiting", "streaming")
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the tokens after the first; 0 where there is none."""
+        """The rate of the tokens after the first; 0 if there are none."""
         rest = self.seconds - self.first_after
         return (self.tokens - 1) / rest if self.tokens > 1 and rest > 0 else 0.0
 
 
 class RunningReply:
-    """One prompt's run against the server.
+    """Generates the reply to one prompt.
 
-    Tokens are not guessed in advance, so that every token is a step of its own, with its own floats
-    and its own bar in the chart.
+    Drafting is off, so that every token is a step with its own floats and its own bar in the chart.
     """
 
     def __init__(
@@ -83,29 +82,30 @@ class RunningReply:
         self._temperature = temperature
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self._sent = 0  # the token whose row is the next step's first
+        self._sent = 0  # the token whose row is the first of the next step
 
     def stop(self) -> None:
-        """End the reply; what has come of it stays. Nothing if it has ended."""
+        """End the reply and keep what has arrived. Does nothing if the reply has ended."""
         if self._task is not None and not self._stopping:
-            self._stopping = True  # once: a second one would end the closing of the session
+            self._stopping = (
+                True  # once: a second cancellation would interrupt the closing of the session
+            )
             self._task.cancel()
 
     async def frames(self) -> AsyncGenerator[None, None]:
-        """Generate, and say from time to time that there is something new to be shown; the last
-        time when the reply has ended."""
+        """Generate the reply. Yields when there is something new to show, and once at the end."""
         task = self._task = asyncio.create_task(self._generate())
         task.add_done_callback(self._ended)
         watch = asyncio.create_task(self._watch_server())
         try:
             seen = -1
             while not task.done():
-                await asyncio.wait({task}, timeout=FRAME)
+                await asyncio.wait({task}, timeout=FRAME_INTERVAL)
                 if not task.done() and self.reply.tokens != seen:
                     seen = self.reply.tokens
                     yield
             if not task.cancelled():
-                task.result()  # raises what no user can cause
+                task.result()  # raises internal errors
             with suppress(ClientError):
                 self.info = await self._loaded.client.model_info()
             yield
@@ -117,7 +117,7 @@ class RunningReply:
     async def _generate(self) -> None:
         reply, client = self.reply, self._loaded.client
         try:
-            if not self._prompt:  # a chat template would make something of it
+            if not self._prompt:  # a chat template would make text of it
                 raise RequestError("the prompt is empty")
             token_ids = encode_prompt(client.bundle, self._prompt)
             self.info = await client.model_info()
@@ -133,12 +133,12 @@ class RunningReply:
             )
             async with aclosing(pieces):
                 async for piece in pieces:
-                    self._take(piece, perf_counter() - began)
+                    self._record(piece, perf_counter() - began)
             reply.stage = "finished"
         except ClientError as error:
             reply.stage, reply.error = "failed", error
 
-    def _take(self, piece: Piece, seconds: float) -> None:
+    def _record(self, piece: Piece, seconds: float) -> None:
         reply = self.reply
         if not reply.tokens:
             reply.stage, reply.first_after = "streaming", seconds
@@ -151,17 +151,17 @@ class RunningReply:
         if piece.received:
             row = self._loaded.client.bundle.embeddings.rows([self._sent])[0, :FLOATS]
             unmasked = tuple(float(value) for value in row)
-            reply.floats.append(Received(len(reply.steps), unmasked, piece.received))
+            reply.floats.append(StepFloats(len(reply.steps), unmasked, piece.received))
         self._sent = piece.token_id
 
     def _ended(self, _: asyncio.Task[None]) -> None:
-        # here, as nobody may be left to take another picture
+        # here, because nobody may read another frame
         if self.reply.under_way:
             self.reply.stage = "stopped"
 
     async def _watch_server(self) -> None:
-        """Keep `info` fresh while the reply is under way."""
+        """Keep `info` fresh while the reply runs."""
         while True:
-            await asyncio.sleep(LOOK)
-            with suppress(ClientError):  # the reply itself tells of a server that is away
+            await asyncio.sleep(LOAD_INTERVAL)
+            with suppress(ClientError):  # the reply itself reports a lost server
                 self.info = await self._loaded.client.model_info()

@@ -1,7 +1,8 @@
-"""The page as a process: the application around Gradio's, its tunnel, and an orderly end."""
+"""The page's server: the application around Gradio's, and its public tunnel."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import signal
@@ -15,22 +16,22 @@ from gradio import networking
 from starlette.types import ASGIApp
 
 from stip_client.errors import ClientError
-from stip_client.http.http_server import HttpServer, config
+from stip_client.http import http_server
 from stip_client.http.listening_socket import is_local
-from stip_client.web.browser_protection import Guard
+from stip_client.web.browser_protection import BrowserProtection
 from stip_client.web.loaded_model import ModelLoader
 from stip_client.web.page import Page
 from stip_client.web.theme import style, theme
 
-# Requests under way, such as the streams of open tabs, have so long to end. Seconds.
+# Seconds that the streams of open tabs have to end.
 GRACE_SECONDS = 1
-# Nothing is uploaded to this page.
+# Bytes. Nothing is uploaded to this page.
 MAX_FILE_SIZE = 1
 _NO_DOCUMENTATION: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 
 
 def share(listener: socket.socket) -> str:
-    """Open Gradio's tunnel to the page; its address. Raises ClientError."""
+    """Open Gradio's tunnel to the page and return its address. Raises ClientError."""
     host, port = listener.getsockname()[:2]
     here = host if is_local(listener) else "127.0.0.1"
     try:
@@ -38,12 +39,12 @@ def share(listener: socket.socket) -> str:
     except (RuntimeError, OSError, ValueError) as error:
         raise ClientError(
             f"the page cannot be shared: {str(error).splitlines()[0]}",
-            hint="is the internet reachable? Without --share the page is on this machine",
+            hint="is the internet reachable? Without --share the page stays on this machine",
         ) from error
 
 
 def make_app(loader: ModelLoader, folder: str, *, local: bool) -> ASGIApp:
-    """The application: Gradio's, behind a guard."""
+    """Gradio's application behind BrowserProtection."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,11 +67,11 @@ def make_app(loader: ModelLoader, folder: str, *, local: bool) -> ASGIApp:
         theme=theme(),
         head=style(),
     )
-    return Guard(app, local=local)
+    return BrowserProtection(app, local=local)
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> signal.Signals:
-    """Serve until SIGINT or SIGTERM, which is returned."""
-    server = HttpServer(config(app, grace_seconds=GRACE_SECONDS, has_lifespan=True))
-    server.run([listener])
-    return server.received
+    """Serve until SIGINT or SIGTERM and return that signal."""
+    return asyncio.run(
+        http_server.serve(app, listener, grace_seconds=GRACE_SECONDS, has_lifespan=True)
+    )

@@ -1,7 +1,7 @@
 """What the Key Center shows of the permutations and rotations in use (SPEC.md, sections 2 and 4).
 
-A fingerprint is made of subkeys and not of the permutation: it names a secret of 32 bytes, so that
-it does not help to guess a short permutation. The subkeys themselves are not kept here.
+A fingerprint is a hash of subkeys, not of the permutation: a subkey has 32 bytes, so the hash does
+not help to guess a short permutation. Subkeys are not kept here.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class WrongMasterKeyError(ClientError):
 
 @dataclass(frozen=True)
 class ShownMask:
-    """The first indices of one permutation, or the first of some quarter-turns, angles or signs.
+    """The first indices of a permutation, or the first quarter-turns, angles or signs.
 
-    `label` is SPEC.md's, `of` what is permuted, `length` how many indices there are. A rotation has
-    none: its `of` says what it is made of.
+    `label` is SPEC.md's, `of` is what is permuted, `length` is the number of indices. A rotation
+    has no indices: its `of` says what it is made of.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ShownMask:
 
 
 def input_mask(bundle: ClientBundle) -> ShownMask:
-    """perm_in(0), which the client permutes its rows with, or the rotation in its place."""
+    """perm_in(0), by which the client permutes its rows, or the rotation in its place."""
     manifest = bundle.manifest
     p = bundle.input_permutation
     if p is None:
@@ -68,10 +68,7 @@ def input_mask(bundle: ClientBundle) -> ShownMask:
 
 
 def input_blocks(bundle: ClientBundle) -> list[ShownMask]:
-    """The blocks of perm_in(0) after the first, which `input_mask` shows the beginning of.
-
-    They have no fingerprints of their own.
-    """
+    """The blocks of perm_in(0) after the first one, without fingerprints."""
     blocks, width = bundle.manifest.residual_blocks, bundle.manifest.model.hidden_size
     p = bundle.input_permutation
     shown: list[ShownMask] = []
@@ -85,13 +82,13 @@ def input_blocks(bundle: ClientBundle) -> list[ShownMask]:
     return shown
 
 
-def answers(bundle: ClientBundle) -> list[ShownMask]:
-    """What the client's key opens answers with, where it needs more than for its input."""
+def output_masks(bundle: ClientBundle) -> list[ShownMask]:
+    """The masks of what the server sends back, if the client's key holds any."""
     manifest, key = bundle.manifest, bundle.key
     shown = []
     order = key.sealed_order(manifest.model.vocab_size)
     if order is not None:
-        of = "tokens, in the order that logits come in"
+        of = "tokens, in the order of the logits"
         shown.append(_shown("vocabulary", derivation.VOCABULARY_LABEL, of, "", order))
     mask = key.output_mask()
     if key.output and isinstance(mask, PermutationMask):
@@ -101,7 +98,7 @@ def answers(bundle: ClientBundle) -> list[ShownMask]:
 
 
 def check_belongs(master: MasterKey, manifest: Manifest) -> None:
-    """Raise WrongMasterKeyError unless a master key made the bundle with this manifest."""
+    """Raise WrongMasterKeyError unless the master key made the bundle with this manifest."""
     made = master.client_key(
         manifest.model.hidden_size,
         max(1, manifest.residual_blocks),
@@ -168,7 +165,7 @@ def layer_permutations(master: MasterKey, manifest: Manifest, layer: int = 0) ->
 
 
 def residual_permutations(master: MasterKey, manifest: Manifest) -> list[ShownMask]:
-    """p_1 … p_L, which the residual stream has after each layer; none where it keeps a rotation."""
+    """p_1 … p_L, the permutations after each layer; empty for scheme rotation."""
     blocks = manifest.residual_blocks
     shown: list[ShownMask] = []
     if manifest.scheme == Scheme.SCHEME_ROTATION:

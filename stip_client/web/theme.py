@@ -1,4 +1,4 @@
-"""Gradio's own components in the page's colours. The colours themselves are in style.css."""
+"""Gradio's components in the colours of style.css."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-# Fonts that the reader's system has: none is fetched.
+# Fonts of the reader's system: none is fetched.
 SANS = (
     "ui-sans-serif",
     "system-ui",
@@ -86,6 +86,6 @@ def theme() -> Any:
 
 
 def style() -> str:
-    """The page's style sheet, for its head: Gradio would rewrite the selectors of a `css`."""
+    """The page's style sheet, for its head. Gradio would rewrite the selectors of its `css`."""
     sheet = (resources.files("stip_client.web") / "style.css").read_text(encoding="utf-8")
     return f"<style>{sheet}</style>"

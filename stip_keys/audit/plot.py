@@ -24,7 +24,7 @@ def check_plot(path: Path) -> None:
     if find_spec("matplotlib") is None:
         raise KeysError(
             "--plot needs matplotlib, which is not installed",
-            hint='pip install ".[plot]" where this project lies',
+            hint='pip install ".[plot]" in the folder of this project',
         )
 
 

@@ -13,14 +13,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from stip_client import ClientError, ConnectionLostError, Piece, RequestError, ServerBusyError
 from stip_client.gateway import http_connection
-from stip_client.gateway.caller_check import is_loopback_name
+from stip_client.gateway.app import ReplySlots
 from stip_client.gateway.errors import ApiError, from_client_error
 from stip_client.gateway.http_connection import ClientGone, send_events, while_connected
 from stip_client.gateway.logprobs import LogprobStream, chat_logprobs
 from stip_client.gateway.penalties import processors
 from stip_client.gateway.running_request import interleaved
-from stip_client.gateway.slots import ReplySlots
 from stip_client.gateway.token_text import TokenText
+from stip_client.http.loopback import is_loopback_name
 from stip_client.sampling.detokenizer import TextStream
 from tests.support.waiting import PATIENCE
 

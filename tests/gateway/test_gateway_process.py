@@ -288,7 +288,7 @@ def test_missing_extra_is_said_with_the_command_that_installs_it(bundle: Path) -
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "stip-client: error: the gateway needs starlette, which is not installed",
-        'stip-client: hint: pip install ".[gateway]" where this project lies',
+        'stip-client: hint: pip install ".[gateway]" in the folder of this project',
     ]
 
 
@@ -299,4 +299,4 @@ def test_nothing_else_of_the_client_imports_the_extra() -> None:
     )
     modules = {name.partition(".")[0] for name in json.loads(done.stdout)}
     assert "stip_client" in modules
-    assert not modules & {"starlette", "uvicorn", "anyio"}
+    assert not modules & {"pydantic", "starlette", "uvicorn", "anyio"}

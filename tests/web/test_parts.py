@@ -139,7 +139,7 @@ def test_the_key_center_tells_what_is_used_instead(
     alone = ModelLoader("localhost:1", ACCESS, None).load(str(bundles))
     loaded = ModelLoader("localhost:1", ACCESS, master).load(str(bundles))
     pane = key_pane.permutations(loaded)
-    answers = {each.name: each.first for each in loaded.answers}
+    answers = {each.name: each.first for each in loaded.outputs}
     if scheme == "rotation":
         assert (loaded.input.name, loaded.input.first, alone.blocks) == ("rotation", (), [])
         assert "3 rounds of permutation, signs and Hadamard matrices" in pane

@@ -1,4 +1,4 @@
-"""Generates in several sessions at once and measures each. A session has a thread and a client."""
+"""Generates in several sessions at once and times each. A session has a thread and a client."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stip_client.client import Client
 from stip_client.errors import ClientError
 from stip_client.session.generation_options import Options
 
-# Seconds that the other sessions have to end when one fails.
+# Seconds that the other sessions have to end after one fails.
 STOP_SECONDS = 5.0
 
 
 class ConcurrentSessions:
-    """Some clients, each for one session at a time. Closes them at the end."""
+    """Several clients, each with one session at a time. Closes them at the end."""
 
     def __init__(self, clients: Sequence[Client]) -> None:
         self._clients = clients
@@ -28,7 +28,7 @@ class ConcurrentSessions:
             self._closing.enter_context(client)
 
     def generate(self, prompts: Sequence[Sequence[int]], options: Options) -> list[ReplyTiming]:
-        """Generate a reply to every prompt, all at once, as many as there are clients at most.
+        """Generate a reply to every prompt, all at once; at most one prompt a client.
 
         Raises the error of the first session that fails, and stops the others.
         """
@@ -49,12 +49,12 @@ class ConcurrentSessions:
             except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
                 ended.put((number, error))
 
-        # daemons: none may hold up the end of a program that does not wait for its server
+        # daemons: a program may end without waiting for its server
         threads = [
             Thread(target=reply, args=(number,), name=f"session-{number}", daemon=True)
             for number in range(len(prompts))
         ]
-        measured: dict[int, ReplyTiming] = {}
+        timings: dict[int, ReplyTiming] = {}
         try:
             for thread in threads:
                 thread.start()
@@ -62,10 +62,10 @@ class ConcurrentSessions:
             for _ in threads:
                 number, result = ended.get()
                 if isinstance(result, ClientError):
-                    raise _told(result, number, len(threads)) from result
+                    raise _numbered(result, number, len(threads)) from result
                 if isinstance(result, BaseException):
                     raise result
-                measured[number] = result
+                timings[number] = result
         finally:
             stop.set()
             start.set()
@@ -73,7 +73,7 @@ class ConcurrentSessions:
             for thread in threads:
                 if thread.ident is not None:
                     thread.join(max(0.0, deadline - monotonic()))
-        return [measured[number] for number in range(len(threads))]
+        return [timings[number] for number in range(len(threads))]
 
     def __enter__(self) -> ConcurrentSessions:
         return self
@@ -87,8 +87,8 @@ class ConcurrentSessions:
         self._closing.close()
 
 
-def _told(error: ClientError, number: int, count: int) -> ClientError:
-    """The error, saying whose it is."""
+def _numbered(error: ClientError, number: int, count: int) -> ClientError:
+    """The error, with the number of its session."""
     if count == 1:
         return error
     return type(error)(

@@ -1,4 +1,4 @@
-"""Draws what `stip-client bench` found. Matplotlib is imported here, and nowhere else."""
+"""Draws the results of `stip-client bench`. Only this file of the client imports Matplotlib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stip_client.cli.benchmark.report import Figures
 
 def draw(found: Sequence[Figures], caption: str, path: Path) -> None:
     """Write a PNG or an SVG: tokens a second, and seconds to wait, over the sessions."""
-    # not through pyplot, which would look for a display
+    # not with pyplot, which would look for a display
     figure = Figure(figsize=(7.5, 9), layout="constrained")
     rates, gaps, firsts = figure.subplots(3, 1, sharex=True)
     _line(rates, found, lambda each: each.total_tokens_per_second, "all sessions", "tab:blue")

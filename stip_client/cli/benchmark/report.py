@@ -1,4 +1,4 @@
-"""What `stip-client bench` found: figures from timings, as a table and as JSON."""
+"""The results of `stip-client bench`: figures, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from stip_client.cli.reply_timing import ReplyTiming, percentile, rates, shown_b
 from stip_model.bundle.modes import head_name
 from stip_model.bundle.weight_types import data_type_name
 
-Round = Sequence[ReplyTiming]  # replies that were generated at once
+Round = Sequence[ReplyTiming]  # replies generated at once
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What some sessions at once got, over all repetitions.
+    """The figures of some concurrent sessions over all repetitions.
 
-    Seconds to the first token and between tokens; tokens a second of one session, after its first
-    token, and of all together, from the start to the last token; bytes and tokens of what comes
-    after the first token.
+    first_token and gap (between tokens) are medians in seconds. tokens_per_second is the rate of
+    one session after its first token; total_tokens_per_second that of all sessions from start to
+    end. Bytes and round trips count from the first token on.
     """
 
     sessions: int
@@ -44,7 +44,7 @@ class Figures:
 
 
 def figures(rounds: Sequence[Round]) -> Figures:
-    """The figures of some rounds of the same number of sessions, of two tokens or more each."""
+    """The figures of rounds with the same number of sessions and two tokens a reply or more."""
     replies = [reply for each in rounds for reply in each]
     firsts = [reply.arrivals[0] for reply in replies]
     gaps = [gap for reply in replies for gap in reply.gaps]
@@ -132,7 +132,7 @@ def report(
 
 
 def title(info: GetModelInfoResponse) -> str:
-    """One line on what was measured."""
+    """One line about what was measured."""
     dtype = data_type_name(info.compute_dtype)
     model = info.model
     return (
@@ -144,12 +144,12 @@ def title(info: GetModelInfoResponse) -> str:
 def _version() -> str:
     try:
         return version("stip-grpc")
-    except PackageNotFoundError:  # run from a folder, not installed
+    except PackageNotFoundError:  # not installed
         return "unknown"
 
 
 def _machine() -> dict[str, Any]:
-    """This machine; of the server's it is told nothing."""
+    """This machine. Nothing is known about the server's."""
     return {
         "system": platform.platform(),
         "cpu": _cpu(),

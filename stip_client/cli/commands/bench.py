@@ -1,4 +1,4 @@
-"""stip-client bench: how fast a server answers one session, and several at once."""
+"""stip-client bench: measure how fast a server answers one session and several at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip_client.cli.benchmark.concurrent_sessions import ConcurrentSessions
 from stip_client.cli.benchmark.report import Figures, figures, report, table_head, table_row, title
 from stip_client.cli.connection_options import access
-from stip_client.cli.generation_options import add_draft_option, add_wait_option
+from stip_client.cli.generation_arguments import add_draft_argument, add_wait_argument
 from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import printable
 from stip_client.client import Client
@@ -25,9 +25,10 @@ from stip_client.session.generation_options import Options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Tokens of a reply that is not counted: the first ones also pay for what is made on first use.
+# Tokens of a reply that is not counted: the first tokens include one-time costs.
 WARM_UP_TOKENS = 4
 PLOT_SUFFIXES = (".png", ".svg")
+SESSIONS = [1, 2, 4, 8]
 
 
 def add_parser(
@@ -39,23 +40,23 @@ def add_parser(
         "bench",
         parents=[connection],
         help="measure how fast a server answers",
-        description="Measure a server: prompts of random tokens, one of its own for every session, "
-        "and greedy replies of a fixed length. Prints medians over all repetitions; the total "
-        "counts from the start to the last token, the prompts' time included.",
+        description="Measure a server with a prompt of random tokens for each session and greedy "
+        "replies of a fixed length. Prints medians over all repetitions; the total counts from the "
+        "start to the last token, including the time of the prompts.",
         allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     parser.add_argument(
         "--sessions",
         type=_counts,
-        default=[1, 2, 4, 8],
+        default=SESSIONS,
         metavar="N[,...]",
-        help="sessions at once (default: 1,2,4,8)",
+        help=f"concurrent sessions (default: {','.join(map(str, SESSIONS))})",
     )
     for name, default, least, what in (
         ("--prompt-tokens", 128, 1, "tokens of a prompt"),
         ("--new-tokens", 64, 2, "tokens of a reply"),
-        ("--repeats", 3, 1, "how often each is measured, after a round that is not counted"),
-        ("--seed", 0, 0, "of the prompts' random tokens"),
+        ("--repeats", 3, 1, "measurements of each, after a round that is not counted"),
+        ("--seed", 0, 0, "seed of the random prompts"),
     ):
         parser.add_argument(
             name,
@@ -64,17 +65,17 @@ def add_parser(
             metavar="N",
             help=f"{what} (default: %(default)s)",
         )
-    # off: on random tokens guesses say nothing of what they would bring elsewhere
-    add_draft_option(parser, default="off")
-    add_wait_option(parser)
+    # off: drafts on random tokens say nothing about drafts on text
+    add_draft_argument(parser, default="off")
+    add_wait_argument(parser)
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures to this file as well"
+        "--json", type=Path, metavar="FILE", help="also write the figures to this file"
     )
     parser.add_argument(
         "--plot",
         type=_plot_file,
         metavar="FILE",
-        help="draw them into this .png or .svg file (needs Matplotlib)",
+        help="draw the figures into this .png or .svg file (needs Matplotlib)",
     )
     parser.set_defaults(run=_run)
 
@@ -116,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _measure(
     sessions: ConcurrentSessions, arguments: argparse.Namespace, vocab_size: int
 ) -> list[Figures]:
-    """Measure every number of sessions, and print a row for each."""
+    """Measure every number of sessions and print a row for each."""
     options: Options = {
         "max_new_tokens": arguments.new_tokens,
         "ignore_eos": True,
@@ -140,7 +141,7 @@ def _measure(
     return found
 
 
-# -- what is checked before anything is measured ---------------------------------------------------
+# -- checks before the measurement ---------------------------------------------------
 
 
 def _import_draw() -> Callable[[Sequence[Figures], str, Path], None]:
@@ -149,13 +150,13 @@ def _import_draw() -> Callable[[Sequence[Figures], str, Path], None]:
     except ImportError as error:
         raise ClientError(
             f"--plot needs Matplotlib: {error}",
-            hint='pip install ".[plot]" where this project lies',
+            hint='pip install ".[plot]" in the folder of this project',
         ) from error
     return draw
 
 
 def _check_writable(path: Path | None) -> None:
-    """Raises ClientError for a file that could not be written after the measuring."""
+    """Raise ClientError for a file that could not be written after the measurement."""
     if path is None:
         return
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -163,7 +164,7 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _check_length(arguments: argparse.Namespace, info: GetModelInfoResponse) -> None:
-    """Raises ContextOverflowError where prompt and reply do not fit; the last token is not sent."""
+    """Raise ContextOverflowError if prompt and reply do not fit; the last token is not sent."""
     needed = arguments.prompt_tokens + arguments.new_tokens - 1
     if needed > info.limits.max_length:
         raise ContextOverflowError(

@@ -1,6 +1,6 @@
 """stip-client chat: a conversation in the terminal.
 
-Replies go to standard output and all else to standard error, so that a pipe gets replies alone.
+Replies go to standard output and everything else to standard error, so a pipe gets only replies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stip_client.cli.connection_options import access
 from stip_client.cli.conversation.history import Conversation, valid_text
 from stip_client.cli.conversation.line_input import LineInput
 from stip_client.cli.conversation.statistics import ReplyStatistics, table
-from stip_client.cli.generation_options import add_generation_options, generation_options
+from stip_client.cli.generation_arguments import add_generation_arguments, generation_options
 from stip_client.cli.reply_timing import ReplyTiming
 from stip_client.cli.signals import InterruptibleReply, sigterm_raises
 from stip_client.cli.terminal import printable, reply_text, say_error
@@ -27,13 +27,13 @@ from stip_client.session.generation import FinishReason
 
 HELP = """\
 /help          list these commands
-/reset         forget the conversation; the system prompt stays
-/system TEXT   set the system prompt, from the next message on; without TEXT, remove it
-/save FILE     write the messages to a new file, as JSON that nobody else may read
-/stats         tokens, times and bytes
+/reset         forget the conversation; keep the system prompt
+/system TEXT   set the system prompt for the next messages; without TEXT, remove it
+/save FILE     write the messages to a new JSON file that only you may read
+/stats         show tokens, times and bytes
 /quit          leave, as Ctrl-D does
 //TEXT         send /TEXT
-Ctrl-C stops a reply, clears what is typed, and leaves where nothing is."""
+Ctrl-C stops a reply, clears what you typed, or leaves if nothing is typed."""
 
 
 def add_parser(
@@ -45,14 +45,14 @@ def add_parser(
         "chat",
         parents=[connection],
         help="hold a conversation in the terminal",
-        description="Hold a conversation. Each line is a message; of the conversation only what is "
-        "new is sent. It is kept nowhere unless you save it.",
+        description="Hold a conversation. Each line is a message; only the new part of the "
+        "conversation is sent. Nothing is saved unless you save it.",
         epilog=f"commands in the conversation:\n{HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     parser.add_argument("--system", metavar="TEXT", help="begin with this system prompt")
-    add_generation_options(parser, max_new_tokens=512)
+    add_generation_arguments(parser, max_new_tokens=512)
     parser.set_defaults(run=_run)
 
 
@@ -70,13 +70,13 @@ def _run(arguments: argparse.Namespace) -> int:
             )
         info = client.model_info()
         if lines.interactive:
-            _tell(
+            _note(
                 f"{info.model.model_type} at {arguments.server}, up to {info.limits.max_length} "
                 "tokens; /help lists the commands, Ctrl-D leaves"
             )
         chat = _Chat(client, conversation, arguments)
         chat.talk(lines)
-    # for a script, which sees no errors: whether every message was answered
+    # tell a script whether every message was answered
     return 1 if chat.failed and not lines.interactive else 0
 
 
@@ -91,7 +91,7 @@ class _Chat:
         self._options = generation_options(arguments)
         self._replies: list[ReplyStatistics] = []
         self._commands: dict[str, Callable[[str], None]] = {
-            "/help": lambda _: _tell(HELP),
+            "/help": lambda _: _note(HELP),
             "/reset": self._reset,
             "/system": self._set_system,
             "/save": self._save,
@@ -100,28 +100,28 @@ class _Chat:
         self.failed = False
 
     def talk(self, lines: LineInput) -> None:
-        """Answer one line after the other. Raises KeyboardInterrupt for Ctrl-C at the prompt."""
+        """Answer line after line. Raises KeyboardInterrupt for Ctrl-C at the prompt."""
         while (line := lines.read()) is not None:
             text = line.strip()
             if text == "/quit":
                 return
             try:
                 if text.startswith("/") and not text.startswith("//"):
-                    self._obey(text)
+                    self._run_command(text)
                 elif text:
                     self._reply(text[1:] if text.startswith("//") else text)
-            except KeyboardInterrupt:  # what was under way has ended; the conversation goes on
-                _tell("")
+            except KeyboardInterrupt:  # the reply has ended; the conversation continues
+                _note("")
             except ClientError as error:
                 self.failed = True
                 say_error(error)
         if lines.interactive:
-            _tell("")
+            _note("")
 
     # -- messages --------------------------------------------------------------------------------
 
     def _reply(self, text: str) -> None:
-        self._conversation.ask(text)
+        self._conversation.add_question(text)
         try:
             answered = self._answer()
         except ContextOverflowError as error:
@@ -129,18 +129,18 @@ class _Chat:
                 f"the conversation has grown too long: {error}", hint="/reset begins a new one"
             ) from error
         finally:
-            self._conversation.take_back()  # unless it has been answered
+            self._conversation.remove_unanswered()
         if not answered:
-            _tell("stopped before anything came: the message is taken back")
+            _note("stopped before the reply began: the message is taken back")
 
     def _answer(self) -> bool:
-        """Show the reply to the last message and enter it; false if there was none."""
+        """Show and record the reply to the last message; False if it was stopped too early."""
         messages = self._conversation.messages
         prompt_tokens = len(encode_prompt(self._client.bundle, messages))
         timing = ReplyTiming()
         texts: list[str] = []
         finish: FinishReason | None = None
-        # closed at once when it is stopped: its session is then free to be continued
+        # closed as soon as it is stopped, so that its session can continue
         reply = self._client.chat(messages, **self._options)
         try:
             with InterruptibleReply() as interruptible, closing(reply):
@@ -157,23 +157,23 @@ class _Chat:
         if stopped and not text:
             return False
         self._replies.append(ReplyStatistics(prompt_tokens, timing))
-        self._conversation.answer(text, stopped=stopped)
+        self._conversation.add_reply(text, stopped=stopped)
         print(flush=True)
         if stopped:
-            _tell("[stopped]")
+            _note("[stopped]")
         elif finish == "length":
-            self._tell_why_it_ended(timing.tokens)
+            self._note_why_it_ended(timing.tokens)
         return True
 
-    def _tell_why_it_ended(self, tokens: int) -> None:
+    def _note_why_it_ended(self, tokens: int) -> None:
         if tokens < self._options["max_new_tokens"]:
-            _tell("[the context is full: /reset begins a new conversation]")
+            _note("[the context is full: /reset begins a new conversation]")
         else:
-            _tell(f"[ended after {tokens} tokens: --max-new-tokens]")
+            _note(f"[ended after {tokens} tokens: --max-new-tokens]")
 
     # -- commands --------------------------------------------------------------------------------
 
-    def _obey(self, line: str) -> None:
+    def _run_command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
         command = self._commands.get(name)
         if command is None:
@@ -184,11 +184,11 @@ class _Chat:
 
     def _reset(self, _: str) -> None:
         self._conversation.reset()
-        _tell("the conversation is forgotten")
+        _note("the conversation is forgotten")
 
     def _set_system(self, text: str) -> None:
         self._conversation.system = valid_text(text) if text else None
-        _tell("the system prompt is set" if text else "there is no system prompt now")
+        _note("the system prompt is set" if text else "there is no system prompt now")
 
     def _save(self, name: str) -> None:
         if not name:
@@ -197,12 +197,12 @@ class _Chat:
             raise RequestError("there is nothing to save yet")
         path = Path(os.path.expanduser(name))
         self._conversation.save(path)
-        _tell(f"saved {len(self._conversation.messages)} messages to {path}")
+        _note(f"saved {len(self._conversation.messages)} messages to {path}")
 
     def _show_statistics(self, _: str) -> None:
         if not self._replies:
             raise RequestError("there is no reply yet")
-        _tell(table(self._replies))
+        _note(table(self._replies))
 
 
 def _end_line(texts: list[str]) -> None:
@@ -211,5 +211,5 @@ def _end_line(texts: list[str]) -> None:
         print(flush=True)
 
 
-def _tell(text: str) -> None:
+def _note(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""stip-client demo: the three parties as three processes, on a fresh key, and the comparison.
+"""stip-client demo: run the three parties as three processes with a fresh key, and compare.
 
-Everything is done through the parties' own command lines in a temporary folder that is removed
-afterwards; the server's process gets the server bundle and nothing else.
+Uses only the parties' command lines, in a temporary folder that is removed afterwards. The server
+process gets only the server bundle.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from stip_model.bundle.modes import HEADS, SCHEMES
 
 DEFAULT_PROMPT = "Hello, how are you?"
 STOP_SECONDS = 10
-# What a command line of ours says when it fails.
-_TOLD = re.compile(r"^stip-\w+: (error|hint): (.*)$", re.MULTILINE)
+# The error lines of our command lines.
+_REPORTED = re.compile(r"^stip-\w+: (error|hint): (.*)$", re.MULTILINE)
 
 
 class DemoError(ClientError):
@@ -47,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=int,
         default=64,
         metavar="N",
-        help="end after so many tokens (default: %(default)s)",
+        help="end after this many tokens (default: %(default)s)",
     )
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="checkpoint (default: the demo model)"
@@ -100,7 +100,7 @@ def _say(party: str, text: str) -> None:
 
 
 def _ask(stack: ExitStack, output: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Serve a conversion's server bundle and ask with its client bundle; the client's JSON."""
+    """Serve the server bundle and generate with the client bundle; return the client's JSON."""
     address = stack.enter_context(_server(output / "server"))
     answer = _tool(
         "stip_client",
@@ -116,7 +116,7 @@ def _ask(stack: ExitStack, output: Path, arguments: argparse.Namespace) -> dict[
 
 
 def _tool(module: str, *arguments: object) -> str:
-    """Run a command line to its end; its standard output. Raises DemoError."""
+    """Run a command line and return its standard output. Raises DemoError."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -126,7 +126,7 @@ def _tool(module: str, *arguments: object) -> str:
 
 @contextmanager
 def _server(bundle: Path) -> Iterator[str]:
-    """A server process, as its address; it is stopped afterwards."""
+    """Run a server process; yields its address."""
     command = [sys.executable, "-m", "stip_server", "--model", str(bundle)]
     command += ["--port", "0", "--allow-echo"]
     with (
@@ -149,10 +149,10 @@ def _server(bundle: Path) -> Iterator[str]:
 
 
 def _failure(stderr: str, otherwise: str) -> DemoError:
-    """The error that a party's command line told, in its own words."""
-    told = dict(_TOLD.findall(stderr))
-    if "error" in told:
-        return DemoError(told["error"], hint=told.get("hint"))
+    """The error that a party's command line reported."""
+    reported = dict(_REPORTED.findall(stderr))
+    if "error" in reported:
+        return DemoError(reported["error"], hint=reported.get("hint"))
     return DemoError(f"{otherwise}: {stderr.strip()}")
 
 

@@ -1,4 +1,4 @@
-"""stip-client generate: one reply, streamed to standard output."""
+"""stip-client generate: stream one reply to standard output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TextIO
 
 from stip_client.bundle.prompt import encode_prompt
 from stip_client.cli.connection_options import access
-from stip_client.cli.generation_options import add_generation_options, generation_options
+from stip_client.cli.generation_arguments import add_generation_arguments, generation_options
 from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
 from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import reply_text, say
@@ -42,16 +42,16 @@ def add_parser(
     parser.add_argument(
         "--raw", action="store_true", help="send the prompt as it is, without the chat template"
     )
-    add_generation_options(parser, max_new_tokens=32)
+    add_generation_arguments(parser)
     output = parser.add_argument_group("output")
-    output.add_argument("--quiet", action="store_true", help="print the reply and nothing else")
+    output.add_argument("--quiet", action="store_true", help="print only the reply")
     output.add_argument(
-        "--profile", action="store_true", help="print where the time of every step went"
+        "--profile", action="store_true", help="print where the time of each step went"
     )
     output.add_argument(
         "--json",
         action="store_true",
-        help="print one JSON object at the end; after an error, what had come and the error",
+        help="print one JSON object at the end; after an error, what arrived and the error",
     )
     output.add_argument(
         "--echo",
@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 class _Reply:
-    """The reply that the arguments ask for, as far as it has come."""
+    """The reply to the prompt, as far as it has arrived."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
@@ -99,7 +99,7 @@ class _Reply:
         self.prompt_tokens = 0
 
     def generate(self, prompt: str) -> None:
-        """Generate it, and print it as it comes unless JSON is wanted. Raises ClientError."""
+        """Generate the reply; print it as it arrives unless JSON is wanted. Raises ClientError."""
         if not prompt:
             raise RequestError("the prompt is empty")
         arguments = self._arguments
@@ -107,9 +107,9 @@ class _Reply:
         with Client(arguments.server, arguments.bundle, **access(arguments)) as client:
             token_ids = encode_prompt(client.bundle, prompt, raw=arguments.raw)
             self.prompt_tokens = len(token_ids)
-            self._tell_what_fits(client)
+            self._warn_if_too_long(client)
             self.timing = ReplyTiming()
-            # closed at once where an exception comes between two pieces
+            # closed at once if an exception comes between two pieces
             with closing(client.generate(token_ids, **options)) as pieces:
                 for piece in pieces:
                     self.timing.record(piece)
@@ -117,7 +117,7 @@ class _Reply:
                     if not arguments.json:
                         print(reply_text(piece.text, sys.stdout), end="", flush=True)
 
-    def _tell_what_fits(self, client: Client) -> None:
+    def _warn_if_too_long(self, client: Client) -> None:
         wanted = self._arguments.max_new_tokens
         length = client.model_info().limits.max_length
         # the last token is never sent back
@@ -136,7 +136,7 @@ def _as_json(
     seconds: float,
     error: ClientError | None,
 ) -> dict[str, object]:
-    """Everything as one object; what came before an error, with an `error` that says which."""
+    """The reply as one object; after an error, what arrived before it and an `error`."""
     first = timing.first_token
     report: dict[str, object] = {
         "text": "".join(piece.text for piece in pieces),
@@ -167,7 +167,7 @@ def _as_json(
 
 
 def _print_profile(timing: ReplyTiming, file: TextIO) -> None:
-    """A line a step: where its time went, and its bytes."""
+    """One line a step: where its time went, and its bytes."""
     titles = ("client", "wire", "queue", "compute", "up", "down")
     print(f"{'step':>5}{'rows':>6}" + "".join(f"{each:>9}" for each in titles), file=file)
     print(" " * 11 + f"{'ms':>9}" * 4 + f"{'bytes':>9}" * 2, file=file)
@@ -179,7 +179,7 @@ def _print_profile(timing: ReplyTiming, file: TextIO) -> None:
 
 
 def _summary(pieces: Sequence[Piece], timing: ReplyTiming, prompt_tokens: int) -> str:
-    """One line on a reply of at least one token."""
+    """One line about a reply of at least one token."""
     text = f"{prompt_tokens} prompt tokens, first token after {timing.arrivals[0] * 1e3:.0f} ms"
     found = rates([timing])
     if found.tokens_per_second is not None:

@@ -1,4 +1,4 @@
-"""stip-client serve: a gateway on this machine that speaks OpenAI's API."""
+"""stip-client serve: run the gateway, which speaks OpenAI's API on this machine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,30 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stip_client.aio import AsyncClient
-from stip_client.cli.connection_options import access, seconds
+from stip_client.cli.connection_options import access
 from stip_client.cli.extras import require
+from stip_client.cli.generation_arguments import add_wait_argument
 from stip_client.cli.terminal import say
 from stip_client.errors import ConnectionLostError, WrongKeyError
-from stip_client.http.listening_socket import ListenError, is_local, listening_socket, url
+from stip_client.gateway.settings import GatewaySettings
+from stip_client.http.listening_socket import (
+    ListenError,
+    is_local,
+    listening_socket,
+    port,
+    url,
+)
 from stip_client.transport.credentials import check_token, read_token
 
-# Starlette and uvicorn are an extra, so nothing of stip_client.gateway is imported up here.
+# pydantic, Starlette and uvicorn are an extra: import only the gateway's settings up here.
 
 KEY_VARIABLE = "STIP_GATEWAY_KEY"
-EXTRA = ("starlette", "uvicorn")
+EXTRA = ("pydantic", "starlette", "uvicorn")
+# Seconds that requests have to end after a signal: replies end with their next token, and requests
+# that still wait for their first token are cancelled.
+GRACE_SECONDS = 2
+# Longer than applications keep idle connections, so that none is closed during a request.
+KEEP_ALIVE_SECONDS = 300
 
 
 def add_parser(
@@ -43,18 +56,21 @@ def add_parser(
     gateway = parser.add_argument_group("gateway")
     gateway.add_argument(
         "--host",
-        default="127.0.0.1",
+        default=GatewaySettings.host,
         metavar="ADDRESS",
         help="listen here; beyond this machine only with an API key (default: %(default)s)",
     )
     gateway.add_argument(
-        "--port", type=_port, default=8080, help="0 takes a free one (default: %(default)s)"
+        "--port",
+        type=port,
+        default=GatewaySettings.port,
+        help="0 takes a free one (default: %(default)s)",
     )
     gateway.add_argument(
         "--api-key-file",
         type=Path,
         metavar="FILE",
-        help="demand the key in this file's first line of every application "
+        help="require every application to send the key in this file's first line "
         f"(default: the environment variable {KEY_VARIABLE}, if it is set)",
     )
     gateway.add_argument(
@@ -63,57 +79,59 @@ def add_parser(
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let web pages of this origin in, such as https://chat.example.org; repeatable",
+        help="allow web pages of this origin, such as https://chat.example.org; repeatable",
     )
     gateway.add_argument(
         "--model-name",
         metavar="NAME",
+        default=GatewaySettings.model_name,
         help="the model's id for applications (default: its type and the bundle's fingerprint)",
     )
     gateway.add_argument(
         "--max-concurrent",
         type=_positive,
-        default=16,
+        default=GatewaySettings.max_concurrent,
         metavar="N",
-        help="replies at once; more are refused with status 429 (default: %(default)s)",
+        help="replies generated at once; more are refused with status 429 (default: %(default)s)",
     )
-    gateway.add_argument(
-        "--wait",
-        type=seconds,
-        default=0.0,
-        metavar="SECONDS",
-        help="let a request wait so long for a place where the server is full "
-        "(default: %(default)g)",
-    )
+    add_wait_argument(gateway, default=GatewaySettings.wait)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     require("gateway", EXTRA, "the gateway")
-    received = asyncio.run(_serve(arguments))
+    settings = GatewaySettings(
+        host=arguments.host,
+        port=arguments.port,
+        key=_key(arguments.api_key_file),
+        origins=arguments.allow_origin,
+        model_name=arguments.model_name,
+        max_concurrent=arguments.max_concurrent,
+        wait=arguments.wait,
+    )
+    received = asyncio.run(_serve(arguments, settings))
     if received == signal.SIGINT:
         raise KeyboardInterrupt
     return 0
 
 
-def _listener(arguments: argparse.Namespace, key: str | None) -> socket.socket:
+def _listener(settings: GatewaySettings) -> socket.socket:
     refusal = ListenError(
-        f"{arguments.host} can be reached by other machines, and the gateway has no API key",
-        hint="listen on 127.0.0.1, or give a key (--api-key-file or STIP_GATEWAY_KEY)",
+        f"{settings.host} can be reached by other machines, and the gateway has no API key",
+        hint=f"listen on {GatewaySettings.host}, or give a key (--api-key-file or {KEY_VARIABLE})",
     )
-    unless_local = refusal if key is None else None
-    return listening_socket(arguments.host, arguments.port, unless_local=unless_local)
+    unless_local = refusal if settings.key is None else None
+    return listening_socket(settings.host, settings.port, unless_local=unless_local)
 
 
-async def _serve(arguments: argparse.Namespace) -> signal.Signals:
+async def _serve(arguments: argparse.Namespace, settings: GatewaySettings) -> signal.Signals:
     from stip_client.gateway.access_log import LogWriter
     from stip_client.gateway.app import make_app
     from stip_client.gateway.served_model import ServedModel
-    from stip_client.gateway.server import serve
+    from stip_client.http.http_server import serve
 
-    key = _key(arguments.api_key_file)
     with (
-        _listener(arguments, key) as listener,
+        _listener(settings) as listener,
         closing(LogWriter(sys.stderr)) as log,
     ):
         if not is_local(listener):
@@ -121,29 +139,25 @@ async def _serve(arguments: argparse.Namespace) -> signal.Signals:
         async with AsyncClient(
             arguments.server,
             arguments.bundle,
-            max_conversations=arguments.max_concurrent,
+            max_conversations=settings.max_concurrent,
             **access(arguments),
         ) as client:
             await _check_server(client)
-            model = ServedModel(client, name=arguments.model_name, wait=arguments.wait)
-            app = make_app(
-                model,
-                key=key,
-                origins=arguments.allow_origin,
-                max_concurrent=arguments.max_concurrent,
-                log=log,
-            )
+            model = ServedModel(client, settings)
             base_url = url(listener, "/v1")
             return await serve(
-                app,
+                make_app(model, settings, log),
                 listener,
+                grace_seconds=GRACE_SECONDS,
+                has_lifespan=False,
+                keep_alive_seconds=KEEP_ALIVE_SECONDS,
                 on_listening=lambda: print(f"listening on {base_url}", flush=True),
                 on_ending=model.end,
             )
 
 
 async def _check_server(client: AsyncClient) -> None:
-    """Say at once what every request would fail with; a server may still be coming up."""
+    """Report now what every request would fail with. A server may still be starting."""
     try:
         info = await client.model_info()
     except ConnectionLostError as error:
@@ -157,17 +171,11 @@ async def _check_server(client: AsyncClient) -> None:
 
 
 def _key(file: Path | None) -> str | None:
-    """The API key, if there is to be one. Raises CredentialsError."""
+    """The API key, if one is configured. Raises CredentialsError."""
     if file is not None:
         return read_token(file)
     key = os.environ.get(KEY_VARIABLE)
     return check_token(key) if key else None
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
-    return int(text)
 
 
 def _positive(text: str) -> int:

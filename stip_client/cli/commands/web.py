@@ -11,15 +11,15 @@ from stip_client.cli.connection_options import access
 from stip_client.cli.extras import require
 from stip_client.cli.terminal import say
 from stip_client.errors import RequestError
-from stip_client.http.listening_socket import is_local, listening_socket, url
+from stip_client.http.listening_socket import is_local, listening_socket, port, url
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_master_key
 from stip_keys.masks.keys import MasterKey
 from stip_keys.masks.passphrase import PassphraseSource
 
-# Gradio is an extra, so nothing of stip_client.web is imported up here.
+# Gradio is an extra: import nothing of stip_client.web up here.
 
-# What Gradio and huggingface_hub would send of their own accord. Read when they are imported.
+# Turns off what Gradio and huggingface_hub would send. They read it when they are imported.
 _QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
@@ -38,7 +38,7 @@ def add_parser(
         parents=[connection],
         help="see the three parties at work, on a page in the browser",
         description="Serve a page with three panes: the user's prompt and reply, the masks in "
-        "use, and what the server receives; under them, where the time of every step went.",
+        "use, and what the server receives. A chart shows where the time of every step went.",
         allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     page = parser.add_argument_group("page")
@@ -50,7 +50,7 @@ def add_parser(
         "(default: %(default)s)",
     )
     page.add_argument(
-        "--port", type=_port, default=7860, help="0 takes a free one (default: %(default)s)"
+        "--port", type=port, default=7860, help="0 takes a free one (default: %(default)s)"
     )
     page.add_argument(
         "--share",
@@ -62,14 +62,14 @@ def add_parser(
         "--key",
         type=Path,
         metavar="FILE",
-        help="the developer's master key: show what masks the layers as well",
+        help="the developer's master key: also show the masks inside the layers",
     )
     page.add_argument(
         "--passphrase-file",
         type=Path,
         metavar="FILE",
-        help="the passphrase of a wrapped --key is this file's first line (default: it is asked "
-        "for on the terminal)",
+        help="read the passphrase of a wrapped --key from this file's first line (default: prompt "
+        "for it)",
     )
     parser.set_defaults(run=_run)
 
@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
             only=arguments.bundle if exposed else None,
         )
         if arguments.bundle is not None:
-            loader.load(str(arguments.bundle))  # what is wrong with it is said here and now
+            loader.load(str(arguments.bundle))  # report a wrong bundle now
         if not local:
             say(
                 "warning: everyone who reaches this address can use the page and see the masks on "
@@ -106,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 "address"
             )
         os.environ.update(_QUIET)
-        # takes seconds: after everything that may be wrong
+        # importing takes seconds: do it after all checks
         from stip_client.web.server import make_app, serve, share
 
         app = make_app(loader, str(arguments.bundle or ""), local=not exposed)
@@ -122,15 +122,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _master_key(path: Path | None, passphrase_file: Path | None) -> MasterKey | None:
     if path is None:
         if passphrase_file is not None:
-            raise RequestError("--passphrase-file opens the file of --key, and there is none")
+            raise RequestError("--passphrase-file opens the file of --key, and --key is not given")
         return None
     try:
         return read_master_key(path, PassphraseSource(passphrase_file))
     except KeysError as error:
         raise RequestError(str(error), hint=error.hint) from error
-
-
-def _port(text: str) -> int:
-    if text.isascii() and text.isdecimal() and int(text) <= 65535:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a port")

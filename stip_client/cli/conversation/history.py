@@ -1,4 +1,4 @@
-"""A conversation's history, apart from how it is typed, sent and shown."""
+"""The messages of a conversation. Knows no terminal and no network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stip_client.errors import ClientError, RequestError
 
 @dataclass(frozen=True)
 class Turn:
-    """One message. `stopped`: a reply that was stopped before its end."""
+    """One message. `stopped`: the reply was stopped before its end."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -23,43 +23,43 @@ class Turn:
 
 
 class Conversation:
-    """Messages that alternate between user and assistant, behind a system prompt or none."""
+    """Messages that alternate between user and assistant, after an optional system prompt."""
 
     def __init__(self, system: str | None = None) -> None:
         self.system = system
         self._turns: list[Turn] = []
 
     def __len__(self) -> int:
-        """The number of messages, the system prompt not counted."""
+        """The number of messages without the system prompt."""
         return len(self._turns)
 
     @property
     def messages(self) -> Sequence[Message]:
-        """All messages, as a chat template takes them."""
+        """All messages, in the form of a chat template."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return system + [{"role": turn.role, "content": turn.content} for turn in self._turns]
 
-    def ask(self, text: str) -> None:
-        """Add the user's message. Raises RequestError for what no tokenizer takes."""
+    def add_question(self, text: str) -> None:
+        """Add the user's message. Raises RequestError if it is not valid text."""
         self._turns.append(Turn("user", valid_text(text)))
 
-    def answer(self, text: str, *, stopped: bool = False) -> None:
+    def add_reply(self, text: str, *, stopped: bool = False) -> None:
         """Add the reply to the user's message."""
         self._turns.append(Turn("assistant", text, stopped))
 
-    def take_back(self) -> None:
-        """Remove the user's message that had no reply."""
+    def remove_unanswered(self) -> None:
+        """Remove the last message if it has no reply."""
         if self._turns and self._turns[-1].role == "user":
             self._turns.pop()
 
     def reset(self) -> None:
-        """Forget every message but the system prompt."""
+        """Remove every message except the system prompt."""
         self._turns.clear()
 
     def save(self, path: Path) -> None:
-        """Write the messages as a JSON list that its owner alone may read (mode 0600).
+        """Write the messages as a JSON list to a new file that only its owner may read (mode 0600).
 
-        Raises ClientError where the file exists or cannot be written.
+        Raises ClientError if the file exists or cannot be written.
         """
         listed = [dict(each) for each in self.messages]
         for message, turn in zip(listed[-len(self._turns) :], self._turns, strict=False):
@@ -77,7 +77,7 @@ class Conversation:
 
 
 def valid_text(text: str) -> str:
-    """The text. Raises RequestError for lone surrogates, which stand for bytes outside UTF-8."""
+    """The text. Raises RequestError for lone surrogates, which stand for invalid UTF-8."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise RequestError("the message is not valid UTF-8 text")
     return text

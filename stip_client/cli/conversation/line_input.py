@@ -1,4 +1,4 @@
-"""The lines that somebody types at a prompt, or pipes."""
+"""Lines that a user types at a prompt or pipes in."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable
 from time import monotonic
 
 PROMPT = "> "
-# A Ctrl-C that comes so soon after a reply's end was meant for the reply.
+# Seconds. A Ctrl-C this soon after a reply's end was meant for the reply.
 REACTION = 0.5
 
 
 class LineInput:
-    """Standard input, line by line; with a prompt and line editing where it is a terminal."""
+    """Standard input, line by line; with a prompt and line editing if it is a terminal."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self.interactive = sys.stdin.isatty()
-        # input() edits lines only where it also writes to the terminal
+        # input() edits lines only if it also writes to the terminal
         self._edited = self.interactive and sys.stdout.isatty()
         self._typed = _line_editing() if self._edited else _unknown
         if isinstance(sys.stdin, io.TextIOWrapper):
-            # bytes that are not UTF-8 are refused where they are used, not by an exception here
+            # invalid UTF-8 is refused where the line is used, not here
             sys.stdin.reconfigure(errors="surrogateescape")
 
     def read(self) -> str | None:
-        """The next line, without its end; None at the end of the input.
+        """The next line without its newline; None at the end of the input.
 
-        Ctrl-C clears what has been typed; raises KeyboardInterrupt where nothing has been.
+        Ctrl-C clears what is typed. Raises KeyboardInterrupt if nothing is typed.
         """
         asked = self._clock()
         while True:
@@ -53,14 +53,14 @@ class LineInput:
 
 
 def _line_editing() -> Callable[[], str]:
-    """Give input() line editing, and a history that is kept nowhere, where Python has readline.
+    """Give input() line editing and an unsaved history, if Python has readline.
 
-    Returns what tells the line as far as it has been typed. Not imported where nobody types: it may
+    Returns a function that gives the line typed so far. Import readline only for a terminal: it may
     write to standard output.
     """
     try:
         import readline
-    except ImportError:  # Windows, and Pythons that were built without it
+    except ImportError:  # Windows, and Pythons built without it
         return _unknown
     return readline.get_line_buffer
 

@@ -1,4 +1,4 @@
-"""What `/stats` tells of the replies of a conversation."""
+"""The table of `/stats`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
 
 @dataclass(frozen=True)
 class ReplyStatistics:
-    """One reply: how many tokens the conversation had before it, and what it took."""
+    """One reply: the tokens of the conversation before it, and its timing."""
 
     prompt_tokens: int
     timing: ReplyTiming
 
 
 def table(replies: Sequence[ReplyStatistics]) -> str:
-    """The last reply beside all of them, a line a figure."""
+    """The last reply next to all replies, one line a figure."""
     last, total = _column(replies[-1:]), _column(replies)
     lines = [f"{'':<28}{'last reply':>14}{f'all {len(replies)}':>14}"]
     lines += [f"{name:<28}{last[name]:>14}{total[name]:>14}" for name in last]

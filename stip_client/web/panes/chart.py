@@ -1,6 +1,6 @@
-"""The bar chart of where the time of every step went: an inline SVG, in the colours of the page.
+"""The bar chart of where the time of every step went: an inline SVG in the page's colours.
 
-The plot is stretched to the width that there is, so all text stands beside it and not in it.
+The plot stretches to the width of the page, so all text is next to it and not in it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PARTS = (
     ("compute", "Compute", "the masked layers"),
 )
 HEIGHT = 100.0
-# Bars that there is room for: so few at first, twice as many when they are full, so many at most.
+# Places for bars: FEWEST at first, doubled when they are full, up to MOST.
 FEWEST, MOST = 32, 128
-BAR = 0.72  # of a bar's place
-# A bar as much longer than the median is cut off, so that the others can be seen.
+BAR = 0.72  # the width of a bar, as a share of its place
+# A bar is cut off at this multiple of the median, so that the others stay visible.
 CUT = 4.0
 TICKS = 4
 
@@ -66,7 +66,7 @@ def chart(steps: Sequence[StepProfile]) -> str:
 
 
 def _bar(step: StepProfile, first: int, place: int, top: float) -> str:
-    """One stacked bar with its tooltip. One that is cut off has a gap near its top."""
+    """One stacked bar with its tooltip. A bar that is cut off has a gap near its top."""
     x = place + (1 - BAR) / 2
     number = first + place + 1
     name = "prompt" if number == 1 else "token"

@@ -1,4 +1,4 @@
-"""The Key Center as HTML: fingerprints and first indices of the masks in use, no key."""
+"""The Key Center as HTML: fingerprints and first indices of the masks in use, but no key."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stip_client.web.running_reply import ReplyProgress
 from stip_client.web.shown_masks import ShownMask
 
 NO_MASTER = (
-    '<p class="stip-sentence stip-note">The client&#39;s key holds this and no more. What is used '
-    "inside the layers is shown where the page is started with the developer&#39;s master key: "
+    '<p class="stip-sentence stip-note">The client&#39;s key holds only this. The masks '
+    "inside the layers appear if the page is started with the developer&#39;s master key: "
     "<code>--key master.key</code>.</p>"
 )
 HIDES_NOTHING = "This bundle's scheme is none: prompts are sent unmasked, and nothing is hidden."
@@ -24,7 +24,7 @@ def head() -> str:
 
 
 def counters(loaded: LoadedModel | None, reply: ReplyProgress | None) -> str:
-    """The key in use, and how many rows it has masked for the last reply."""
+    """The key in use, and the number of rows that it masked for the last reply."""
     rows = sum(step.rows for step in reply.steps) if reply is not None else 0
     if loaded is None:
         return facts([("Client key", "–"), ("Rows masked", "–")])
@@ -40,14 +40,14 @@ def counters(loaded: LoadedModel | None, reply: ReplyProgress | None) -> str:
 
 
 def permutations(loaded: LoadedModel | None) -> str:
-    """Every permutation and rotation that is known here."""
+    """Every permutation and rotation that the loaded keys give."""
     if loaded is None:
         return '<p class="stip-empty">No model is loaded.</p>'
     body = ""
     if loaded.client.bundle.manifest.scheme == Scheme.SCHEME_NONE:
         body += sentence(HIDES_NOTHING, "warning")
     body += _group("Input", [loaded.input, *loaded.blocks])
-    body += _group("Answers", loaded.answers)
+    body += _group("Output", loaded.outputs)
     if not loaded.layer:
         return body + NO_MASTER
     body += _group("Layer 0", loaded.layer)

@@ -1,11 +1,10 @@
-"""Text and numbers as HTML. Everything that is shown goes through `escape`."""
+"""Text and numbers as HTML. Everything that the page shows goes through `escape`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Gradio's HTML component is a template: beside what means something to HTML, nothing may be left
-# that means something to a template, whoever wrote it.
+# Gradio's HTML component is a template: escape what has a meaning in HTML or in a template.
 _ENTITIES = str.maketrans(
     {
         "&": "&amp;",
@@ -30,18 +29,18 @@ def escape(text: object) -> str:
 
 
 def signed(value: float) -> str:
-    """+0.123, with a minus sign as wide as the plus."""
+    """A float as +0.123, with a minus sign as wide as the plus."""
     return f"{value:+.3f}".replace("-", MINUS)
 
 
 def milliseconds(seconds: float) -> str:
-    """A duration in ms with as many digits as mean something."""
+    """A duration in ms, with one decimal below 100."""
     value = seconds * 1e3
     return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
 
 
 def size(count: int) -> str:
-    """A number of bytes."""
+    """A number of bytes with its unit."""
     value, unit = float(count), 0
     while value >= 1024 and unit < len(_BINARY_UNITS) - 1:
         value, unit = value / 1024, unit + 1
@@ -49,7 +48,7 @@ def size(count: int) -> str:
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
-    """A list of names and values; the values are HTML already."""
+    """A list of names and values; the values must be HTML."""
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in pairs)
     return f'<dl class="stip-facts">{rows}</dl>'
 
@@ -62,7 +61,7 @@ def pane_head(title: str, subtitle: str) -> str:
 
 
 def floats(values: Sequence[float], count: int = 10) -> str:
-    """A grid of numbered floats; empty places where there are fewer than `count`."""
+    """A grid of `count` numbered floats; missing ones stay empty."""
     cells = []
     for index in range(count):
         text = signed(values[index]) if index < len(values) else "·"
@@ -71,6 +70,6 @@ def floats(values: Sequence[float], count: int = 10) -> str:
 
 
 def sentence(text: str, kind: str = "note") -> str:
-    """A sentence of its own: a note, a warning or an error."""
+    """A paragraph: a note, a warning or an error."""
     role = ' role="alert"' if kind == "error" else ""
     return f'<p class="stip-sentence stip-{kind}"{role}>{escape(text)}</p>'

@@ -1,4 +1,4 @@
-"""The Cloud Server pane as HTML: what the server says it serves, and says it received."""
+"""The Cloud Server pane as HTML: what the server says it serves and received."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from stip_client.errors import ClientError
 from stip_client.web.error_text import error_text
 from stip_client.web.loaded_model import LoadedModel
 from stip_client.web.panes.markup import escape, facts, floats, pane_head, sentence, signed, size
-from stip_client.web.running_reply import REMEMBERED, ReplyProgress
+from stip_client.web.running_reply import KEPT_STEPS, ReplyProgress
 from stip_model.bundle.modes import head_name
 from stip_model.bundle.weight_types import data_type_name
 
 NO_ECHO = (
-    "This server does not tell what it receives: it would have to be started with "
+    "This server does not report what it receives. To see it, start the server with "
     "stip-server --allow-echo."
 )
-# Cells of the history are the darker, the larger a float is; the largest are of this size.
+# A cell of the history is darker for a larger float, up to this size.
 SATURATED = 0.25
 
 
@@ -28,7 +28,7 @@ def head() -> str:
 def state(
     loaded: LoadedModel | None, info: GetModelInfoResponse | None, error: ClientError | None = None
 ) -> str:
-    """Where the server is, what it serves and how busy it is."""
+    """The server's address, model and load."""
     if loaded is None:
         return facts(
             [(name, "–") for name in ("Address", "Model", "Scheme", "Sessions", "KV memory")]
@@ -72,8 +72,7 @@ def state(
 
 
 def received(reply: ReplyProgress | None) -> str:
-    """The first ten floats of the last step as the server says it received them, and the shades
-    of those before."""
+    """The first ten floats of the last step as received, and shades of earlier steps."""
     last = reply.floats[-1] if reply is not None and reply.floats else None
     step = f"step {last.step}" if last is not None else "no step yet"
     note = sentence(NO_ECHO, "warning") if reply is not None and reply.echo_refused else ""
@@ -86,11 +85,10 @@ def received(reply: ReplyProgress | None) -> str:
 
 
 def _history(reply: ReplyProgress | None) -> str:
-    """One row of shades a step, the newest first; as many rows as there can be, so that the pane
-    does not grow."""
+    """One row of shades a step, the newest first. Empty rows keep the pane from growing."""
     known = list(reversed(reply.floats)) if reply is not None else []
     rows = []
-    for place in range(REMEMBERED):
+    for place in range(KEPT_STEPS):
         if place >= len(known):
             rows.append(f'<li><span class="stip-at"></span>{"<i></i>" * 10}</li>')
             continue

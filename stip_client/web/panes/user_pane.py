@@ -1,4 +1,4 @@
-"""What the User pane shows below its form, as HTML: the reply, and the floats before masking."""
+"""The User pane below its form, as HTML: the reply, and the floats before masking."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STAGES = {
 }
 _REASONS = {
     "stop": "Finished",
-    "length": "Finished: the maximum of tokens is reached",
+    "length": "Finished: the maximum number of tokens is reached",
     None: "Finished",
 }
 
@@ -39,7 +39,7 @@ def reply_text(reply: ReplyProgress | None) -> str:
 
 
 def reply_head(reply: ReplyProgress | None) -> str:
-    """The line over the reply: that it was computed on masked states."""
+    """The line above the reply: that it was computed on masked states."""
     tagged = " stip-on" if reply is not None and reply.tokens else ""
     return (
         '<div class="stip-label-row"><h3>ReplyProgress</h3>'
@@ -48,7 +48,7 @@ def reply_head(reply: ReplyProgress | None) -> str:
 
 
 def reply_foot(reply: ReplyProgress | None) -> str:
-    """The line under the reply, and the floats of the last step before they were masked."""
+    """The line below the reply, and the floats of the last step before masking."""
     last = reply.floats[-1].unmasked if reply is not None and reply.floats else ()
     return (
         f'<p class="stip-stats" id="stip-stats">{escape(stats(reply))}</p>'

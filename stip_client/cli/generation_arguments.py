@@ -1,4 +1,4 @@
-"""The options that say how a reply is generated, shared by the commands that generate."""
+"""Command line arguments about a reply, shared by the commands that generate."""
 
 from __future__ import annotations
 
@@ -6,70 +6,77 @@ import argparse
 
 from stip_client.cli.connection_options import seconds
 from stip_client.sampling.drafting import Draft
-from stip_client.session.generation_options import Options
+from stip_client.sampling.parameters import SamplingParameters
+from stip_client.session.generation_options import GenerationParameters, Options
 
 SAMPLING_TITLE = "sampling (greedy unless --temperature is above 0)"
+# A full server refuses a session at once unless --wait is given.
+WAIT = 0.0
 
 
-def add_generation_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
-    """Add what ends a reply, how its tokens are chosen and how many are guessed in advance."""
+def add_generation_arguments(
+    parser: argparse.ArgumentParser, *, max_new_tokens: int = GenerationParameters.max_new_tokens
+) -> None:
+    """Add what ends a reply, how its tokens are chosen and how many tokens are drafted."""
     parser.add_argument(
         "--max-new-tokens",
         type=int,
         default=max_new_tokens,
         metavar="N",
-        help="end after so many tokens (default: %(default)s)",
+        help="end after this many tokens (default: %(default)s)",
     )
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end at this text; repeatable"
     )
-    add_wait_option(parser)
-    add_draft_option(parser)
-    _add_sampling_options(parser.add_argument_group(SAMPLING_TITLE))
+    add_wait_argument(parser)
+    add_draft_argument(parser)
+    _add_sampling_arguments(parser.add_argument_group(SAMPLING_TITLE))
 
 
-def add_wait_option(parser: argparse.ArgumentParser) -> None:
+def add_wait_argument(parser: argparse._ActionsContainer, *, default: float = WAIT) -> None:
     """Add --wait."""
     parser.add_argument(
         "--wait",
         type=seconds,
-        default=0.0,
+        default=default,
         metavar="SECONDS",
-        help="wait so long for a place where the server is full (default: %(default)g)",
+        help="wait up to this long for a place on a full server (default: %(default)g)",
     )
 
 
-def add_draft_option(parser: argparse.ArgumentParser, default: Draft = "auto") -> None:
+def add_draft_argument(
+    parser: argparse.ArgumentParser, default: Draft = GenerationParameters.draft
+) -> None:
     """Add --draft."""
     parser.add_argument(
         "--draft",
         type=_draft,
         default=default,
         metavar="auto|off|N",
-        help="guess so many tokens in advance from what was said before, which saves round trips "
-        "and changes no token (default: %(default)s)",
+        help="guess this many tokens ahead from the text so far; this saves round trips and "
+        "changes no token (default: %(default)s)",
     )
 
 
-def _add_sampling_options(sampling: argparse._ArgumentGroup) -> None:
+def _add_sampling_arguments(sampling: argparse._ArgumentGroup) -> None:
     sampling.add_argument(
         "--temperature",
         type=float,
-        default=0.0,
+        default=SamplingParameters.temperature,
         metavar="T",
-        help="0 takes the likeliest token, more makes the choice freer (default: %(default)g)",
+        help="0 takes the likeliest token; higher values choose more freely (default: %(default)g)",
     )
     sampling.add_argument(
         "--top-k",
         type=int,
-        default=0,
+        default=SamplingParameters.top_k,
         metavar="K",
         help="choose among the K likeliest tokens; 0: among all (default: %(default)s)",
     )
     sampling.add_argument(
         "--top-p",
         type=float,
-        default=1.0,
+        default=SamplingParameters.top_p,
         metavar="P",
         help="choose among the likeliest tokens that add up to this probability; "
         "1: among all (default: %(default)g)",
@@ -77,24 +84,28 @@ def _add_sampling_options(sampling: argparse._ArgumentGroup) -> None:
     sampling.add_argument(
         "--min-p",
         type=float,
-        default=0.0,
+        default=SamplingParameters.min_p,
         metavar="P",
         help="leave out tokens less likely than P times the likeliest (default: %(default)g)",
     )
     sampling.add_argument(
         "--repetition-penalty",
         type=float,
-        default=1.0,
+        default=SamplingParameters.repetition_penalty,
         metavar="X",
         help="make tokens that have occurred less likely; 1: do not (default: %(default)g)",
     )
     sampling.add_argument(
-        "--seed", type=int, metavar="N", help="choose the same tokens every time (default: random)"
+        "--seed",
+        type=int,
+        default=SamplingParameters.seed,
+        metavar="N",
+        help="choose the same tokens every time (default: random)",
     )
 
 
 def generation_options(arguments: argparse.Namespace) -> Options:
-    """What the options say, as `Client.generate` and `Client.chat` take it."""
+    """The arguments as options of `Client.generate` and `Client.chat`."""
     return {
         "max_new_tokens": arguments.max_new_tokens,
         "temperature": arguments.temperature,
