@@ -8,7 +8,7 @@ from stip_model.bundle.manifest import ServerBundle
 from stip_model.bundle.weight_types import data_type_name
 from stip_model.decoder import Model
 from stip_model.loading import load_model
-from stip_model.operations.operations import open_operations
+from stip_model.operations.device import open_operations
 from stip_server.engine.iteration import WARM_UP_ROWS, warm_up
 from stip_server.engine.iteration_pace import Pace, pace_of
 from stip_server.errors import StartError

@@ -12,9 +12,10 @@ import pytest
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.loading import load_model
 from stip_model.operations import mlx_host
+from stip_model.operations.device import open_operations
 from stip_model.operations.mlx import MlxOperations
 from stip_model.operations.mlx_host import MlxHostOperations
-from stip_model.operations.operations import Span, open_operations
+from stip_model.operations.operations import Span
 from stip_server.engine.iteration import forward
 from stip_server.engine.step import Chunk, LogitsForm, Step, WantedRows
 

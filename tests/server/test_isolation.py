@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,15 +20,38 @@ from tests.support.models.oracle import Oracle, assert_equal_logits
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.waiting import PATIENCE
 
+# What the parties may import besides the standard library. grpc imports its add-ons and tools if
+# they are installed; cython_runtime is no package but its extension module makes it.
+GRPC = {
+    "cython_runtime",
+    "google",
+    "grpc",
+    "grpc_health",
+    "grpc_reflection",
+    "grpc_status",
+    "grpc_tools",
+}
+SERVER = GRPC | {
+    *("stip", "stip_model", "stip_server"),
+    *("ml_dtypes", "mlx", "numpy", "prometheus_client", "psutil"),
+    "typing_extensions",
+}
+CLIENT = GRPC | {
+    *("stip", "stip_client", "stip_keys", "stip_model"),
+    *("jinja2", "markupsafe", "ml_dtypes", "numpy", "tokenizers", "typing_extensions"),
+}
+OURS = re.compile(r"stip(_client)?\b.*|stip_keys(\.masks\b.*)?|stip_model(\.(bundle|errors)\b.*)?")
+
 # Runs the server without the site module, so that no .pth file brings the checkout back, and with
-# an import hook that refuses what a server must not need.
+# an import hook that refuses every package that a server does not need.
 BOOTSTRAP = """
 import sys
 sys.path[:0] = {paths!r}
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {{"stip_keys", "stip_client", "tokenizers", "safetensors"}}:
+        package = name.partition(".")[0]
+        if package not in {allowed!r} and package not in sys.stdlib_module_names:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Refuse())
@@ -48,7 +72,9 @@ def test_a_server_without_stip_keys_and_without_any_key_file_serves(
     assert not list(tmp_path.rglob("*.key"))
     assert not list(tmp_path.rglob("stip_keys"))
 
-    script = BOOTSTRAP.format(paths=[str(packages), sysconfig.get_path("purelib")])
+    script = BOOTSTRAP.format(
+        paths=[str(packages), sysconfig.get_path("purelib")], allowed=sorted(SERVER)
+    )
     command = [sys.executable, "-I", "-S", "-c", script]
     process = subprocess.Popen(
         [*command, "--model", str(bundle), "--port", "0", "--cpu"],
@@ -74,17 +100,23 @@ def test_a_server_without_stip_keys_and_without_any_key_file_serves(
     assert_equal_logits(found, Oracle(checkpoint).logits(prompt))
 
 
-def test_importing_the_client_brings_neither_mlx_nor_the_server_nor_conversion() -> None:
+def test_importing_the_client_brings_only_what_a_client_needs() -> None:
+    """No MLX, no server, of stip_keys only the masks and of stip_model only the bundle."""
     program = (
-        "import sys, stip_client, stip_client.cli.main\n"
-        "wrong = [name for name in sys.modules if name.split('.')[0] in ('mlx', 'stip_server')]\n"
-        "wrong += [name for name in sys.modules if name.startswith('stip_keys.conver')]\n"
-        "print(wrong)"
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        "import stip_client.cli.main\n"
+        "from stip_client import AsyncClient, Client\n"
+        "print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
+    brought = {name for name in done.stdout.split() if not name.startswith("_")}
+    others = {name for name in brought if not name.startswith("stip")}
+    packages = {name.partition(".")[0] for name in others} - sys.stdlib_module_names
+    assert packages <= CLIENT
+    assert [name for name in sorted(brought - others) if not OURS.fullmatch(name)] == []
 
 
 def test_the_client_reads_only_the_rows_it_needs(tmp_path: Path) -> None:
