@@ -1,4 +1,4 @@
-"""Builds the gRPC server around an engine, announces it, watches it, and drains it on a signal."""
+"""Puts the server together: starts it, watches its engine, and drains it on a signal."""
 
 from __future__ import annotations
 
@@ -41,18 +41,19 @@ from stip_server.shutdown import Signals, drain
 
 log = logging.getLogger(__name__)
 
+# Seconds between two checks of whether the weights are loaded.
 LOADING_INTERVAL = 0.02
-# seconds between looking for expired sessions, room for those that wait, and a changed token file
-HOUSEKEEPING_INTERVAL = 1.0
-# connections without a stream, beside as many as may have one: health checks, handshakes
+# Seconds between two rounds of maintenance.
+MAINTENANCE_INTERVAL = 1.0
+# Connections for health checks and handshakes, beyond twice max_connections.
 SPARE_CONNECTIONS = 64
-# files that the process opens besides: the bundle while it loads, libraries, sockets to listen on
+# Files of the process that are no connections: the bundle, libraries, listening sockets.
 SPARE_FILES = 64
-# seconds in which the last statuses reach their clients
-FAREWELL = 0.5
-# seconds in which the engine finishes the iteration under way
+# Seconds for the last statuses to reach their clients.
+LAST_STATUSES = 0.5
+# Seconds for the engine to finish its current iteration.
 ENGINE_STOP = 5.0
-# why streams are refused while the engine does not work
+# Why streams are refused while the engine does not work.
 ENGINE_REASONS = {
     Condition.STALLED: ErrorReason.ERROR_REASON_ENGINE_STALLED,
     Condition.DEAD: ErrorReason.ERROR_REASON_ENGINE_DEAD,
@@ -93,16 +94,16 @@ async def serve(
     engine.start()
     while not engine.loaded():
         if stop.is_set():
-            return  # the process ends, and with it the thread that loads
+            return  # the loading thread ends with the process
         await asyncio.sleep(LOADING_INTERVAL)
 
-    house = _House(engine, metrics, limits, authenticator, settings.max_connections)
-    await listener.start(house.add_to)
-    house.health.set(serving=True)
-    watching = asyncio.create_task(house.watch())
+    services = _Services(engine, metrics, limits, authenticator, settings.max_connections)
+    await listener.start(services.add_to)
+    services.health.set(serving=True)
+    watching = asyncio.create_task(services.watch_engine())
     upkeep = [
-        asyncio.create_task(house.keep()),
-        asyncio.create_task(listener.keep(house.add_to, house.streams.peers_with_sessions)),
+        asyncio.create_task(services.maintain()),
+        asyncio.create_task(listener.keep(services.add_to, services.streams.peers_with_sessions)),
     ]
     announce(listener.address, endpoint.port if endpoint else None)
     systemd.notify(systemd.READY)
@@ -111,25 +112,25 @@ async def serve(
     for task in upkeep:
         task.cancel()
     systemd.notify(systemd.STOPPING)
-    event(log, logging.INFO, "draining", grace=settings.grace, sessions=len(house.sessions))
-    house.health.set(serving=False)
-    # meanwhile the engine is watched: one that fails will answer nobody
-    await drain(house.streams, stop, settings.grace)
+    event(log, logging.INFO, "draining", grace=settings.grace, sessions=len(services.sessions))
+    services.health.set(serving=False)
+    # The engine is still watched here: if it fails, nobody gets an answer.
+    await drain(services.streams, stop, settings.grace)
     watching.cancel()
-    # what is left are health watches and streams that never opened: nobody waits for an answer
-    await listener.stop(FAREWELL)
+    # Only health watches and streams without a session remain. None waits for an answer.
+    await listener.stop(LAST_STATUSES)
     if endpoint is not None:
         endpoint.close()
-    # while the loop still runs, to which the engine delivers; on a thread that nobody else can take
-    with ThreadPoolExecutor(1) as stopping:
-        await asyncio.get_running_loop().run_in_executor(stopping, engine.stop, ENGINE_STOP)
+    # The engine still delivers to this loop. The default executor may be busy.
+    with ThreadPoolExecutor(1) as executor:
+        await asyncio.get_running_loop().run_in_executor(executor, engine.stop, ENGINE_STOP)
     event(log, logging.INFO, "stopped")
     if failed is not None:
         raise failed
 
 
-class _House:
-    """What serves the streams of one engine, and what looks after it."""
+class _Services:
+    """The gRPC services of one engine, and the tasks that maintain them."""
 
     def __init__(
         self,
@@ -188,24 +189,23 @@ class _House:
         metrics.watch(self.observe)
 
     def add_to(self, server: Any) -> None:
-        """Register all that is served with a gRPC server."""
+        """Register all services with a gRPC server."""
         self.service.add_to(server)
         self.health.add_to(server)
         self.reflection.add_to(server)
 
-    async def keep(self) -> None:
-        """Expire sessions, admit opens that wait, cut off who does not read and takes memory that
-        others wait for, take up changed tokens; for ever."""
+    async def maintain(self) -> None:
+        """Expire sessions, admit opens, cut off slow readers, reload tokens. Never returns."""
         while True:
-            await asyncio.sleep(HOUSEKEEPING_INTERVAL)
+            await asyncio.sleep(MAINTENANCE_INTERVAL)
             self.sessions.expire()
             self.admission.retry()
             self.streams.cut_off_slow_readers()
             if self.authenticator.reload_if_changed():
                 self.streams.tokens_changed()
 
-    async def watch(self) -> None:
-        """Tell everyone when the engine is stuck, dead, or well again; for ever."""
+    async def watch_engine(self) -> None:
+        """Refuse streams while the engine is stalled or dead. Never returns."""
         while True:
             await asyncio.sleep(TICK)
             changed, condition = self.watchdog.tick(), self.watchdog.condition
@@ -214,7 +214,7 @@ class _House:
             if not changed:
                 continue
             if condition is Condition.WELL:
-                event(log, logging.WARNING, "the engine is well again")
+                event(log, logging.WARNING, "the engine works again")
                 self.health.set(serving=self.streams.engine_recovered())
             else:
                 event(log, logging.CRITICAL, "the engine does not answer", state=condition.value)
@@ -223,7 +223,7 @@ class _House:
                 self.health.set(serving=False)
 
     def observe(self) -> Observation:
-        """The state that a scrape of the metrics finds. Called on threads of their own."""
+        """The state for one scrape of the metrics. Called on the threads of the endpoint."""
         attached = self.sessions.attached
         return Observation(
             sessions_attached=attached,
@@ -245,31 +245,31 @@ class _House:
 
 
 async def _run_until(stop: Signals, tasks: Sequence[asyncio.Task[None]]) -> BaseException | None:
-    """Wait for a signal; or for what one of the tasks, which run for ever, raises."""
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    """Wait for a signal, or for a task to fail. Returns what the task has raised."""
+    signalled = asyncio.create_task(stop.wait())
+    await asyncio.wait({signalled, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     failed = next((each.exception() for each in tasks if each.done()), None)
     if failed is not None:
-        event(log, logging.CRITICAL, "the server cannot look after itself", exc_info=failed)
-    stopping.cancel()
+        event(log, logging.CRITICAL, "a maintenance task of the server failed", exc_info=failed)
+    signalled.cancel()
     return failed
 
 
 def _allow_open_files(count: int) -> None:
-    """Raise the limit of open files, which is 256 on macOS; say so where that cannot be done."""
+    """Raise the limit of open files (256 on macOS). Log a warning if that fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= count:
         return
     allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, ValueError):  # macOS has another bound beside the hard limit
+    except (OSError, ValueError):  # macOS has a second limit
         allowed = soft
     if allowed < count:
         event(
             log,
             logging.WARNING,
-            "connections may need more files than the system lets the process open",
+            "the system allows fewer open files than the connections may need",
             files=count,
             allowed=allowed,
         )

@@ -1,4 +1,4 @@
-"""Small files that are read at start and again when they change: tokens, certificates, keys."""
+"""Reads small files, and detects when they change: tokens, certificates, keys."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MAX_BYTES = 1024 * 1024
 
 
 class UnreadableError(StartError):
-    """The file could not be read this time: what is in it may be good."""
+    """The file could not be read now. Its content may be good."""
 
 
-# What tells one version of a file from the next; None where there is no file.
+# Identifies a version of a file. None means that there is no file.
 Stamp = tuple[int, int, int, int] | None
 
 
 def stamp(path: Path) -> Stamp:
-    """The version of a file, links followed.
+    """The version of a file. Follows links.
 
-    The time of the last change of its inode counts too: `chmod` can make a file readable, and
-    `cp --preserve` can bring an old time of modification.
+    It includes the inode's change time: `chmod` can make a file readable, and `cp --preserve` can
+    keep an old modification time.
     """
     try:
         status = path.stat()
@@ -36,13 +36,13 @@ def stamp(path: Path) -> Stamp:
 
 
 def read(path: Path, what: str, *, secret: bool) -> bytes:
-    """All of a file; `what` it is stands in errors. Raises StartError, UnreadableError among them.
+    """Read a whole file. Errors call it `what`. Raises StartError, or its UnreadableError.
 
-    Logs a warning when `secret` and others than its owner may read or change it.
+    Logs a warning if the file is `secret` and other users may read or change it.
     """
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
             raise StartError(f"cannot read the {what} {path}: not a regular file")
         content = path.read_bytes() if status.st_size <= MAX_BYTES else None
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Log records as single lines on stderr, for people (text) or for machines (json).
+"""Writes log records to stderr, one line each, as text or as JSON.
 
-A message is a constant; what varies stands in fields behind it. Fields are plain values, and
-whatever a caller sent is escaped, so that it can neither forge a record nor steer a terminal.
+A message is a constant, followed by fields for everything that varies. Fields are plain values.
+Text from callers is escaped, so that it cannot forge a record or control a terminal.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ FORMATS = ("text", "json")
 
 Field = str | int | float | bool | None
 
-# what a JSON record holds beside its fields
+# what a JSON record holds besides its fields
 _RESERVED = frozenset({"time", "level", "logger", "message", "exception"})
 _ATTRIBUTE = "stip_fields"
-# The logger of what the program says as it starts and fails to. As text it is for whoever typed the
-# command, so these lines look like those of any program.
+# The logger for messages at start. As text they look like the messages of any command.
 CONSOLE = "stip-server"
 _PREFIXES = {"WARNING": "warning: ", "ERROR": "error: "}
 
 
 def configure_logging(level: str, format: str) -> None:
-    """Write every record of the process to stderr, other libraries' and warnings included.
+    """Write all log records and warnings of the process to stderr, those of libraries too.
 
     `level` is one of LEVELS, `format` one of FORMATS; ValueError otherwise.
     """
@@ -40,12 +39,12 @@ def configure_logging(level: str, format: str) -> None:
     handler.addFilter(_shows_no_metadata)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for other in ("asyncio", "grpc"):  # what they say of their own workings helps nobody here
+    for other in ("asyncio", "grpc"):  # their lower levels describe only their internals
         logging.getLogger(other).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def _shows_no_metadata(record: logging.LogRecord) -> bool:
-    """False for what gRPC logs of metadata that is not UTF-8: the whole value, a token as well."""
+    """False if gRPC logs metadata that is not UTF-8: it would show the value, even of a token."""
     return not (record.name.startswith("grpc.") and str(record.msg).startswith("Invalid encoding"))
 
 
@@ -60,26 +59,24 @@ def event(
 ) -> None:
     """Log a constant message with fields.
 
-    Raises TypeError for a field that is not a str, a number, a bool or None: arrays and bytes are
-    where hidden states, logits and credentials would be. Raises ValueError for a name that a
-    record has for itself.
+    Raises TypeError for a field that is not a str, a number, a bool or None: arrays and bytes
+    could hold hidden states, logits or credentials. Raises ValueError for a reserved name.
     """
-    # checked whatever the level, so that a mistake shows before someone turns debugging on
+    # checked at every level, so that tests find a mistake in debug messages too
     for name, value in fields.items():
         if name in _RESERVED:
-            raise ValueError(f"a log record has a {name!r} of its own")
+            raise ValueError(f"the field name {name!r} is reserved")
         if value is not None and not isinstance(value, (str, int, float)):
             raise TypeError(
                 f"the log field {name!r} is {type(value).__name__}, not str, number, bool or None"
             )
-    # the record names the caller's line, not this one
     log.log(level, message, exc_info=exc_info, extra={_ATTRIBUTE: fields}, stacklevel=2)
 
 
 def session_label(session_id: bytes) -> str:
-    """What stands for a session in the log: 8 hex digits of SHA-256 of the id.
+    """The name of a session in the log: 8 hex digits of the SHA-256 of its id.
 
-    The id itself is all that is needed to resume the session.
+    The id itself must stay secret, since it is enough to resume the session.
     """
     return hashlib.sha256(session_id).hexdigest()[:8]
 
@@ -94,7 +91,7 @@ class _TextFormatter(logging.Formatter):
         for name, value in _fields(record).items():
             line += f" {name}={_quote(_spell(value))}"
         for text in _trace(self, record).splitlines():
-            # indented: an exception's message may hold a line that looks like a record
+            # indented, since an exception's message may contain a line that looks like a record
             line += f"\n  {_escape(text)}"
         return line
 
@@ -119,7 +116,7 @@ class _JsonFormatter(logging.Formatter):
 
 
 def _console_lines(record: logging.LogRecord) -> str:
-    """PROGRAM: LEVEL: MESSAGE, and a line PROGRAM: NAME: VALUE for each field that is set."""
+    """PROGRAM: LEVEL: MESSAGE, then a line PROGRAM: NAME: VALUE for each field that is set."""
     texts = [_PREFIXES.get(record.levelname, "") + record.getMessage()]
     texts += [f"{name}: {value}" for name, value in _fields(record).items() if value is not None]
     return "\n".join(f"{CONSOLE}: {_escape(text)}" for text in texts)
@@ -145,14 +142,14 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 def _spell(value: Field) -> str:
-    """As JSON spells it, without the quotes."""
+    """The value as in JSON, without quotes."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return str(value)
 
 
 def _quote(text: str) -> str:
-    """The text itself where it is one plain word, otherwise in quotes, with escapes."""
+    """The text itself if it is one plain word, otherwise quoted and escaped."""
     if text and text.isprintable() and not any(character in ' "=\\' for character in text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')

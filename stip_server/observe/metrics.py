@@ -1,7 +1,7 @@
-"""What Prometheus learns of a server. Knows no MLX, no session and no socket.
+"""The Prometheus metrics of a server. Knows no session and no socket.
 
-The engine's thread and the event loop call the methods of Metrics as things happen. What can be
-looked up at any time, such as the number of sessions, is read when a scrape asks for it.
+The engine's thread and the event loop count events with the methods of Metrics. Values that can be
+read at any time, such as the number of sessions, are read during a scrape.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 ROWS = tuple(2**exponent for exponent in range(13))  # 1 .. 4096
 SESSIONS = tuple(2**exponent for exponent in range(9))  # 1 .. 256
 
-# One more series for every counter that says when it began: Prometheus sees resets without it.
+# A series for the start time of every counter is not needed: Prometheus detects resets.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
 class Build:
-    """What is served, by which version: the labels of stip_build_info."""
+    """The labels of stip_build_info."""
 
     version: str
     model_type: str
@@ -53,13 +53,13 @@ class Observation:
     sessions_parked: int
     waiting_opens: int
     waiting_steps: int
-    kv_bytes: int  # that all sessions together may reserve
+    kv_bytes: int  # limit for all sessions
     kv_bytes_reserved: int
     kv_bytes_used: int  # allocated now
-    answer_bytes: int  # that sessions may leave unread beyond a row of logits each
-    answer_bytes_shared: int  # unread of these
-    answer_bytes_used: int  # unread in all
-    waiting_for_answers: int  # steps that wait until others' answers have been read
+    answer_bytes: int  # limit of unread answers, beyond one row of logits a session
+    answer_bytes_shared: int  # unread, counted against that limit
+    answer_bytes_used: int  # all unread answers
+    waiting_for_answers: int  # steps that wait until other sessions' answers are read
     engine_heartbeat_age: float
     serving: bool
     mlx_active_bytes: int
@@ -67,11 +67,11 @@ class Observation:
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own. Call its methods from any thread."""
+    """The metrics of one server, in their own registry. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)  # open files, memory, CPU; on Linux alone
+        ProcessCollector(registry=self.registry)  # open files, memory, CPU; only on Linux
         tokens = self._counter("stip_tokens", "Tokens computed.", "kind")
         self._prompt_tokens = tokens.labels("prompt")
         self._decode_tokens = tokens.labels("decode")
@@ -80,9 +80,9 @@ class Metrics:
         self._steps_failed = steps.labels("error")
         self._streams = self._counter("stip_streams_opened", "Infer calls that began.")
         rejections = self._counter(
-            "stip_rejections", "Errors told to callers, by the reason in ErrorInfo.", "reason"
+            "stip_rejections", "Calls ended with an error, by the reason in ErrorInfo.", "reason"
         )
-        # every label from the start: a series that appears at 1 has no increase to alert on
+        # every label from the start: alerts cannot see an increase from nothing to 1
         self._rejections = {
             reason: rejections.labels(reason_name(reason)) for reason in STATUS_CODES
         }
@@ -112,53 +112,53 @@ class Metrics:
             "stip_iteration_sessions", "Sessions that an iteration ran.", SESSIONS
         )
 
-    # -- told by the engine ----------------------------------------------------------------------
+    # -- called by the engine --------------------------------------------------------------------
 
     def iteration_ran(
         self, *, decode_rows: int, prompt_rows: int, sessions: int, seconds: float
     ) -> None:
-        """The engine has run one batch. Rows of steps of one row are decoded ones."""
+        """Count an iteration of `seconds`. The rows of one-row steps are decode rows."""
         self._iteration.observe(seconds)
         self._rows.observe(decode_rows + prompt_rows)
         self._sessions.observe(sessions)
         self._decode_tokens.inc(decode_rows)
         self._prompt_tokens.inc(prompt_rows)
 
-    # -- told by the service ---------------------------------------------------------------------
+    # -- called by the service -------------------------------------------------------------------
 
     def step_ended(self, error: Exception | None) -> None:
-        """The engine has computed a step, or it has failed or was cancelled."""
+        """Count a step that the engine has computed, failed or cancelled."""
         (self._steps_ok if error is None else self._steps_failed).inc()
 
     def step_answered(self, *, queue_seconds: float, compute_seconds: float) -> None:
-        """A step's answer is being sent."""
+        """Record the times of a step whose answer is sent."""
         self._queue.observe(queue_seconds)
         self._compute.observe(compute_seconds)
 
     def stream_opened(self) -> None:
-        """A caller has begun an Infer call."""
+        """Count an Infer call."""
         self._streams.inc()
 
     def rejected(self, reason: ErrorReason) -> None:
-        """A call has ended with this error."""
+        """Count a call that ended with an error."""
         self._rejections[reason].inc()
 
     def session_ended(self, cause: EndCause) -> None:
-        """A session is gone, and its memory with it."""
+        """Count a session that has ended."""
         self._ended[cause].inc()
 
     def held_back(self, seconds: float) -> None:
-        """A caller had to wait because it had used up its token rate."""
+        """Add time that a caller waited because of its token rate."""
         self._held_back.inc(seconds)
 
     def connection_cut_off(self) -> None:
-        """A client that did not read its answers has lost its connection."""
+        """Count a connection that was closed because its client did not read."""
         self._cut_off.inc()
 
-    # -- told once, when the server is put together ----------------------------------------------
+    # -- called once, at start -------------------------------------------------------------------
 
     def built(self, build: Build) -> None:
-        """Tell what is served, once the model is loaded."""
+        """Set stip_build_info, once the model is loaded."""
         labels = {
             "version": build.version,
             "model_type": build.model_type,
@@ -168,7 +168,7 @@ class Metrics:
         Info("stip_build", "What is served.", registry=self.registry).info(labels)
 
     def watch(self, observe: Callable[[], Observation]) -> None:
-        """Read the gauges from `observe`, which each scrape calls once, on a thread of its own."""
+        """Read the gauges from `observe`. Each scrape calls it once, on its own thread."""
         self.registry.register(_Gauges(observe))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -179,7 +179,7 @@ class Metrics:
 
 
 class _Gauges(Collector):
-    """Turns one Observation into gauges, so that those of a scrape fit together."""
+    """Makes all gauges of a scrape from one Observation, so that they are consistent."""
 
     def __init__(self, observe: Callable[[], Observation]) -> None:
         self._observe = observe
@@ -194,7 +194,7 @@ class _Gauges(Collector):
         for name, text, value in (
             ("waiting_opens", "Open requests that wait for room.", seen.waiting_opens),
             ("waiting_steps", "Steps that wait for the engine.", seen.waiting_steps),
-            # not kv_bytes_total: that ending is a counter's
+            # not kv_bytes_total: only counters may end like that
             ("kv_capacity_bytes", "Keys and values that sessions may reserve.", seen.kv_bytes),
             ("kv_reserved_bytes", "Keys and values reserved.", seen.kv_bytes_reserved),
             ("kv_used_bytes", "Keys and values allocated now.", seen.kv_bytes_used),

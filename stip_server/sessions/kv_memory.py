@@ -1,6 +1,6 @@
-"""How many bytes of keys and values the sessions may take: what --kv-memory means here.
+"""The value of --kv-memory: how much memory the keys and values of all sessions may take.
 
-Knows sizes, not arrays: the engine tells what its device has left once the weights are loaded.
+Knows sizes, not arrays. The engine measures the free memory of its device.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _CGROUP_FILES = (
 
 @dataclass(frozen=True)
 class MemoryAmount:
-    """Bytes, or a fraction of what is left."""
+    """A number of bytes, or a fraction of the free memory."""
 
     size: int | None = None
     fraction: float | None = None
 
     @staticmethod
     def parse(text: str) -> MemoryAmount:
-        """From "512MiB", "8G" (powers of 1024) or "50%". Raises ValueError."""
+        """Parse "512MiB", "8G" (powers of 1024) or "50%". Raises ValueError."""
         match = _SIZE.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"{text!r} is neither a size like 8GiB nor a percentage like 50%")
@@ -53,23 +53,23 @@ class MemoryAmount:
     def __str__(self) -> str:
         return f"{self.fraction:.0%}" if self.size is None else readable(self.size)
 
-    def of(self, left: int) -> int:
-        """Bytes, given that `left` bytes are left. Raises StartError for more than that."""
+    def of(self, free: int) -> int:
+        """The amount in bytes, of `free` bytes. Raises StartError if it is larger than `free`."""
         if self.size is None:
-            return int(left * (self.fraction or 0.0))
-        if self.size > left:
+            return int(free * (self.fraction or 0.0))
+        if self.size > free:
             raise StartError(
-                f"--kv-memory {readable(self.size)} is more than the {readable(left)} that the "
-                "device has left beside the weights"
+                f"--kv-memory {readable(self.size)} is more than the {readable(free)} that "
+                "remain on the device next to the weights"
             )
         return self.size
 
 
 def host_memory_left() -> int:
-    """Bytes that this process may still take of the machine's memory, or of its container's."""
-    import psutil  # the server's extra: without it the command line can still say what is missing
+    """Bytes of the machine's memory, or its container's, that this process may still use."""
+    import psutil  # an extra: stip-server --help works without it
 
-    left: int = psutil.virtual_memory().available
+    free: int = psutil.virtual_memory().available
     if sys.platform == "linux":
         for limit_file, used_file in _CGROUP_FILES:
             try:
@@ -77,12 +77,12 @@ def host_memory_left() -> int:
             except OSError:
                 continue  # another version of cgroups, or none
             if limit.strip().isdecimal():
-                left = min(left, max(0, int(limit) - int(used)))
-    return left
+                free = min(free, max(0, int(limit) - int(used)))
+    return free
 
 
 def readable(size: int) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes: "512.0 MiB"."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":
             break

@@ -111,7 +111,7 @@ def test_a_stalled_engine_is_reported_and_loses_no_session(
             assert server.metric("stip_serving") == 1
     server.stop()
     assert len(re.findall(r"CRITICAL .*does not answer.*stalled", server.log)) == TIMES
-    assert len(re.findall("well again", server.log)) == TIMES
+    assert len(re.findall("the engine works again", server.log)) == TIMES
     assert "Traceback" not in server.log
 
 

@@ -13,5 +13,5 @@ def test_a_server_whose_upkeep_fails_drains_and_exits_with_1(talking_bundles: Pa
     with faulty_server(talking_bundles / "server", ["upkeep"], stderr=subprocess.PIPE) as server:
         _, said = server.process.communicate(timeout=PATIENCE)
     assert server.process.returncode == 1
-    assert "the server cannot look after itself" in said and "injected" in said
+    assert "a maintenance task of the server failed" in said and "injected" in said
     assert "draining" in said and "stopped" in said

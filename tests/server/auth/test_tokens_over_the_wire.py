@@ -199,7 +199,7 @@ def test_another_identity_can_neither_resume_nor_fork_nor_close_a_session(
 
 
 def test_a_changed_token_file_is_noticed_within_a_second() -> None:
-    assert server_module.HOUSEKEEPING_INTERVAL <= 1.0
+    assert server_module.MAINTENANCE_INTERVAL <= 1.0
 
 
 def test_a_removed_token_ends_its_streams_and_no_others(

@@ -400,5 +400,5 @@ def test_a_scraper_that_goes_away_leaves_no_traceback_on_stderr(
     for thread in threading.enumerate():
         if "process_request_thread" in thread.name:
             thread.join(PATIENCE)
-    assert "a scrape was cut off" in caplog.text
+    assert "a scrape was interrupted" in caplog.text
     assert capfd.readouterr().err == ""

@@ -82,7 +82,7 @@ def _install(faults: Sequence[str]) -> None:
         async def failing_upkeep(_: Any) -> None:
             raise RuntimeError("injected")
 
-        server._House.keep = failing_upkeep  # type: ignore[method-assign]
+        server._Services.maintain = failing_upkeep  # type: ignore[method-assign]
 
     def endless_load(*_: Any, **__: Any) -> Any:
         print("loading", file=sys.stderr, flush=True)
