@@ -1,4 +1,4 @@
-"""When gRPC's server ends by itself, it writes into no memory that has become somebody else's.
+"""When gRPC's server ends by itself, it does not write into memory that it has freed.
 
 For every method that is registered with it, grpcio 1.85 leaves Core the address of a call that it
 then frees, and Core writes there when the server is shut down: a queue lost its content that way.
@@ -17,15 +17,15 @@ from stip_server.rpc.listener import Listener
 from tests.support.waiting import PATIENCE
 from tests.support.wire.frames import PATH_NOT_UTF8
 
-# Whoever frees an object while these are taken, one of each size that Python's own allocator has,
-# a few at every turn of the event loop, finds the memory in their hands.
+# At every turn of the event loop the test takes a few objects of each size of Python's allocator.
+# So it soon owns any memory that was freed.
 SIZES = range(64, 480, 16)
 A_TURN = 4
 TIMES = 3
 
 
 class Canaries:
-    """Takes memory at every turn of the event loop, and looks whether anybody else writes there."""
+    """Takes memory at every turn of the event loop, and checks that nothing else writes there."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -70,5 +70,5 @@ async def serve_and_end() -> int:
     return canaries.harmed
 
 
-def test_a_server_that_ends_by_itself_writes_into_nobodys_memory() -> None:
+def test_a_server_that_ends_by_itself_does_not_write_into_freed_memory() -> None:
     assert asyncio.run(serve_and_end()) == 0

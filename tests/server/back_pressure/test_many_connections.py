@@ -113,7 +113,7 @@ def test_the_cap_on_connections_holds_however_often_the_port_is_taken_again(
             healthy.wait_for_rounds(1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="psutil tells it on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil reports it only on Linux")
 def test_the_server_lets_itself_open_as_many_files_as_connections_may_need(
     talking_bundles: Path,
 ) -> None:

@@ -6,7 +6,7 @@ from stip_server.sessions.back_pressure.reading_pace import SLOWEST_PACE, Readin
 
 
 class Client:
-    """Reads answers, each in so many seconds."""
+    """Reads answers, each within a given number of seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -82,7 +82,7 @@ def test_a_reader_that_never_reads_holds_little_and_holds_up_nobody(
     # what was computed and never read is gone: two rounds of it would be more
     assert left[-1] - left[0] < (TIMES - 1) * 0.75 * READERS * (MAX_ANSWERS - 1) * ANSWER, left
     server.stop()
-    # gRPC itself tells of an answer that it could not send
+    # gRPC itself logs an answer that it could not send
     server.assert_no_errors(of_grpc=False)
 
 

@@ -1,4 +1,4 @@
-"""Waiting for room, with real sessions, a clock of our own and one event loop."""
+"""Waiting for room, with real sessions, an injected clock and one event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = 30.0  # seconds that no test should take
 
 
 class Stream:
-    """Holds a session, whatever becomes of it."""
+    """The stream of a session; ignores what happens to it."""
 
     waits_for_server = False
 
@@ -35,7 +35,7 @@ class Stream:
 
 
 class House:
-    """Room for 100 tokens in all, and those who want some of it."""
+    """Room for 100 tokens in all, and the requests for it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -78,7 +78,7 @@ def run(scenario: Callable[[House], Awaitable[Any]]) -> None:
     asyncio.run(main())
 
 
-def test_whoever_fits_does_not_wait() -> None:
+def test_a_request_that_fits_does_not_wait() -> None:
     async def scenario(house: House) -> None:
         assert (await house.open(100, wait=0)).max_length == 100
 
@@ -86,7 +86,7 @@ def test_whoever_fits_does_not_wait() -> None:
 
 
 @pytest.mark.parametrize("length", [50, 101])
-def test_whoever_would_not_wait_or_can_never_fit_is_refused_at_once(length: int) -> None:
+def test_a_request_that_may_not_wait_or_can_never_fit_is_refused_at_once(length: int) -> None:
     async def scenario(house: House) -> None:
         await house.open(60)
         task = house.open(length, wait=0 if length == 50 else LONG)
@@ -113,19 +113,19 @@ def test_a_session_that_ends_makes_room_for_one_that_waits() -> None:
     run(scenario)
 
 
-def test_those_who_wait_are_admitted_in_the_order_in_which_they_came() -> None:
+def test_waiting_requests_are_admitted_in_the_order_in_which_they_came() -> None:
     async def scenario(house: House) -> None:
-        held = [await house.open(50), await house.open(50)]
+        open_sessions = [await house.open(50), await house.open(50)]
         waiting = [await house.waits(50) for _ in range(4)]
         for number in range(4):
-            house.sessions.close(held.pop(0))
-            held.append(await waiting[number])
+            house.sessions.close(open_sessions.pop(0))
+            open_sessions.append(await waiting[number])
             assert not any(task.done() for task in waiting[number + 1 :])
 
     run(scenario)
 
 
-def test_one_that_does_not_fit_yet_holds_up_none_behind_it_and_gets_its_room() -> None:
+def test_a_request_that_does_not_fit_yet_delays_none_behind_it_and_gets_its_room() -> None:
     async def scenario(house: House) -> None:
         small, large = await house.open(10), await house.open(80)
         whole, part = await house.waits(100), await house.waits(20)
@@ -141,7 +141,7 @@ def test_one_that_does_not_fit_yet_holds_up_none_behind_it_and_gets_its_room() -
     run(scenario)
 
 
-def test_of_those_who_ask_for_the_same_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_requests_for_the_same_length_only_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(house: House) -> None:
         await house.open(100)
         waiting = [await house.waits(length) for length in (50, 50, 60, 50)]
@@ -161,7 +161,7 @@ def test_of_those_who_ask_for_the_same_one_is_tried(monkeypatch: pytest.MonkeyPa
     run(scenario)
 
 
-def test_nobody_who_comes_later_takes_the_room_of_one_that_waits() -> None:
+def test_no_later_request_takes_the_room_of_a_waiting_one() -> None:
     async def scenario(house: House) -> None:
         idle = await house.open(100)
         waiting = await house.waits(100)
@@ -190,7 +190,7 @@ def test_time_makes_room_too() -> None:
     run(scenario)
 
 
-def test_whoever_has_waited_long_enough_is_refused_with_what_is_known_then() -> None:
+def test_a_request_that_has_waited_long_enough_is_refused_with_the_latest_retry_after() -> None:
     async def scenario(house: House) -> None:
         parked = await house.open(100)
         house.sessions.park(parked)
@@ -209,7 +209,7 @@ def test_whoever_has_waited_long_enough_is_refused_with_what_is_known_then() -> 
     run(scenario)
 
 
-def test_a_caller_who_goes_away_while_it_waits_takes_no_room() -> None:
+def test_a_caller_that_leaves_while_it_waits_takes_no_room() -> None:
     async def scenario(house: House) -> None:
         first = await house.open(100)
         waiting = [await house.waits(100) for _ in range(2)]
@@ -223,7 +223,7 @@ def test_a_caller_who_goes_away_while_it_waits_takes_no_room() -> None:
 
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
-def test_a_caller_who_goes_away_in_the_moment_in_which_it_is_admitted_leaves_nothing(
+def test_a_caller_that_leaves_at_the_moment_of_its_admission_leaves_nothing(
     cancelled_first: bool,
 ) -> None:
     async def scenario(house: House) -> None:
@@ -236,7 +236,7 @@ def test_a_caller_who_goes_away_in_the_moment_in_which_it_is_admitted_leaves_not
         assert len(house.sessions) == 1
         if not cancelled_first:
             waiting.cancel()
-        # what it was given goes to whoever is next
+        # its session goes to the next request
         assert await next_one in house.sessions
         assert waiting.cancelled()
         assert len(house.sessions) == 1
@@ -244,7 +244,7 @@ def test_a_caller_who_goes_away_in_the_moment_in_which_it_is_admitted_leaves_not
     run(scenario)
 
 
-def test_closing_fails_all_that_wait_and_whoever_would() -> None:
+def test_closing_fails_waiting_requests_and_later_ones() -> None:
     async def scenario(house: House) -> None:
         first = await house.open(100)
         waiting = [await house.waits(50) for _ in range(3)]
@@ -269,7 +269,11 @@ def test_no_more_than_a_number_may_wait(monkeypatch: pytest.MonkeyPatch) -> None
     async def scenario(house: House) -> None:
         await house.open(100)
         waiting = []
-        for identity, places in (("me", 4), ("you", 2), ("they", 1)):  # half of what is left
+        for identity, places in (
+            ("me", 4),
+            ("you", 2),
+            ("they", 1),
+        ):  # half of the rest
             waiting += [await house.waits(50, identity) for _ in range(places)]
             with pytest.raises(ServiceError):
                 await house.open(50, identity=identity)
@@ -279,8 +283,8 @@ def test_no_more_than_a_number_may_wait(monkeypatch: pytest.MonkeyPatch) -> None
     run(scenario)
 
 
-def test_nobody_is_left_with_an_error_that_nobody_reads(
+def test_no_error_of_a_closed_admission_goes_unretrieved(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    test_closing_fails_all_that_wait_and_whoever_would()
+    test_closing_fails_waiting_requests_and_later_ones()
     assert not caplog.records

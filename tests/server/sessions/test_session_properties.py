@@ -37,7 +37,7 @@ QUOTAS = st.builds(
 
 
 class Stream:
-    """Holds a session, and counts how often it was told to let go of it."""
+    """The stream of a session; remembers how it lost sessions."""
 
     waits_for_server = False
 
@@ -128,7 +128,7 @@ class SessionsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(which=WHICH, length=LENGTHS)
     def fork(self, which: int, length: int) -> None:
-        """Open a session beside one of the same caller's, which must not make room for it."""
+        """Open a session next to one of the same caller, which must not make room for it."""
         source = self.pick(which)
         self.expect_expiries()
         if source not in self.live:

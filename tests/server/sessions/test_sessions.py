@@ -1,4 +1,4 @@
-"""Sessions and their time to live, with a clock of our own."""
+"""Sessions and their time to live, with an injected clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
 
 
 class Stream:
-    """Holds a session and remembers whether it was taken away."""
+    """The stream of a session; remembers the sessions that it lost."""
 
     waits_for_server = False
 
@@ -113,13 +113,13 @@ def test_an_unknown_id_is_not_found(sessions: Sessions) -> None:
         sessions.resume(bytes(16), "me", Stream())
 
 
-def test_a_session_is_no_other_identitys(sessions: Sessions) -> None:
+def test_a_session_does_not_exist_for_another_identity(sessions: Sessions) -> None:
     session = parked(sessions)
     with pytest.raises(ServiceError, match="no such session") as others:
         sessions.resume(session.id, "someone else", Stream())
     with pytest.raises(ServiceError, match="no such session") as unknown:
         sessions.resume(bytes(16), "someone else", Stream())
-    # nothing tells a session of somebody else's from none
+    # another caller's session cannot be told from one that does not exist
     assert str(others.value) == str(unknown.value)
     assert others.value.reason == unknown.value.reason
     assert session in sessions
@@ -155,7 +155,7 @@ def test_bytes_are_reserved_at_open_and_free_at_close(sessions: Sessions) -> Non
     assert sessions.kv_bytes_reserved == 400
 
 
-def test_a_session_larger_than_all_there_is_is_not_told_to_wait(sessions: Sessions) -> None:
+def test_a_session_larger_than_all_memory_is_not_told_to_wait(sessions: Sessions) -> None:
     with pytest.raises(ServiceError) as refused:
         sessions.open("me", 101, Stream())
     assert (reason_name(refused.value.reason), refused.value.retry_after) == ("KV_MEMORY", None)
@@ -168,7 +168,7 @@ def test_a_session_larger_than_all_there_is_is_not_told_to_wait(sessions: Sessio
         ({"kv_bytes_per_identity": 90}, "CALLER_KV_MEMORY"),
     ],
 )
-def test_one_identity_cannot_take_what_is_left_to_others(
+def test_one_identity_cannot_take_what_is_reserved_for_others(
     quota: dict[str, int], reason: str, clock: Clock, released: list[bytes], causes: list[str]
 ) -> None:
     sessions = make_sessions(clock, released, causes, **quota)
@@ -194,19 +194,19 @@ def test_the_least_recently_used_idle_session_makes_room(
     assert third in sessions
 
 
-def test_a_session_with_a_step_under_way_or_held_back_is_never_idle(
+def test_a_session_whose_step_is_under_way_or_waits_for_the_server_is_never_idle(
     sessions: Sessions, clock: Clock
 ) -> None:
     sessions.open("me", 5, Stream()).step_begun(0)
     stream = Stream()
-    held = sessions.open("me", 5, stream)
+    waiting = sessions.open("me", 5, stream)
     stream.waits_for_server = True
     clock.now += 1000
     with pytest.raises(ServiceError):
         sessions.open("me", 5, Stream())
-    stream.waits_for_server = False  # it waits for its own client alone
+    stream.waits_for_server = False  # it waits only for its own client
     sessions.open("me", 5, Stream())
-    assert held not in sessions
+    assert waiting not in sessions
 
 
 def test_an_idle_session_of_another_identity_is_not_evicted_for_a_callers_own_limit(
@@ -222,7 +222,7 @@ def test_an_idle_session_of_another_identity_is_not_evicted_for_a_callers_own_li
     assert idle in sessions
 
 
-def test_resuming_takes_a_session_over_from_the_stream_that_holds_it(sessions: Sessions) -> None:
+def test_resuming_takes_a_session_over_from_its_stream(sessions: Sessions) -> None:
     stream, other = Stream(), Stream()
     session = sessions.open("me", 5, stream)
     assert sessions.resume(session.id, "me", other) is session
@@ -238,7 +238,9 @@ def test_closing_frees_once(sessions: Sessions, released: list[bytes], causes: l
     assert len(sessions) == 0
 
 
-def test_whoever_waits_is_told_when_the_steps_of_that_moment_are_done(sessions: Sessions) -> None:
+def test_a_callback_runs_once_the_steps_under_way_at_that_moment_are_done(
+    sessions: Sessions,
+) -> None:
     session = sessions.open("me", 5, Stream())
     told = []
     session.when_done(lambda: told.append("at once"))
@@ -257,7 +259,7 @@ def test_whoever_waits_is_told_when_the_steps_of_that_moment_are_done(sessions: 
     assert told == ["at once", "two", "three"]
 
 
-def test_while_answers_of_sessions_that_have_ended_take_too_much_nobody_opens_one(
+def test_no_session_opens_while_ended_ones_leave_too_many_answers_unread(
     sessions: Sessions,
 ) -> None:
     session, memory = sessions.open("me", 5, Stream()), sessions.answer_memory
