@@ -52,14 +52,14 @@ class InferenceServiceServicer:
     """
 
     def GetModelInfo(self, request, context):
-        """Tells what is served, and within which limits.
+        """Returns what is served, and the limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Infer(self, request_iterator, context):
-        """Runs one session: an open request, then steps. Each request is answered by one response, in order.
+        """Runs one session: an open request, then steps. Each request gets one response, in order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
