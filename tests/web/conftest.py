@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 import stip_client
 from tests.support.pages import BROWSER, WIDE, Line, assert_no_toast, opened, page_process
 from tests.support.parties import Server, convert, run_tool, server_process
+from tests.support.waiting import PATIENCE
 
 DEMO_MODEL = Path(stip_client.__file__).parent / "cli" / "demo_model"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Seconds that a byte takes each way: a reply then lasts long enough to be looked at.
 DELAY = 0.01
-TIMEOUT = 60_000.0  # milliseconds, for machines that are slow
+TIMEOUT = 1000 * PATIENCE  # milliseconds
+expect.set_options(timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="package")

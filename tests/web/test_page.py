@@ -30,9 +30,7 @@ from tests.support.pages import (
     send_greedily,
 )
 from tests.support.parties import Server, run_tool, server_process
-
-# a browser beside tests that compute is slow to show what comes, and then it has come
-pytestmark = pytest.mark.quiet
+from tests.support.waiting import eventually
 
 
 @dataclass
@@ -202,11 +200,12 @@ def test_a_closed_tab_ends_its_reply(
     with Client(server.address, bundles / "client") as client:
         assert client.model_info().load.sessions == 1
         tab.close()
-        for _ in range(100):
-            if not client.model_info().load.sessions:
-                return
+
+        def ended() -> bool:
             page.wait_for_timeout(50)
-    raise AssertionError("the session outlives its tab")
+            return client.model_info().load.sessions == 0
+
+        eventually(ended)
 
 
 def test_it_fits_a_phone(page: Page) -> None:
@@ -288,11 +287,13 @@ def test_a_server_that_is_down(
         box.to_contain_text("Is the server running, and is the address right?")
         load(page, bundles)
         status.to_contain_text("but the server does not answer")
-    for _ in range(20):  # gRPC takes its time before it connects again
+
+    def serves() -> bool:
         load(page, bundles)
         page.wait_for_timeout(200)
-        if "serves it" in page.locator("#stip-status").inner_text():
-            break
+        return "serves it" in page.locator("#stip-status").inner_text()
+
+    eventually(serves)  # gRPC waits before it connects again
     assert send_greedily(page) == expected
 
 
