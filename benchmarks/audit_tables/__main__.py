@@ -29,7 +29,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        audits = audit_modes(Path(folder), told=lambda text: print(text, file=sys.stderr))
+        audits = audit_modes(Path(folder), report=lambda text: print(text, file=sys.stderr))
     for mode, audit in audits.items():
         stem = f"{mode.scheme}-{mode.head}"
         (out / f"{stem}.txt").write_text(as_table(audit), encoding="utf-8")

@@ -1,21 +1,18 @@
-"""Audits the demo model in every mode that a bundle can be made in."""
+"""Audits the demo model in every mode of a bundle."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stip_keys.audit import CONVERSATIONS, REPLY_TOKENS, SEEDS, TIME_LIMIT
-from stip_keys.audit.attack import Attack
-from stip_keys.audit.audit import describe
+from stip_keys.audit.attacks import attack_names, load_attacks
+from stip_keys.audit.audit import Audit, audit_bundles
 from stip_keys.audit.evidence.prompts import make_prompts
 from stip_keys.audit.evidence.subject import Subject, public_model
-from stip_keys.audit.evidence.traffic import Dialogue, hold_dialogues
-from stip_keys.audit.evidence.truth import true_key
-from stip_keys.audit.report import Audit
-from stip_keys.audit.run import discover, run_attacks
+from stip_keys.audit.evidence.traffic import hold_dialogues
+from stip_keys.audit.settings import AuditSettings
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.masks.keys import MasterKey
 from tests.support.parties import BASE_SEED, convert
@@ -50,27 +47,26 @@ def audit_modes(
     modes: Iterable[Mode] = MODES,
     *,
     checkpoint: Path = DEMO_MODEL,
-    attacks: Sequence[Attack] | None = None,
-    seeds: int = SEEDS,
-    conversations: int = CONVERSATIONS,
-    reply_tokens: int = REPLY_TOKENS,
-    told: Callable[[str], object] = lambda _: None,
+    settings: AuditSettings = AuditSettings(),  # noqa: B008 - frozen
+    report: Callable[[str], object] = lambda _: None,
 ) -> dict[Mode, Audit]:
-    """Convert the checkpoint in each mode, into `folder`, and run the attacks on it.
+    """Convert the checkpoint in each mode, into `folder`, and run every attack on it.
 
-    The keys are those of a base seed, so that another run finds the same.
+    The keys come from a base seed, so that another run finds the same. `report` is called with one
+    line for each mode.
     """
     read = Checkpoint(checkpoint)
     dialogues = hold_dialogues(
-        public_model(read), make_prompts(read, None), reply_tokens, read.eos_token_ids()
+        public_model(read), make_prompts(read, None), settings.reply_tokens, read.eos_token_ids()
     )
-    attacks = discover() if attacks is None else attacks
+    attacks = load_attacks(attack_names())
     audits = {}
     for mode in modes:
         begun = time.perf_counter()
         subject = make_subject(folder, mode, read)
-        audits[mode] = audit(subject, attacks, dialogues, seeds, conversations, reply_tokens)
-        told(f"{mode.name}: {time.perf_counter() - begun:.1f} s")
+        master = None if mode.scheme == "none" else MasterKey.from_base_seed(BASE_SEED)
+        audits[mode] = audit_bundles(subject, attacks, dialogues, settings, master)
+        report(f"{mode.name}: {time.perf_counter() - begun:.1f} s")
     return audits
 
 
@@ -83,30 +79,3 @@ def make_subject(folder: Path, mode: Mode, checkpoint: Checkpoint) -> Subject:
         how += ["--head", mode.head]
     bundles = convert(checkpoint.folder, folder / f"{mode.scheme}-{mode.head}", *how)
     return Subject(bundles, checkpoint)
-
-
-def audit(
-    subject: Subject,
-    attacks: Sequence[Attack],
-    dialogues: Sequence[Dialogue],
-    seeds: int,
-    conversations: int,
-    reply_tokens: int,
-) -> Audit:
-    """Run the attacks on one mode, and compare with the whole key."""
-    hides = subject.client_key.scheme != "none"
-    key = true_key(subject, MasterKey.from_base_seed(BASE_SEED) if hides else None)
-    outcomes = run_attacks(
-        subject, attacks, dialogues, key, seeds=seeds, conversations=conversations
-    )
-    return Audit(
-        scheme=subject.scheme,
-        head=subject.head,
-        model=describe(subject.manifest.model),
-        seeds=seeds,
-        conversations=conversations,
-        reply_tokens=reply_tokens,
-        time_limit=TIME_LIMIT,
-        whole_key=True,
-        outcomes=outcomes,
-    )

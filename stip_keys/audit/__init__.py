@@ -1,10 +1,5 @@
-"""The attacks on our own masks: what each party can recover of prompts, replies and keys.
+"""Attacks the user's own bundles, and measures what each party can recover of prompts and keys.
 
-attack.py says what an attack is and what it is given; every other module that defines ATTACK is one
-attack, found by its presence in this folder.
+attack.py defines an attack and what it is given. attacks/ holds the attacks, solvers/ what they
+share, evidence/ makes the traffic that they attack and the truth that they are measured by.
 """
-
-# Choices of prompts, prompts of each, and tokens of a reply at most, unless one says otherwise.
-SEEDS, CONVERSATIONS, REPLY_TOKENS = 3, 4, 16
-# Seconds that one run of an attack may search for.
-TIME_LIMIT = 300

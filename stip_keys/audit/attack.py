@@ -28,12 +28,27 @@ Tokens = NDArray[np.int64]
 
 
 class Attacker(Enum):
-    """The parties that an attack may be run by."""
+    """The parties that may run an attack. Those who know most come last."""
 
-    WIRE = "wire"  # sees the traffic, knows the public model
-    HOST = "host"  # also has the bundle and every activation
-    HOST_WITHOUT_MODEL = "host without the model"  # the same, but no checkpoint
     OBSERVER = "observer"  # sees the traffic and knows nothing of the model
+    WIRE = "wire"  # sees the traffic, knows the public model
+    HOST_WITHOUT_MODEL = "host without the model"  # has traffic, bundle and every activation
+    HOST = "host"  # has all that, and knows the public model
+
+    @property
+    def rank(self) -> int:
+        """The attacker's place in this list."""
+        return list(Attacker).index(self)
+
+    @property
+    def knows_model(self) -> bool:
+        """Whether the attacker has the public checkpoint."""
+        return self in (Attacker.WIRE, Attacker.HOST)
+
+    @property
+    def is_host(self) -> bool:
+        """Whether the attacker has the server's bundle and activations."""
+        return self in (Attacker.HOST, Attacker.HOST_WITHOUT_MODEL)
 
 
 @dataclass(frozen=True)

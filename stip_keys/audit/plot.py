@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from stip_keys.audit.audit import Audit
 from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.metrics import Spread
-from stip_keys.audit.report import Audit, share_of
+from stip_keys.audit.report import share_of
 from stip_keys.masks.errors import KeysError
 
 SUFFIXES = (".png", ".svg")
@@ -66,7 +67,7 @@ def draw(audit: Audit, path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_xlabel(
-        f"tokens recovered at the first guess (%), median and range of {audit.seeds} seeds"
+        f"tokens recovered at the first guess (%), median and range of {audit.settings.seeds} seeds"
     )
     axes.set_title(
         f"scheme {audit.scheme_name}, head {audit.head_name}\n{audit.model}", fontsize=10

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
-from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import Attacker
+from stip_keys.audit.audit import Audit
 from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.metrics import Measurement, Share, Spread
 from stip_keys.audit.run import Outcome
-from stip_model.bundle.modes import head_name, scheme_name
 
 KNOWS = {
     Attacker.OBSERVER: "traffic",
@@ -43,29 +42,6 @@ WIDTH = 100
 NOTHING = "-"
 
 
-@dataclass(frozen=True)
-class Audit:
-    """One audit: what it was run on, and what it found."""
-
-    scheme: Scheme
-    head: Head
-    model: str
-    seeds: int
-    conversations: int
-    reply_tokens: int
-    time_limit: float  # seconds, for one run of an attack that searches
-    whole_key: bool  # whether the master key was there to compare with
-    outcomes: Sequence[Outcome]
-
-    @property
-    def scheme_name(self) -> str:
-        return scheme_name(self.scheme)
-
-    @property
-    def head_name(self) -> str:
-        return head_name(self.head)
-
-
 def as_table(audit: Audit) -> str:
     """The audit as text: a table in columns, and why some fail or stop."""
     rows = [HEADINGS, *(_row(outcome) for outcome in audit.outcomes)]
@@ -86,10 +62,10 @@ def as_table(audit: Audit) -> str:
     ]
     text = (
         f"scheme {audit.scheme_name}, head {audit.head_name}: {audit.model}, "
-        f"{audit.conversations} conversations a seed\n\n"
+        f"{audit.settings.conversations} conversations a seed\n\n"
         + "\n".join(lines)
         + "\n\n"
-        + NOTE.format(seeds=audit.seeds, compared=compared)
+        + NOTE.format(seeds=audit.settings.seeds, compared=compared)
     )
     if reasons:
         text += "\nwhy attacks fail or stop:\n" + "\n".join(reasons) + "\n"
@@ -102,10 +78,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
         "scheme": audit.scheme_name,
         "head": audit.head_name,
         "model": audit.model,
-        "seeds": audit.seeds,
-        "conversations": audit.conversations,
-        "reply_tokens": audit.reply_tokens,
-        "time_limit": audit.time_limit,
+        **asdict(audit.settings),
         "whole_key": audit.whole_key,
         "attacks": [_outcome_as_json(outcome) for outcome in audit.outcomes],
     }

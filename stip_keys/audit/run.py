@@ -1,9 +1,7 @@
-"""Runs the attacks: each over several seeds, and once with a model that is not the right one."""
+"""Runs the attacks: each for several seeds, and once with a wrong model as a control."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,14 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import stip_keys.audit.attacks
-from stip_keys.audit import CONVERSATIONS, SEEDS, TIME_LIMIT
-from stip_keys.audit.attack import Attack, Attacker, PublicModel
+from stip_keys.audit.attack import Attack, PublicModel
 from stip_keys.audit.evidence.subject import Subject, public_model_of
 from stip_keys.audit.evidence.traffic import Dialogue, Traffic, record
 from stip_keys.audit.metrics import Measurement, measure
+from stip_keys.audit.settings import AuditSettings
 
-# Told what is run next.
+# Called with the title of the next run.
 Step = Callable[[str], object]
 
 
@@ -28,8 +25,9 @@ Step = Callable[[str], object]
 class Outcome:
     """What one attack found: a measurement for each seed, and the control's.
 
-    `reason`: why it cannot succeed, or what kept it from it; "" where nothing does. `wrong_model`:
-    the first seed's run with another public model; None where the attacker knows no model.
+    `reason` says why the attack cannot succeed or did not; "" where nothing stopped it.
+    `wrong_model` is the first seed's run with another public model; None where the attacker knows
+    no model.
     """
 
     attack: Attack
@@ -38,47 +36,31 @@ class Outcome:
     wrong_model: Measurement | None
 
 
-def discover() -> list[Attack]:
-    """Every attack of this package, attackers who know most last."""
-    attacks: list[Attack] = []
-    for module_info in pkgutil.iter_modules(stip_keys.audit.attacks.__path__):
-        module = importlib.import_module(f"{stip_keys.audit.attacks.__name__}.{module_info.name}")
-        attacks += getattr(module, "ATTACKS", ())
-        if (attack := getattr(module, "ATTACK", None)) is not None:
-            attacks.append(attack)
-    order = [Attacker.OBSERVER, Attacker.WIRE, Attacker.HOST_WITHOUT_MODEL, Attacker.HOST]
-    return sorted(attacks, key=lambda attack: (order.index(attack.attacker), attack.name))
-
-
 def run_attacks(
     subject: Subject,
     attacks: Sequence[Attack],
     dialogues: Sequence[Dialogue],
     key: Mapping[str, NDArray[Any]],
-    *,
-    seeds: int = SEEDS,
-    conversations: int = CONVERSATIONS,
-    time_limit: float = TIME_LIMIT,
+    settings: AuditSettings,
     step: Step = lambda _: None,
 ) -> list[Outcome]:
-    """Run every attack on the traffic of `seeds` choices of `conversations` of the dialogues.
+    """Run every attack once for each seed. A seed chooses which dialogues are sent.
 
-    The other dialogues of each choice are what attackers know of the language. `key` is the truth
-    that recovered masks are compared with. A run that searches ends after `time_limit` seconds.
-    `step` is told of each run before it.
+    Attackers know the other dialogues as samples of the language. `key` is the truth that
+    recovered masks are compared with. `step` is called with a title before each run.
     """
     wrong = None
     runs: list[list[Measurement]] = [[] for _ in attacks]
     controls: list[Measurement | None] = [None for _ in attacks]
-    for seed in range(seeds):
-        traffic = _choose(subject, dialogues, conversations, seed)
+    for seed in range(settings.seeds):
+        traffic = _choose(subject, dialogues, settings.conversations, seed)
         for k, attack in enumerate(attacks):
             step(f"{attack.name} ({attack.attacker.value}), seed {seed}")
-            runs[k].append(_run(attack, traffic, key, None, time_limit))
-            if seed == 0 and attack.attacker in (Attacker.WIRE, Attacker.HOST):
+            runs[k].append(_run(attack, traffic, key, None, settings.time_limit))
+            if seed == 0 and attack.attacker.knows_model:
                 wrong = wrong or wrong_model(subject.public)
                 step(f"{attack.name} ({attack.attacker.value}), wrong model")
-                controls[k] = _run(attack, traffic, key, wrong, time_limit)
+                controls[k] = _run(attack, traffic, key, wrong, settings.time_limit)
     return [
         Outcome(attack, _reason(attack, subject, runs[k]), runs[k], controls[k])
         for k, attack in enumerate(attacks)
@@ -87,12 +69,12 @@ def run_attacks(
 
 def steps(attacks: Sequence[Attack], seeds: int) -> int:
     """How many runs `run_attacks` will make."""
-    with_control = sum(each.attacker in (Attacker.WIRE, Attacker.HOST) for each in attacks)
+    with_control = sum(each.attacker.knows_model for each in attacks)
     return seeds * len(attacks) + with_control
 
 
 class RandomTensors(Mapping[str, NDArray[Any]]):
-    """Tensors of the shapes, means and deviations of others, drawn anew whenever asked for."""
+    """Tensors of the shapes, means and deviations of others, drawn again at each look-up."""
 
     def __init__(self, like: Mapping[str, NDArray[Any]], seed: int) -> None:
         self._like = like
@@ -140,5 +122,5 @@ def _run(
 
 
 def _reason(attack: Attack, subject: Subject, runs: Sequence[Measurement]) -> str:
-    told = [each.reason for each in runs if each.reason]
-    return attack.fails(subject.scheme, subject.head) or (told[0] if told else "")
+    reasons = [each.reason for each in runs if each.reason]
+    return attack.fails(subject.scheme, subject.head) or (reasons[0] if reasons else "")

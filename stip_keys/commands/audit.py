@@ -1,18 +1,36 @@
-"""stip-keys audit: attacks the user's own bundles, and tells what they give away."""
+"""stip-keys audit: attacks the user's own bundles, and prints what they give away."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from stip_keys.audit import CONVERSATIONS, REPLY_TOKENS, SEEDS, TIME_LIMIT
+from tqdm import tqdm
+
+from stip_keys.audit.attacks import attack_names, load_attacks
+from stip_keys.audit.settings import AuditSettings
 from stip_keys.commands.options import add_passphrase_file
+from stip_keys.masks.errors import KeysError
+from stip_keys.masks.key_file import read_master_key
+from stip_keys.masks.keys import MasterKey
+from stip_keys.masks.passphrase import PassphraseSource
+
+if TYPE_CHECKING:
+    from stip_keys.audit.audit import Audit
+
+TO_STDOUT = "-"
 
 EPILOG = """\
 examples:
   stip-keys audit bundles --checkpoint Qwen2.5-3B-Instruct
   stip-keys audit bundles --checkpoint Qwen2.5-3B-Instruct --key master.key --plot audit.png
   stip-keys audit bundles --checkpoint Qwen2.5-3B-Instruct --attacks sorted-values --json
+
+attacks:
 """
 
 
@@ -20,10 +38,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the subcommand."""
     parser = commands.add_parser(
         "audit",
-        help="attack your own bundles, and see what they give away",
-        description="Run published attacks on traffic that the bundles make, as each party could, "
-        "and print how many tokens and how much of the key they recover.",
-        epilog=EPILOG,
+        help="attack your own bundles and print what they give away",
+        description="Run published attacks on the bundles' traffic, as each party could, and print "
+        "how many tokens and how much of the key they recover.",
+        epilog=EPILOG + _listed(attack_names()),
         allow_abbrev=False,  # --passphrase SECRET must not pass for --passphrase-file
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,49 +57,48 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--key",
         type=Path,
         metavar="FILE",
-        help="master key, to compare recovered masks with (default: the client's key alone)",
+        help="master key, to compare recovered masks with (default: only the client's key)",
     )
     parser.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="one prompt a line, as text or as a JSON list of token ids; those that are not sent "
-        "show the attackers what such text is like (default: built-in ones)",
+        help="one prompt a line, as text or as a JSON list of token ids; prompts that are not sent "
+        "show attackers what such text is like (default: built-in prompts)",
     )
-    parser.add_argument(
-        "--seeds", type=_positive, default=SEEDS, metavar="N", help=f"choices of prompts ({SEEDS})"
-    )
-    parser.add_argument(
-        "--conversations",
-        type=_positive,
-        default=CONVERSATIONS,
-        metavar="N",
-        help=f"prompts sent for each seed, at most half of all ({CONVERSATIONS})",
-    )
-    parser.add_argument(
-        "--reply-tokens",
-        type=_positive,
-        default=REPLY_TOKENS,
-        metavar="N",
-        help=f"longest reply ({REPLY_TOKENS})",
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=_positive,
-        default=TIME_LIMIT,
-        metavar="SECONDS",
-        help="longest run of an attack that searches by running the model, as those on hidden "
-        f"states; what it has found by then is counted ({TIME_LIMIT})",
-    )
+    for option, default, metavar, meaning in (
+        ("--seeds", AuditSettings.seeds, "N", "choices of prompts"),
+        (
+            "--conversations",
+            AuditSettings.conversations,
+            "N",
+            "prompts sent for each seed, at most half of all",
+        ),
+        ("--reply-tokens", AuditSettings.reply_tokens, "N", "longest reply"),
+        (
+            "--time-limit",
+            AuditSettings.time_limit,
+            "SECONDS",
+            "longest run of an attack that searches by running the model; what it has found by "
+            "then counts",
+        ),
+    ):
+        parser.add_argument(
+            option,
+            type=_positive,
+            default=default,
+            metavar=metavar,
+            help=f"{meaning} (default: %(default)s)",
+        )
     parser.add_argument(
         "--attacks",
         metavar="A,B",
-        help="only these, their words joined by hyphens, as sorted-values (default: all)",
+        help="run only these attacks, as listed below (default: all)",
     )
     parser.add_argument(
         "--json",
         nargs="?",
-        const="-",
+        const=TO_STDOUT,
         metavar="FILE",
         help="write JSON to FILE, or print it instead of the table",
     )
@@ -90,11 +107,93 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=_run)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    # what it needs would cost every other command its start
-    from stip_keys.audit.audit import run
+def _listed(names: list[str]) -> str:
+    return textwrap.indent(textwrap.fill(", ".join(names), break_on_hyphens=False), "  ")
 
-    return run(arguments)
+
+def _run(arguments: argparse.Namespace) -> int:
+    # imported here: other commands would start more slowly
+    from stip_keys.audit.audit import audit_bundles
+    from stip_keys.audit.evidence.prompts import make_prompts
+    from stip_keys.audit.evidence.subject import Subject
+    from stip_keys.audit.evidence.traffic import hold_dialogues
+    from stip_keys.audit.evidence.truth import true_key
+    from stip_keys.audit.plot import check_plot
+    from stip_keys.audit.run import steps
+    from stip_keys.convert.checkpoint import Checkpoint
+
+    if arguments.plot:
+        check_plot(arguments.plot)
+    for path in (arguments.json, arguments.plot):
+        if path not in (None, TO_STDOUT) and not Path(path).parent.is_dir():
+            raise KeysError(f"cannot write {path}: {Path(path).parent} is not a folder")
+    attacks = load_attacks(_chosen(arguments.attacks))
+    settings = AuditSettings(
+        arguments.seeds, arguments.conversations, arguments.reply_tokens, arguments.time_limit
+    )
+    subject = Subject(arguments.bundles, Checkpoint(arguments.checkpoint))
+    master = _master_key(arguments)
+    true_key(subject, master)  # refuses a wrong key before the long part
+    prompts = make_prompts(subject.checkpoint, arguments.prompts)
+    with _bar("replies", len(prompts) * settings.reply_tokens) as bar:
+        dialogues = hold_dialogues(
+            subject.public, prompts, settings.reply_tokens, subject.eos_token_ids, bar.update
+        )
+    subject.check_weights(dialogues[0].sent)
+    with _bar("attacks", steps(attacks, settings.seeds)) as bar:
+
+        def step(title: str) -> None:
+            bar.set_postfix_str(title)
+            bar.update()
+
+        audit = audit_bundles(subject, attacks, dialogues, settings, master, step)
+    _print(audit, arguments)
+    return 0
+
+
+def _chosen(names: str | None) -> list[str]:
+    known = attack_names()
+    if names is None:
+        return known
+    chosen = [name.strip() for name in names.split(",")]
+    for name in chosen:
+        if name not in known:
+            raise KeysError(f"no attack is named {name!r}", hint=f"known: {', '.join(known)}")
+    return list(dict.fromkeys(chosen))
+
+
+def _master_key(arguments: argparse.Namespace) -> MasterKey | None:
+    if arguments.key:
+        return read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
+    if arguments.passphrase_file:
+        raise KeysError("--passphrase-file opens the file of --key, but there is no --key")
+    return None
+
+
+def _print(audit: Audit, arguments: argparse.Namespace) -> None:
+    from stip_keys.audit.plot import draw
+    from stip_keys.audit.report import as_json, as_table
+
+    text = json.dumps(as_json(audit), indent=2, ensure_ascii=False)
+    if arguments.json == TO_STDOUT:
+        print(text)
+    else:
+        if arguments.json:
+            _write(Path(arguments.json), text + "\n")
+        print(as_table(audit), end="")
+    if arguments.plot:
+        draw(audit, arguments.plot)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise KeysError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _bar(name: str, total: int) -> tqdm[Any]:
+    return tqdm(total=total, desc=name, disable=not sys.stderr.isatty(), leave=False)
 
 
 def _positive(text: str) -> int:

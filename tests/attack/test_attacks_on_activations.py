@@ -17,7 +17,13 @@ import pytest
 
 from stip.v1.manifest_pb2 import Scheme
 from stip_keys.audit.attack import UNKNOWN, Attack, View
-from stip_keys.audit.attacks import attention_scores, hidden_states
+from stip_keys.audit.attacks import (
+    attention_scores,
+    hidden_states_as_answers,
+    hidden_states_first_layer,
+    hidden_states_last_layer,
+    hidden_states_middle_layer,
+)
 from stip_keys.audit.solvers.deadline import Deadline, Expired
 from stip_keys.masks.keys import MasterKey
 from tests.support.attack.demo_scenes import CHANCE, masked_demo, mistaken, seen_of_the_demo
@@ -38,7 +44,8 @@ from tests.support.attack.scenes import (
     view,
 )
 
-FIRST, MIDDLE, LAST, ANSWERS = hidden_states.ATTACKS
+FIRST, MIDDLE = hidden_states_first_layer.ATTACK, hidden_states_middle_layer.ATTACK
+LAST, ANSWERS = hidden_states_last_layer.ATTACK, hidden_states_as_answers.ATTACK
 
 
 def in_bfloat16(seen: View) -> View:

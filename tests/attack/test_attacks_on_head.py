@@ -1,4 +1,4 @@
-"""Attacks on the head: its rows as a code book, and its output.
+"""Attacks on the head: its rows as a code book, and its logits.
 
 Each succeeds where it is known to, and fails where it says it does, over three seeds: other
 prompts, other keys. A wrong model is another checkpoint of the same shape: with it, an attack is
@@ -15,8 +15,7 @@ import pytest
 
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import UNKNOWN
-from stip_keys.audit.attacks import code_book
-from stip_keys.audit.attacks import largest_logits as output
+from stip_keys.audit.attacks import code_book, largest_logits
 from tests.support.attack.demo_scenes import CHANCE, seen_of_the_demo
 from tests.support.attack.scenes import (
     CLIENT,
@@ -78,8 +77,8 @@ def test_a_head_of_its_own_is_no_code_book(folder: Path) -> None:
 def test_logits_in_vocabulary_order_name_every_reply(
     folder: Path, scheme: Scheme, seed: int
 ) -> None:
-    seen, said = seen_of_the_demo(output.ATTACK, folder, scheme, SERVER, seed)
-    found = output.ATTACK.run(seen)
+    seen, said = seen_of_the_demo(largest_logits.ATTACK, folder, scheme, SERVER, seed)
+    found = largest_logits.ATTACK.run(seen)
     assert replies_found(found, said) > 0.95
     replied = {token for each in said for token in each.reply}
     for candidates, each in zip(found.tokens, said, strict=True):
@@ -92,9 +91,9 @@ def test_logits_in_vocabulary_order_name_every_reply(
 
 @pytest.mark.parametrize("head", [CLIENT, SEALED])
 def test_another_head_does_not_name_the_reply(folder: Path, head: Head) -> None:
-    seen, said = seen_of_the_demo(output.ATTACK, folder, PERMUTATION, head, 0)
-    found = output.ATTACK.run(seen)
+    seen, said = seen_of_the_demo(largest_logits.ATTACK, folder, PERMUTATION, head, 0)
+    found = largest_logits.ATTACK.run(seen)
     assert not found.replies
-    assert found.reason == output.ATTACK.fails(PERMUTATION, head) != ""
+    assert found.reason == largest_logits.ATTACK.fails(PERMUTATION, head) != ""
     if head == SEALED:
-        assert replies_found(output.ATTACK.run(replace(seen, head=SERVER)), said) < CHANCE
+        assert replies_found(largest_logits.ATTACK.run(replace(seen, head=SERVER)), said) < CHANCE

@@ -15,7 +15,12 @@ import pytest
 
 from stip.v1.manifest_pb2 import Scheme
 from stip_keys.audit.attack import UNKNOWN, Attacker
-from stip_keys.audit.attacks import known_plaintext, row_norms, sorted_values
+from stip_keys.audit.attacks import (
+    known_plaintext,
+    known_plaintext_and_model,
+    row_norms_and_inner_products,
+    sorted_values,
+)
 from tests.support.attack.demo_scenes import CHANCE, masked_demo, mistaken, seen_of_the_demo
 from tests.support.attack.scenes import (
     NONE,
@@ -69,7 +74,7 @@ def test_sorted_values_say_nothing_of_a_rotation(folder: Path, seed: int) -> Non
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
 def test_inner_products_name_every_token(folder: Path, scheme: Scheme, seed: int) -> None:
-    attack = row_norms.ATTACK
+    attack = row_norms_and_inner_products.ATTACK
     assert not attack.fails(scheme, SERVER)
     seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed)
     assert rows_found(attack.run(seen), said) > 0.95
@@ -83,7 +88,9 @@ def test_as_many_rows_as_it_has_columns_determine_a_rotation(folder: Path, rando
         masked = mask_model(random, folder, ROTATION, seed=seed)
         for count, is_enough in ((3, False), (12, True)):
             said = say(random, random_prompts(random.config, seed, count))
-            found = row_norms.ATTACK.run(known_to(Attacker.WIRE, view(masked, random, said)))
+            found = row_norms_and_inner_products.ATTACK.run(
+                known_to(Attacker.WIRE, view(masked, random, said))
+            )
             assert rows_found(found, said) > 0.95
             assert ("rotation" in found.key) == is_enough
         np.testing.assert_allclose(found.key["rotation"], masked.key["rotation"], atol=2e-3)
@@ -92,7 +99,7 @@ def test_as_many_rows_as_it_has_columns_determine_a_rotation(folder: Path, rando
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("scheme", [NONE, PERMUTATION, ROTATION])
 def test_the_template_is_known_wherever_it_occurs(folder: Path, scheme: Scheme, seed: int) -> None:
-    attack = known_plaintext.ATTACKS[0]
+    attack = known_plaintext.ATTACK
     seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed, template=template())
     found = attack.run(seen)
     known = set(np.concatenate(template()).tolist())
@@ -107,7 +114,7 @@ def test_the_template_is_known_wherever_it_occurs(folder: Path, scheme: Scheme, 
 def test_the_template_and_the_model_name_every_token(
     folder: Path, scheme: Scheme, seed: int
 ) -> None:
-    attack = known_plaintext.ATTACKS[1]
+    attack = known_plaintext_and_model.ATTACK
     seen, said = seen_of_the_demo(attack, folder, scheme, SERVER, seed, template=template())
     found = attack.run(seen)
     assert rows_found(found, said) == 1
@@ -116,5 +123,5 @@ def test_the_template_and_the_model_name_every_token(
         assert found.key["residual/0"].tolist() == p_0.tolist()
     wrong = attack.run(mistaken(seen))
     assert not wrong.key
-    without = known_plaintext.ATTACKS[0].run(seen)
+    without = known_plaintext.ATTACK.run(seen)
     assert rows_found(wrong, said) <= rows_found(without, said) + CHANCE

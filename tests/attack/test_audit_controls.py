@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import stip_keys.audit.attacks
 from benchmarks.audit_tables.modes import Mode, make_subject
 from stip.v1.manifest_pb2 import Head, Scheme
+from stip_keys.audit import attacks
 from stip_keys.audit.attack import Attack, Attacker, Findings, View
-from stip_keys.audit.audit import option_name
+from stip_keys.audit.attacks import attack_names, load_attacks
 from stip_keys.audit.evidence.prompts import make_prompts
 from stip_keys.audit.evidence.subject import Subject, public_model
 from stip_keys.audit.evidence.traffic import hold_dialogues
-from stip_keys.audit.run import discover, run_attacks, steps, wrong_model
+from stip_keys.audit.run import run_attacks, steps, wrong_model
+from stip_keys.audit.settings import AuditSettings
 from stip_keys.convert.checkpoint import Checkpoint
 from tests.support.models.random_checkpoint import RandomCheckpoint
 
-MADE = [Attack(f"made {k}", Attacker.WIRE, "none", lambda _: Findings()) for k in range(3)]
+MADE = Attack("made", Attacker.WIRE, "none", lambda _: Findings())
 MODEL = RandomCheckpoint(num_hidden_layers=2, seed=6)
 
 
@@ -53,24 +56,56 @@ def test_the_wrong_model_is_of_the_same_shape_and_has_nothing_else_in_common(
 def test_an_attack_is_found_by_its_presence_in_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = discover()
-    for name, text in {"one_more": "ATTACK = MADE[0]", "two_more": "ATTACKS = MADE[1:]"}.items():
-        (tmp_path / f"{name}.py").write_text(
-            f"from tests.attack.test_audit_controls import MADE\n{text}"
-        )
-    monkeypatch.setattr(
-        stip_keys.audit.attacks, "__path__", [*stip_keys.audit.attacks.__path__, str(tmp_path)]
+    before = attack_names()
+    (tmp_path / "one_more.py").write_text(
+        "from tests.attack.test_audit_controls import MADE\nATTACK = MADE"
     )
-    found = discover()
-    assert {id(each) for each in found} == {id(each) for each in (*before, *MADE)}
-    for name in ("one_more", "two_more"):
-        del sys.modules[f"stip_keys.audit.attacks.{name}"]
+    monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(tmp_path)])
+    assert set(attack_names()) == {*before, "one-more"}
+    assert load_attacks(["one-more"]) == [MADE]
+    del sys.modules["stip_keys.audit.attacks.one_more"]
 
 
-def test_attacks_are_told_apart_and_name_their_source() -> None:
-    attacks = discover()
-    assert len({(option_name(each), each.attacker) for each in attacks}) == len(attacks) > 0
-    assert all(each.source for each in attacks)
+# Prints which attacks are imported: after --help and a refused name, and then by each attack.
+IMPORTED = """
+import sys
+from stip_keys.audit.attacks import attack_names, load_attacks
+from stip_keys.cli import main
+
+def imported():
+    prefix = "stip_keys.audit.attacks."
+    return [name for name in sys.modules if name.startswith(prefix)]
+
+try:
+    main(["audit", "--help"])
+except SystemExit:
+    main(["audit", "x", "--checkpoint", "x", "--attacks", "guessing"])
+print("imported:", *imported())
+for name in attack_names():
+    load_attacks([name])
+    print("imported:", *imported())
+    for module in imported():
+        del sys.modules[module]
+"""
+
+
+def test_help_imports_no_attack_and_a_run_only_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True
+    )
+    assert "no attack is named 'guessing'" in done.stderr
+    listed = done.stdout.partition("attacks:\n")[2].partition("imported:")[0]
+    assert re.findall(r"[\w-]+", listed) == attack_names()
+    found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("imported:")]
+    modules = [f"{attacks.__name__}.{name.replace('-', '_')}" for name in attack_names()]
+    assert found == [[], *([module] for module in modules)]
+
+
+def test_attacks_are_called_as_their_files_and_name_their_source() -> None:
+    for name in attack_names():
+        (attack,) = load_attacks([name])
+        assert "-".join(re.findall("[a-z0-9]+", attack.name)) == name
+        assert attack.source
 
 
 def test_each_seed_brings_other_prompts_and_the_control_comes_once(subject: Subject) -> None:
@@ -82,19 +117,17 @@ def test_each_seed_brings_other_prompts_and_the_control_comes_once(subject: Subj
         views.append(view)
         return Findings(reason="only looks")
 
-    attacks = [Attack(each.value, each, "none", run) for each in Attacker]
-    told: list[str] = []
+    made = [Attack(each.value, each, "none", run) for each in Attacker]
+    titles: list[str] = []
     outcomes = run_attacks(
         subject,
-        attacks,
+        made,
         dialogues,
         {},
-        seeds=3,
-        conversations=5,
-        time_limit=7,
-        step=told.append,
+        AuditSettings(seeds=3, conversations=5, time_limit=7),
+        titles.append,
     )
-    assert len(told) == len(views) == steps(attacks, 3) == 14
+    assert len(titles) == len(views) == steps(made, 3) == 14
     assert [len(each.runs) for each in outcomes] == [3] * 4
     with_control = {each.attack.attacker for each in outcomes if each.wrong_model is not None}
     assert with_control == {Attacker.WIRE, Attacker.HOST}
@@ -119,5 +152,5 @@ def test_a_reason_given_beforehand_stands_before_the_one_found(subject: Subject)
         return f"{Scheme.Name(scheme)} {Head.Name(head)}"
 
     attack = Attack("a", Attacker.OBSERVER, "none", lambda _: Findings(reason="found"), fails)
-    (outcome,) = run_attacks(subject, [attack], dialogues, {}, seeds=1, conversations=2)
+    (outcome,) = run_attacks(subject, [attack], dialogues, {}, AuditSettings(1, 2))
     assert outcome.reason == "SCHEME_PERMUTATION HEAD_SERVER"

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.audit_tables.markdown import as_markdown, reasons
+from benchmarks.audit_tables.markdown import as_markdown
 from benchmarks.audit_tables.modes import Mode
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import Attack, Attacker, Findings
+from stip_keys.audit.audit import Audit
 from stip_keys.audit.metrics import Measurement, Share, Spread
 from stip_keys.audit.plot import check_plot, draw
-from stip_keys.audit.report import Audit, as_json, as_table, percent
+from stip_keys.audit.report import as_json, as_table, percent
 from stip_keys.audit.run import Outcome
+from stip_keys.audit.settings import AuditSettings
 from stip_keys.masks.errors import KeysError
 
 
@@ -45,10 +47,7 @@ AUDIT = Audit(
     Scheme.SCHEME_PERMUTATION,
     Head.HEAD_CLIENT,
     "qwen2, 4 layers of 192",
-    seeds=3,
-    conversations=8,
-    reply_tokens=24,
-    time_limit=300,
+    AuditSettings(seeds=3, conversations=8, reply_tokens=24, time_limit=300),
     whole_key=True,
     outcomes=OUTCOMES,
 )
@@ -78,7 +77,7 @@ def test_columns_are_aligned() -> None:
 
 def test_ten_guesses_are_told_where_they_find_more() -> None:
     outcome = Outcome(OUTCOMES[0].attack, "", [measured(4, among_ten=15)], None)
-    audit = Audit(AUDIT.scheme, AUDIT.head, "", 1, 8, 24, 300, False, [outcome])
+    audit = replace(AUDIT, outcomes=[outcome])
     assert "  20 (75)  " in as_table(audit)
 
 
@@ -120,14 +119,15 @@ def test_json_holds_every_run() -> None:
     assert second["wrong_model"] is None and second["reason"] == "no head"
 
 
-def test_markdown_has_a_column_a_mode() -> None:
-    audits = {Mode("permutation", "client"): AUDIT, Mode("none", "server"): AUDIT}
-    text = as_markdown(audits)
-    assert "| attack | attacker | permutation, client | none, server |\n" in text
-    row = "| sorted values | wire | 60 [50–100] / 0 [0–100] | 60 [50–100] / 0 [0–100] |\n"
-    assert row in text
-    assert "(host without the model): no head (permutation, client; none, server)" in reasons(
-        audits
+def test_markdown_has_a_column_a_head_and_says_what_differs_and_fails() -> None:
+    text = as_markdown({Mode("permutation", "client"): AUDIT, Mode("permutation", "server"): AUDIT})
+    user = text.partition("### User tokens, scheme permutation")[2].partition("###")[0]
+    (row,) = [line for line in user.splitlines() if line.startswith("| sorted values | wire |")]
+    assert row.count(" 60 ") == 2
+    ranges, _, reasons = text.partition("### Why attacks fail")
+    assert "- sorted values (wire), user tokens: 60 [50–100]\n" in ranges
+    assert (
+        "(host without the model): no head\n  (permutation, client; permutation, server)" in reasons
     )
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.audit_tables.markdown import Cell, figures, summary, tables
 from benchmarks.audit_tables.modes import MODES, Mode, audit_modes
-from stip_keys.audit.attack import Attacker
+from stip_keys.audit.audit import Audit
 from stip_keys.audit.evidence.prompt_text import KINDS
-from stip_keys.audit.report import Audit, share_of
+from stip_keys.audit.report import share_of
 from stip_keys.audit.run import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,6 @@ TOLERANCE = 5.0
 SUCCESS = 0.95
 # of the demo model's 1,536 tokens one in a hundred would be fifteen times chance
 CHANCE = 0.01
-KNOWING = (Attacker.WIRE, Attacker.HOST)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
@@ -72,7 +71,7 @@ def assert_attacks_succeed_or_tell_why_not(audited: Audit) -> None:
         attack = outcome.attack
         if outcome.reason:
             continue
-        if attack.attacker in KNOWING:
+        if attack.attacker.knows_model:
             assert share(outcome, "user") >= SUCCESS, attack.name
         assert max(share(outcome, kind) for kind in KINDS) > 0, attack.name
 
@@ -96,7 +95,7 @@ def assert_everything_is_read(audited: Audit) -> None:
     knowing = [
         each
         for each in audited.outcomes
-        if each.attack.attacker in KNOWING and not each.attack.fails(audited.scheme, audited.head)
+        if each.attack.attacker.knows_model and not each.attack.fails(audited.scheme, audited.head)
     ]
     assert knowing
     for outcome in knowing:

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip_keys.audit.attack import Attack, Attacker, Findings, PublicModel, Tokens, View
-from stip_keys.audit.attacks.sorted_values import sorted_values
 from stip_keys.audit.solvers.distinct_rows import DistinctRows
-from stip_keys.audit.solvers.nearest import nearest, pieces
+from stip_keys.audit.solvers.nearest import nearest, pieces, sorted_values
 from stip_keys.masks import derivation
 from stip_keys.masks.derivation import Indices
 

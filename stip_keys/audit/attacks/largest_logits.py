@@ -1,7 +1,7 @@
-"""The reply as it is answered: in vocabulary order, the largest logit is the next token.
+"""Logits in vocabulary order: the largest one names the next token of the reply.
 
-It is also the token of the next row sent, and so of every row equal to that. Needs nothing but the
-numbering of tokens, which a tokenizer's file tells.
+That is also the token of the next row sent, and of every equal row. The attacker needs only the
+tokenizer's file, which numbers the tokens.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from stip.v1.manifest_pb2 import Head, Scheme
-from stip_keys.audit.attack import UNKNOWN, WIDTH, Attack, Attacker, Findings, Tokens, View
+from stip_keys.audit.attack import UNKNOWN, WIDTH, Attack, Attacker, Findings, View
 from stip_keys.audit.solvers.distinct_rows import DistinctRows
+from stip_keys.audit.solvers.logits import largest
 
 
 def run(view: View) -> Findings:
@@ -26,11 +27,6 @@ def run(view: View) -> Findings:
     return Findings(distinct.spread(tokens), replies)
 
 
-def largest(logits: np.ndarray) -> Tokens:
-    """The WIDTH largest of each row, largest first: int64 [rows, WIDTH]."""
-    return np.argsort(-logits.astype(np.float32), axis=1, kind="stable")[:, :WIDTH]
-
-
 def _fails(_: Scheme, head: Head) -> str:
     if head == Head.HEAD_CLIENT:
         return "answers are hidden states, whose values name no token by themselves"
@@ -40,5 +36,5 @@ def _fails(_: Scheme, head: Head) -> str:
 
 
 ATTACK = Attack(
-    "output", Attacker.OBSERVER, "greedy decoding: the answer's largest logit", run, _fails
+    "largest logits", Attacker.OBSERVER, "greedy decoding: the answer's largest logit", run, _fails
 )

@@ -5,16 +5,11 @@ A permutation moves a row's values and changes none, so the sorted row is the so
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import Attack, Attacker, Findings, View
 from stip_keys.audit.solvers.distinct_rows import DistinctRows
 from stip_keys.audit.solvers.mask_from_rows import permutation_between
-from stip_keys.audit.solvers.nearest import nearest
+from stip_keys.audit.solvers.nearest import nearest, sorted_values
 
 
 def run(view: View) -> Findings:
@@ -24,11 +19,6 @@ def run(view: View) -> Findings:
     tokens, _ = nearest(sorted_values(distinct.rows), view.public.embedding, sorted_values)
     p_0 = permutation_between(view.public.embedding[tokens[:, 0]], distinct.rows)
     return Findings(distinct.spread(tokens), key={} if p_0 is None else {"residual/0": p_0})
-
-
-def sorted_values(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows with their values in ascending order: float32 of the same shape."""
-    return np.sort(rows.astype(np.float32), axis=-1)
 
 
 def _fails(scheme: Scheme, _: Head) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stip.v1.manifest_pb2 import Head, Scheme
-from stip_keys.audit.attack import WIDTH, Attack, Attacker, Findings, PublicModel, Tokens, View
-from stip_keys.audit.attacks.largest_logits import largest
+from stip_keys.audit.attack import Attack, Attacker, Findings, PublicModel, View
 from stip_keys.audit.solvers.distinct_rows import DistinctRows
-from stip_keys.audit.solvers.nearest import nearest, pieces
+from stip_keys.audit.solvers.logits import largest, largest_by_head
+from stip_keys.audit.solvers.nearest import nearest
 from stip_keys.audit.solvers.permuted_weights import recover_permutations
 from stip_keys.audit.solvers.rotated_weights import recover_rotation
 from stip_keys.masks.derivation import Indices
@@ -67,20 +67,12 @@ def _read(
         norm = public.tensors["model.norm.weight"]
         head = public.decoder.head()
         replies = [
-            likeliest(undo_answers(each.answers) * norm, head) for each in view.conversations
+            largest_by_head(undo_answers(each.answers) * norm, head) for each in view.conversations
         ]
     else:
         assert vocabulary is not None
         replies = [vocabulary[largest(each.answers)] for each in view.conversations]
     return Findings(distinct.spread(tokens), replies, key)
-
-
-def likeliest(states: Float32, head: Float32) -> Tokens:
-    """The tokens of the largest logits of normalised final states: int64 [rows, WIDTH]."""
-    logits = np.concatenate(
-        [states @ head[piece].T for piece in pieces(len(head), len(states))], axis=1
-    )
-    return np.argsort(-logits, axis=1, kind="stable")[:, :WIDTH]
 
 
 ATTACK = Attack(

@@ -59,13 +59,12 @@ class Traffic:
     def view(self, attacker: Attacker, public: PublicModel | None = None) -> View:
         """What an attacker sees and knows; `public` stands in for the model that it knows."""
         subject = self.subject
-        knows_model = attacker in (Attacker.WIRE, Attacker.HOST)
-        is_host = attacker in (Attacker.HOST, Attacker.HOST_WITHOUT_MODEL)
+        is_host = attacker.is_host
         return View(
             scheme=subject.scheme,
             head=subject.head,
             conversations=self.conversations,
-            public=(public or subject.public) if knows_model else None,
+            public=(public or subject.public) if attacker.knows_model else None,
             bundle=subject.bundle if is_host else None,
             config=subject.manifest.model if is_host else None,
             activations=self.activations if is_host else None,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stip_keys.audit.attack import Conversation, Tokens
+from stip_keys.audit.attack import UNKNOWN, Conversation, Tokens, View
 
 
 class DistinctRows:
@@ -35,3 +35,18 @@ class DistinctRows:
     def spread(self, candidates: Tokens) -> list[Tokens]:
         """Candidates of the distinct rows [distinct, n] for every row sent, by conversation."""
         return [candidates[indices] for indices in self.where]
+
+
+def template_tokens(view: View, distinct: DistinctRows) -> Tokens:
+    """The template's token of every distinct row, UNKNOWN elsewhere: int64 [distinct]."""
+    tokens = np.full(len(distinct.rows), UNKNOWN)
+    if view.template is None:
+        return tokens
+    before, after = view.template
+    for conversation, where in zip(view.conversations, distinct.where, strict=True):
+        prompt = where[: conversation.prompt_rows]
+        if len(prompt) < len(before) + len(after):
+            continue  # sent without the template
+        tokens[prompt[: len(before)]] = before
+        tokens[prompt[len(prompt) - len(after) :]] = after
+    return tokens

@@ -58,6 +58,20 @@ def nearest_norms(products: Products, norms: NDArray[np.float64]) -> Tokens:
     return nearest(wanted, norms[:, None])[0]
 
 
+def tokens_by_products(
+    rows: NDArray[np.float16], embedding: NDArray[np.float16]
+) -> tuple[Tokens, bool]:
+    """The tokens of masked rows [rows, WIDTH], and whether a choice agrees with all products.
+
+    Without such a choice only norms are compared.
+    """
+    products, norms = Products(rows), squared_norms(embedding)
+    anchors = consistent_anchors(products, embedding, norms)
+    if anchors is None:
+        return nearest_norms(products, norms), False
+    return decode(products, embedding, *anchors), True
+
+
 def consistent_anchors(
     products: Products, embedding: NDArray[np.float16], norms: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], Tokens] | None:

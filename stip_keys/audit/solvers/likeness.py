@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stip_keys.audit.attacks.sorted_values import sorted_values
+from stip_keys.audit.solvers.nearest import sorted_values
 
 Float32 = NDArray[np.float32]
 

@@ -21,6 +21,11 @@ def _as_float32(rows: NDArray[Any]) -> Float32:
     return rows.astype(np.float32, copy=False)
 
 
+def sorted_values(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows with their values in ascending order: float32 of the same shape."""
+    return np.sort(rows.astype(np.float32), axis=-1)
+
+
 def pieces(length: int, row_width: int) -> Iterator[slice]:
     """Ranges of a table's rows that take at most PIECE_BYTES as float32."""
     step = max(1, PIECE_BYTES // (4 * max(1, row_width)))

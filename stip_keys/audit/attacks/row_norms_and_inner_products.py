@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 from stip.v1.manifest_pb2 import Scheme
 from stip_keys.audit.attack import Attack, Attacker, Findings, View
 from stip_keys.audit.solvers.distinct_rows import DistinctRows
-from stip_keys.audit.solvers.inner_products import (
-    Products,
-    consistent_anchors,
-    decode,
-    nearest_norms,
-    squared_norms,
-)
+from stip_keys.audit.solvers.inner_products import tokens_by_products
 from stip_keys.audit.solvers.mask_from_rows import permutation_between, rotation_between
 
 
@@ -33,15 +27,12 @@ def run(view: View) -> Findings:
     assert view.public is not None
     embedding = view.public.embedding
     distinct = DistinctRows(view.conversations)
-    products = Products(distinct.rows)
-    norms = squared_norms(embedding)
-    anchors = consistent_anchors(products, embedding, norms)
-    if anchors is None:
+    tokens, agree = tokens_by_products(distinct.rows, embedding)
+    if not agree:
         return Findings(
-            distinct.spread(nearest_norms(products, norms)),
-            reason="no choice of tokens agrees with the inner products: norms alone were compared",
+            distinct.spread(tokens),
+            reason="no choice of tokens agrees with the inner products: only norms were compared",
         )
-    tokens = decode(products, embedding, *anchors)
     return Findings(
         distinct.spread(tokens), key=_mask(view.scheme, embedding[tokens[:, 0]], distinct.rows)
     )

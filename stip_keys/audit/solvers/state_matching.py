@@ -1,8 +1,10 @@
-"""Hidden states after layer k, matched token by token by running the public model.
+"""Decodes hidden states token by token, by running the public model.
 
-A state depends on its token and those before it. With those decoded, the public model computes what
-the state would be for any next token; the one it is like is the token. Candidates are tried
-in the order that the model itself finds likely, so that few are needed.
+A state depends on its token and on the tokens before it. Once those are decoded, the public model
+computes the state for any next token, and the most similar state names the token. Candidates are
+tried in the order that the model finds likely, so that few are needed.
+
+Source: Thomas et al., Hidden No More (ICML 2025), vocabulary matching.
 """
 
 from __future__ import annotations
@@ -13,29 +15,26 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stip.v1.manifest_pb2 import Head, Scheme
+from stip.v1.manifest_pb2 import Scheme
 from stip_keys.audit.attack import (
     UNKNOWN,
     WIDTH,
-    Attack,
-    Attacker,
     Conversation,
     Findings,
     PublicModel,
     Tokens,
     View,
 )
-from stip_keys.audit.attacks import row_norms, sorted_values
 from stip_keys.audit.evidence.numpy_decoder import rms_norm
 from stip_keys.audit.solvers.deadline import Deadline, Expired
 from stip_keys.audit.solvers.likeness import InnerProducts, Likeness, SortedValues
 from stip_keys.audit.solvers.proposals import Proposals
 
-# Relative distances: rounding to bfloat16 throughout leaves less than the first, and another token
-# more than twice the right one's. Beyond the second nothing is like what was seen.
+# Relative distances. Rounding to bfloat16 throughout leaves less than ACCEPTED, and a wrong token's
+# distance is more than CLEARLY times the right one's. Beyond UNLIKE no token fits.
 ACCEPTED, UNLIKE = 0.01, 0.1
 CLEARLY = 2.0
-# So many tokens in a row that nothing is like: the model is another.
+# After this many tokens in a row without a similar state, the model is another.
 FRUITLESS = 3
 
 Float32 = NDArray[np.float32]
@@ -162,13 +161,17 @@ class _Matching:
         return rms_norm(states, None, self._public.config.rms_norm_eps)
 
 
-def _decode(
+def decode_states(
     view: View,
     depth: int,
     states: Sequence[NDArray[np.float32] | NDArray[np.float16]],
     given: Sequence[Tokens],
     is_normalised: bool = False,
 ) -> Findings:
+    """The tokens of each conversation's last rows, from their states after `depth` layers.
+
+    `given` are the candidates of the rows before those: int64 [rows, candidates].
+    """
     assert view.public is not None
     matching = _Matching(view, depth, is_normalised)
     rotated = view.scheme == Scheme.SCHEME_ROTATION
@@ -210,53 +213,14 @@ def _rectangle(candidates: Sequence[Tokens], rows: int) -> Tokens:
     return table
 
 
-def _after(view: View, depth: int) -> Findings:
-    """Every row's token by the states after `depth` layers, which a host has."""
+def decode_activations(view: View, depth: int) -> Findings:
+    """Every row's token, from the states after `depth` layers, which a host has."""
     assert view.activations is not None
     states = [each.hidden_states[depth - 1] for each in view.activations]
-    return _decode(view, depth, states, [np.empty((0, 1), np.int64)] * len(states))
+    return decode_states(view, depth, states, [np.empty((0, 1), np.int64)] * len(states))
 
 
-def _layers(view: View) -> int:
+def num_layers(view: View) -> int:
+    """num_hidden_layers of the public model."""
     assert view.public is not None
     return int(view.public.config.num_hidden_layers)
-
-
-def run_first(view: View) -> Findings:
-    return _after(view, 1)
-
-
-def run_middle(view: View) -> Findings:
-    return _after(view, max(1, _layers(view) // 2))
-
-
-def run_last(view: View) -> Findings:
-    return _after(view, _layers(view))
-
-
-def run_answers(view: View) -> Findings:
-    """Rows that are answered, by their final states; those before by the rows sent.
-
-    Prompts have an answer to their last row alone.
-    """
-    if reason := _fails_on_answers(view.scheme, view.head):
-        return Findings(reason=reason)
-    rotated = view.scheme == Scheme.SCHEME_ROTATION
-    by_rows = (row_norms if rotated else sorted_values).run(view).tokens
-    given = [
-        tokens[: len(each.sent) - len(each.answers)]
-        for tokens, each in zip(by_rows, view.conversations, strict=True)
-    ]
-    return _decode(view, _layers(view), [each.answers for each in view.conversations], given, True)
-
-
-def _fails_on_answers(_: Scheme, head: Head) -> str:
-    return "" if head == Head.HEAD_CLIENT else "answers are logits, not hidden states"
-
-
-ATTACKS = (
-    Attack("hidden states, first layer", Attacker.HOST, SOURCE, run_first),
-    Attack("hidden states, middle layer", Attacker.HOST, SOURCE, run_middle),
-    Attack("hidden states, last layer", Attacker.HOST, SOURCE, run_last),
-    Attack("hidden states as answers", Attacker.WIRE, SOURCE, run_answers, _fails_on_answers),
-)

@@ -11,9 +11,8 @@ import numpy as np
 
 from stip.v1.manifest_pb2 import Head
 from stip_keys.audit.attack import UNKNOWN, Attack, Attacker, Findings, View
-from stip_keys.audit.attacks.known_plaintext import template_tokens
-from stip_keys.audit.attacks.largest_logits import largest
-from stip_keys.audit.solvers.distinct_rows import DistinctRows
+from stip_keys.audit.solvers.distinct_rows import DistinctRows, template_tokens
+from stip_keys.audit.solvers.logits import largest
 from stip_keys.audit.solvers.substitution import Bigrams, Substitution
 from stip_keys.masks.derivation import Indices
 

@@ -1,0 +1,13 @@
+"""Hidden states after the last layer, matched by running the public model."""
+
+from __future__ import annotations
+
+from stip_keys.audit.attack import Attack, Attacker
+from stip_keys.audit.solvers.state_matching import SOURCE, decode_activations, num_layers
+
+ATTACK = Attack(
+    "hidden states, last layer",
+    Attacker.HOST,
+    SOURCE,
+    lambda view: decode_activations(view, num_layers(view)),
+)
