@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from itertools import islice
-from time import monotonic
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
@@ -25,14 +23,15 @@ from stip_client.errors import (
     WrongKeyError,
     reason_name,
 )
-from stip_client.session.forward_call import ForwardCall, ForwardResult, LogitsForm, RowsName
+from stip_client.session.forward_call import ForwardResult, LogitsForm, RowsName
 from stip_client.session.generation import Generation, Piece
 from stip_client.session.generation_options import GenerationParameters
 from stip_client.session.pending_session import PendingSession
-from stip_client.session.session_core import CLOSE_REQUEST, SessionCore
+from stip_client.session.session_core import SessionCore
+from stip_client.session.session_stream import SessionStream
 from stip_client.transport.backoff import Backoff
-from stip_client.transport.endpoint import CLOSE_TIMEOUT, Endpoint
-from stip_client.transport.interface import Stream, Transport
+from stip_client.transport.endpoint import Endpoint
+from stip_client.transport.interface import Transport
 from stip_client.transport.targets import Targets
 
 T = TypeVar("T")
@@ -72,12 +71,8 @@ class AsyncSession:
     def __init__(self, core: SessionCore, owner: Owner, endpoint: Endpoint | None = None) -> None:
         """Made by a client. endpoint: the server that a fork's source is on."""
         self.core = core
-        self.endpoint = endpoint
         self._owner = owner
-        self._stream: Stream | None = None
-        # whether every request on the stream has been answered
-        self._settled = True
-        self._reachable = True
+        self._stream = SessionStream(core, owner.transport, owner.timeout, endpoint)
         self._closed = False
 
     # -- the public library ----------------------------------------------------------------------
@@ -123,7 +118,7 @@ class AsyncSession:
     ) -> ForwardResult:
         """As `Session.step`."""
         return await self._recovering(
-            lambda: self._exchange(self.core.forward(token_ids, form, echo=echo))
+            lambda: self._stream.exchange(self.core.forward(token_ids, form, echo=echo))
         )
 
     async def generate(
@@ -145,20 +140,9 @@ class AsyncSession:
     async def close(self) -> None:
         """As `Session.close`."""
         try:
-            if not self._settled:
-                self._drop_stream()
-            if self._stream is None and self._reachable and not self._closed:
-                await self._attach_to_close()
-            if self._stream is not None:
-                deadline = monotonic() + CLOSE_TIMEOUT
-                await self._stream.send(CLOSE_REQUEST, CLOSE_TIMEOUT)
-                while True:  # unread results may come before the end
-                    await self._stream.receive(max(0.0, deadline - monotonic()))
-        except ClientError:
-            pass  # the stream has ended, or there is no session left to close
+            await self._stream.close()
         finally:
             self._closed = True
-            self._drop_stream()
             self._owner.forget(self)
 
     async def __aenter__(self) -> Self:
@@ -168,6 +152,11 @@ class AsyncSession:
         await self.close()
 
     # -- for the client --------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The server that the session is on."""
+        return self._stream.endpoint
 
     async def open_new(self, wait: float) -> None:
         """Open the session for the first time, on the first server that takes it.
@@ -203,8 +192,6 @@ class AsyncSession:
                 return pieces
         return []
 
-    # -- streams ---------------------------------------------------------------------------------
-
     async def _open_anywhere(self, wait: float) -> None:
         targets = self._owner.targets
         for left in reversed(range(len(targets))):
@@ -220,76 +207,9 @@ class AsyncSession:
                 self.core.forget_session()  # it may have been opened there before it was lost
 
     async def _attach(self, endpoint: Endpoint, wait: float = 0.0) -> None:
-        """Open or resume the session on its own stream; nothing if it is open.
-
-        The server then holds all its tokens.
-        """
         if self._closed:
             raise RequestError("the session is closed")
-        if self._stream is not None and self._settled:
-            return
-        self._drop_stream()
-        wait = 0.0 if self.core.session_id else wait
-        stream = self._owner.transport.open_stream(endpoint)
-        try:
-            timeout = endpoint.connect_timeout
-            await stream.send(self.core.open_request(wait), timeout)
-            self.core.accept_opened(await stream.receive(timeout + wait))
-        except BaseException:
-            stream.cancel()
-            raise
-        # not settled before the server holds every token
-        self._settled = False
-        self._stream, self.endpoint, self._reachable = stream, endpoint, True
-        if self.core.held < self.core.position:
-            await self._exchange(self.core.replay())
-        self._settled = True
-
-    async def _attach_to_close(self) -> None:
-        """Resume the session only to close it: within a short time, and without its tokens."""
-        if self.endpoint is None or not self.core.session_id:
-            return
-        stream = self._owner.transport.open_stream(self.endpoint)
-        try:
-            await stream.send(self.core.open_request(), CLOSE_TIMEOUT)
-            await stream.receive(CLOSE_TIMEOUT)
-        except BaseException:
-            stream.cancel()
-            raise
-        self._stream = stream
-
-    def _drop_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-            self._stream = None
-        self._settled = True
-
-    async def _exchange(self, call: ForwardCall) -> ForwardResult:
-        stream, timeout = self._stream, self._owner.timeout
-        assert stream is not None  # attached
-        self._settled = False
-        try:
-            requests = call.requests()
-            in_flight = 0
-            for request in islice(requests, self.core.steps_in_flight):
-                await stream.send(request, timeout)
-                in_flight += 1
-            while in_flight:
-                call.add_response(await stream.receive(timeout))
-                in_flight -= 1
-                for request in islice(requests, 1):
-                    await stream.send(request, timeout)
-                    in_flight += 1
-            if self.core.bundle.head is not None:
-                await self._owner.transport.compute(lambda: call.logits)
-            result = self.core.finish(call)
-        except ClientError as error:
-            # a lost server and a lost session have nothing to close
-            self._reachable = not isinstance(error, (ConnectionLostError, SessionLostError))
-            self._drop_stream()
-            raise
-        self._settled = True
-        return result
+        await self._stream.attach(endpoint, wait)
 
     # -- recovery --------------------------------------------------------------------------------
 

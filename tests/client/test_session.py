@@ -82,7 +82,7 @@ def test_a_session_cut_off_in_a_call_is_resumed_with_nothing_lost(client: Client
         session.forward(PROMPT, rows="none")
         expected = session.forward([4], rows="last")
         session.rollback(len(PROMPT))
-        stream = session._session._stream
+        stream = session._session._stream._call
         assert isinstance(stream, BlockingStream)
         stream._call.cancel()
         assert np.array_equal(session.forward([4], rows="last"), expected)

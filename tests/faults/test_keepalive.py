@@ -86,13 +86,13 @@ def test_an_idle_client_of_ours_outlives_many_keepalives(
         client.session() as session,
     ):
         session.forward([5, 6, 7])
-        stream = session._session._stream
+        stream = session._session._stream._call
         sent, received = way.sent, way.received
         # pings of both sides, and their answers
         eventually(lambda: way.sent > sent + 6 * PING_BYTES)
         eventually(lambda: way.received > received + 6 * PING_BYTES)
         session.forward([8])
-        assert session._session._stream is stream
+        assert session._session._stream._call is stream
         assert server.metric("stip_streams_opened_total") == 1
 
 

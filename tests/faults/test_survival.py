@@ -338,7 +338,7 @@ def test_a_session_that_somebody_else_took_over_is_not_taken_back(
         stolen.close()
         taken = thief.session()
         core_of(taken).session_id = core_of(session).session_id
-        taken._session._stream = None
+        taken._session._stream._call = None
         taken.open()
         with pytest.raises(Exception, match="another stream"):
             session.forward([1])

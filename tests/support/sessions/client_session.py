@@ -12,9 +12,9 @@ def core_of(session: Session | AsyncSession) -> SessionCore:
 
 def drop_stream(session: Session | AsyncSession) -> None:
     """Break the session's stream; the client knows of it."""
-    shared = _shared(session)
-    assert shared._stream is not None
-    shared._drop_stream()
+    stream = _shared(session)._stream
+    assert stream._call is not None
+    stream.drop()
 
 
 def _shared(session: Session | AsyncSession) -> AsyncSession:
