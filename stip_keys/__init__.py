@@ -1,4 +1,4 @@
-"""The developer's tools: keys, permutations, conversion of checkpoints to bundles, inspection.
+"""The developer's tools: keys, conversion of checkpoints to bundles, inspection, audit.
 
 A client imports `stip_keys.masks` only. This module imports nothing.
 """

@@ -28,7 +28,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run one command. Returns 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     arguments = _parser().parse_args(argv)
     with warnings.catch_warnings():
         for category in (KeyFilePermissionWarning, NotSecretWarning):
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             status: int = arguments.run(arguments)
-            sys.stdout.flush()  # here, where a reader that has gone is dealt with
+            sys.stdout.flush()  # here, so that a closed pipe is handled below
             return status
         except StipError as error:
             say(f"error: {error}")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say("interrupted")
             return 130
         except BrokenPipeError:
-            # the reader of our output has gone: what is still buffered goes nowhere
+            # nobody reads our output any more: discard what is still buffered
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
 

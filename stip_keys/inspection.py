@@ -1,4 +1,4 @@
-"""Describes key files and bundles without telling a secret, and checks every digest."""
+"""Describes key files and bundles without printing secrets, and checks every digest."""
 
 from __future__ import annotations
 

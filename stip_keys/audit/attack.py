@@ -1,7 +1,7 @@
 """What an attack is: who runs it, what that party sees and knows, and what it claims to find.
 
-An attack is given a View and nothing else, so what it does not know it cannot use: where an
-attacker lacks something, the field is None.
+An attack is given only a View, so it cannot use what its attacker does not know: such a field is
+None.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the attacks found, as a table and as JSON."""
+"""An audit as a table and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How stip-keys speaks to its user beside its output."""
+"""Messages to the user, on stderr."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ PROGRAM = "stip-keys"
 
 
 def say(text: str) -> None:
-    """A line to stderr, under the program's name."""
+    """Print a line to stderr, after the program's name."""
     print(f"{PROGRAM}: {text}", file=sys.stderr)

@@ -29,14 +29,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     kind.add_argument(
         "--signing",
         action="store_true",
-        help="make a key that signs bundles; the public key is written beside it, as .pub",
+        help="make a key that signs bundles; the public key is written next to it, as .pub",
     )
     add_base_seed(kind)
     wrapping = parser.add_mutually_exclusive_group()
     wrapping.add_argument(
         "--passphrase",
         action="store_true",
-        help="wrap the key with a passphrase, which is asked for twice",
+        help="wrap the key with a passphrase, typed twice on the terminal",
     )
     wrapping.add_argument(
         "--passphrase-file",

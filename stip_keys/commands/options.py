@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they stand for."""
+"""Options that several commands share, and what the commands do with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stip_keys.masks.passphrase import PassphraseSource
 
 
 def add_base_seed(parser: argparse._ActionsContainer) -> None:
-    """--base-seed."""
+    """Add --base-seed."""
     parser.add_argument(
         "--base-seed",
         type=int,
@@ -29,7 +29,7 @@ def add_base_seed(parser: argparse._ActionsContainer) -> None:
 
 
 def add_passphrase_file(parser: argparse.ArgumentParser, option: str, of: str) -> None:
-    """An option that names the file of a passphrase."""
+    """Add an option that names the file of a passphrase."""
     parser.add_argument(
         option,
         type=Path,
@@ -40,7 +40,7 @@ def add_passphrase_file(parser: argparse.ArgumentParser, option: str, of: str) -
 
 
 def add_signing(parser: argparse.ArgumentParser) -> None:
-    """--sign, and the file of its passphrase."""
+    """Add --sign, and an option for the file of its passphrase."""
     parser.add_argument(
         "--sign", type=Path, metavar="FILE", help="sign both bundles with this signing key"
     )
@@ -48,7 +48,7 @@ def add_signing(parser: argparse.ArgumentParser) -> None:
 
 
 def make_key(base_seed: int | None) -> MasterKey:
-    """A new master key, or that of a base seed, which is told to be no secret."""
+    """A new master key, or that of a base seed, with a warning that it is not secret."""
     if base_seed is None:
         return MasterKey.generate()
     say(f"warning: the key of --base-seed {base_seed} is not a secret: anyone can make it")
@@ -68,7 +68,7 @@ def signing_key(arguments: argparse.Namespace) -> SigningKey | None:
 
 @contextmanager
 def _progress_bar(what: str, total: int) -> Iterator[Progress]:
-    """Shows on a terminal how many of so many bytes are done."""
+    """Show on a terminal how many of `total` bytes are done."""
     with tqdm(
         total=total,
         unit="B",
@@ -88,7 +88,7 @@ def make_bundles(
     new_key: MasterKey | None,
     signed_by: SigningKey | None,
 ) -> Bundles:
-    """Write the bundles to --output, showing how far it is; print where they are and for whom."""
+    """Write the bundles to --output with a progress bar, then print where they are."""
     output, base_seed = arguments.output, arguments.base_seed
     with _progress_bar(what, writer.total_bytes) as progress:
         made = writer.write(

@@ -1,4 +1,4 @@
-"""stip-keys rekey: gives bundles a new key, without the checkpoint."""
+"""stip-keys rekey: gives bundles a new key without the checkpoint."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "rekey",
         help="give bundles a new key, without the checkpoint",
-        description="Move the bundles of one master key on to another. They are those that "
-        "converting the checkpoint with the new key would make, byte for byte.",
+        description="Make the bundles of one master key into those of another. The result equals, "
+        "byte for byte, what converting the checkpoint with the new key makes.",
         allow_abbrev=False,  # --passphrase SECRET must not pass for --passphrase-file
     )
     parser.add_argument("bundles", type=Path, metavar="SRC", help="the folder that convert wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument(
-        "--key", type=Path, required=True, metavar="FILE", help="master key they were made with"
+        "--key", type=Path, required=True, metavar="FILE", help="master key that made the bundles"
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--new-key",
         type=Path,
         metavar="FILE",
-        help="master key to move on to (default: a new one, OUT/master.key)",
+        help="new master key (default: make one, OUT/master.key)",
     )
     add_base_seed(source)
     add_passphrase_file(parser, "--passphrase-file", "--key")

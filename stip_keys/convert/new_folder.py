@@ -31,7 +31,7 @@ def no_space_is_an_error(output: Path) -> Iterator[None]:
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that is renamed to it when all has gone well, and removed otherwise.
+    """A folder next to `output` that is renamed to it on success, and removed otherwise.
 
     Raises BundleError where `output` is there already or cannot be written.
     """
@@ -46,7 +46,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that is gone afterwards unless it was renamed."""
+    """A folder next to `output` that is removed afterwards unless it was renamed."""
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     folder.chmod(0o755)
     with _terminate_raises():

@@ -1,7 +1,7 @@
-"""Gives the bundles of one conversion new keys, without the checkpoint they were made of.
+"""Gives the bundles of one conversion new keys without the checkpoint.
 
-What one key has moved another moves on: no number is rounded, and the bundles are those that
-converting the checkpoint afresh with the new key would make.
+Numbers are moved from where the old key put them to where the new key puts them; none is rounded.
+The result equals what converting the checkpoint with the new key makes.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class SigningKey:
 
 
 def write_signing_key(path: Path, key: SigningKey, passphrase: Passphrase | None = None) -> Path:
-    """Create a signing key file, and its public key beside it, with the suffix .pub.
+    """Create a signing key file, and its public key next to it, with the suffix .pub.
 
     Returns the path of the public key, which anyone may read. Raises KeyFileError, and leaves
     neither file, where one of them exists or cannot be written.
@@ -87,7 +87,7 @@ def sign_bundles(folder: Path, key: SigningKey) -> None:
 
 
 def sign_bundle(folder: Path, key: SigningKey) -> None:
-    """Write manifest.sig beside a finished manifest.json, which lists every other file's digest.
+    """Write manifest.sig next to a finished manifest.json, which lists every other digest.
 
     Raises KeyFileError where there is one already.
     """

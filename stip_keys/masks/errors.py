@@ -1,4 +1,4 @@
-"""What can go wrong in the developer's tools."""
+"""Errors and warnings of keys and masks: those that a client can meet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class KeyFileError(KeysError):
 
 
 class PassphraseError(KeysError):
-    """A passphrase is wrong, empty, or cannot be had."""
+    """A passphrase is wrong, empty, or cannot be read."""
 
 
 class KeyFilePermissionWarning(UserWarning):

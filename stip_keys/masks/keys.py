@@ -42,7 +42,7 @@ class MasterKey:
 
     @property
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that name the key and do not tell it."""
+        """32 hexadecimal digits that name the key without revealing it."""
         return derivation.subkey(self.secret, "fingerprint")[:16].hex()
 
     def subkey(self, label: str) -> bytes:
@@ -72,7 +72,7 @@ class MasterKey:
         head: str = "server",
         layers: int = 0,
     ) -> ClientKey:
-        """What a client needs of this key, and nothing else of it.
+        """The part of this key that a client needs, and nothing else.
 
         That is the subkeys of p_0 or of the rotation; with head "client" and permutations those of
         p_layers too, `layers` being num_hidden_layers; with head "sealed" the vocabulary's.
@@ -161,7 +161,7 @@ class ClientKey:
         return dict(zip(labels, self.subkeys, strict=True))
 
     def input_mask(self) -> Mask:
-        """What takes an embedded row to what the client sends."""
+        """The mask from embedded rows to the rows that the client sends."""
         if self.scheme == "rotation":
             return Rotation(self.input[0], self.hidden_size)
         return PermutationMask(self._permutation(self.input))

@@ -1,6 +1,6 @@
-"""Passphrases: asked for on a terminal, without echo, or read from the first line of a file.
+"""Passphrases: typed on a terminal without echo, or read from the first line of a file.
 
-There is no option that takes one itself: command lines can be read by everyone on a machine.
+No option takes a passphrase itself, because everyone on a machine can read command lines.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ class PassphraseSource:
         return _ask(f"passphrase of {key_file}: ")
 
     def check_not_given(self, key_file: Path) -> None:
-        """Raise PassphraseError where a file was named for a key that is not wrapped: whoever
-        names one believes that it is."""
+        """Raise PassphraseError if the user named a file for a key that is not wrapped.
+
+        The user then believes that the key is protected, and it is not.
+        """
         if self.file is not None:
             raise not_wrapped(key_file, self.option)
 
@@ -61,7 +63,7 @@ ON_TERMINAL = PassphraseSource()
 
 
 def not_wrapped(path: Path, option: str = "--passphrase-file") -> PassphraseError:
-    """The error of a passphrase that nothing asks for."""
+    """The error for a passphrase given for a key that is not wrapped."""
     return PassphraseError(
         f"{path} is not wrapped with a passphrase",
         hint=f"leave {option} out; stip-keys new --passphrase makes a wrapped key",

@@ -1,4 +1,4 @@
-"""A warning for secret files that others than their owner can read."""
+"""A warning about secret files that users other than the owner can read."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def block_diagonal(blocks: Sequence[Indices]) -> Indices:
 
 
 class Mask(Protocol):
-    """What takes rows into a secret space, and back."""
+    """Takes rows into a secret space, and back."""
 
     def apply(self, x: NDArray[Any]) -> NDArray[Any]:
         """Rows [..., n] in the secret space."""
@@ -44,7 +44,7 @@ class Mask(Protocol):
 
 
 class PermutationMask:
-    """The mask that a permutation is: moves values and keeps their type."""
+    """Moves values and keeps their type."""
 
     def __init__(self, p: Indices) -> None:
         self.p = p
@@ -85,7 +85,7 @@ class Gather:
 
     @property
     def undone(self) -> Gather:
-        """The gather that takes back what this one does."""
+        """The inverse gather."""
         if self.indices is None:
             return self
         back = inverse(self.indices)

@@ -23,7 +23,7 @@ SALT_BYTES = 16
 NONCE_BYTES = 12
 TAG_BYTES = 16
 FINGERPRINT_BYTES = 16
-# Whoever wrote a file chose what scrypt costs: more than this is refused. Of the default, 128 MiB.
+# A file states its own scrypt cost. More memory than this is refused; the default takes 128 MiB.
 MAX_MEMORY = 1 << 30
 CREATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
@@ -69,7 +69,7 @@ class Scrypt:
 
 @dataclass(frozen=True)
 class WrappedKey:
-    """What a wrapped key file holds. Without the passphrase it tells nothing of the key."""
+    """What a wrapped key file holds. It reveals nothing of the key without the passphrase."""
 
     format: str
     created: str

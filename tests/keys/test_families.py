@@ -1,4 +1,4 @@
-"""A new model type is one new file in stip_keys/architectures."""
+"""A new model type is one new file in stip_keys/convert/families."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from stip_model.errors import BundleError
 
-# Rows are cast by ranges of so many bytes, so that a large tensor never stands twice in memory.
+# Rows are cast in ranges of this size, so that a large tensor is never in memory twice.
 RANGE_BYTES = 16 * 1024 * 1024
 
 

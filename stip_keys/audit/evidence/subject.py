@@ -1,4 +1,4 @@
-"""What is audited: two bundles of one conversion, and the checkpoint that they were made of."""
+"""What is audited: the two bundles of one conversion, and their checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a search may go on."""
+"""A time limit for a search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Expired(Exception):
 
 
 class Deadline:
-    """Begins when it is made; `seconds` may be infinite."""
+    """Starts when it is created. `seconds` may be infinite."""
 
     def __init__(self, seconds: float) -> None:
         self._end = monotonic() + seconds
