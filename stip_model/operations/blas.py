@@ -23,17 +23,16 @@ CHOICES = ("auto", *LIBRARIES, "bundled")
 
 @dataclass(frozen=True)
 class Blas:
-    """The BLAS in use: a name for people, and whether it is the slow bundled one."""
+    """The BLAS in use: its name, and whether it is the slow bundled one."""
 
     name: str
     slow: bool = False
 
 
 def load_blas(choice: str = "auto") -> Blas:
-    """Load the library asked for, or the first of LIBRARIES that the system has.
+    """Load the library that `choice` names, or with "auto" the first one that the system has.
 
-    Raises OSError when the library asked for by name is not there, RuntimeError when mlx has been
-    imported already.
+    Raises OSError if the named library is missing, RuntimeError if mlx is imported already.
     """
     if sys.platform != "linux":
         return Blas("Accelerate" if sys.platform == "darwin" else "the platform's own")
@@ -41,7 +40,7 @@ def load_blas(choice: str = "auto") -> Blas:
         raise RuntimeError("load_blas must run before mlx is imported")
     if choice == "bundled":
         return Blas("the reference BLAS of MLX's wheel", slow=True)
-    # BLIS runs on one thread unless told otherwise, and reads this when it is loaded.
+    # BLIS reads this when it is loaded. Its default is one thread.
     os.environ.setdefault("BLIS_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     for name in LIBRARIES if choice == "auto" else (choice,):
         try:

@@ -1,6 +1,7 @@
-"""One step as it travels from the service through the scheduler to the engine and back.
+"""One step on its way from the service through the scheduler to the engine, and back.
 
-Plain data: NumPy in, bytes out. Knows neither Protobuf nor MLX.
+A step is what a client sends; a chunk is the part of it that one iteration computes. Plain data:
+NumPy in, bytes out. Knows neither Protobuf nor devices.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class LogitsForm(NamedTuple):
     half_precision: bool  # float16 rather than float32
 
     def nbytes(self, num_rows: int, width: int) -> int:
-        """The size of the answer to a step of num_rows rows, with a vocabulary of `width`."""
+        """Return the bytes of logits for a step of num_rows rows; `width` is that of a whole row."""
         count = {WantedRows.NONE: 0, WantedRows.LAST: 1, WantedRows.ALL: num_rows}[self.rows]
         itemsize = 2 if self.half_precision else 4
         if self.top_k == 0:
@@ -55,7 +56,7 @@ class StepLogits:
 
 
 def join_logits(parts: Sequence[StepLogits]) -> StepLogits | None:
-    """The logits of consecutive rows as one; None where there are none."""
+    """Return the logits of consecutive rows as one, None for no parts."""
     if len(parts) < 2:
         return parts[0] if parts else None
     return StepLogits(
@@ -69,7 +70,7 @@ def join_logits(parts: Sequence[StepLogits]) -> StepLogits | None:
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What became of a step: logits where it asked for them, or the error that failed it.
+    """The result of a step: logits if it asked for them, or the error that it failed with.
 
     `queued` and `computed` are seconds. `length` is the number of tokens that the session holds
     now, or None for a step that never began, which leaves the session as it was.

@@ -1,7 +1,7 @@
-"""Tells whether the engine lives, from the beats it shows. Plain Python; it is ticked from outside.
+"""Reports whether the engine lives, from the beats that it counts. Plain Python; the caller ticks it.
 
-Counting ticks without a beat, rather than reading a clock, a machine that was suspended is not
-mistaken for an engine that hangs.
+It counts ticks without a beat and reads no clock: a machine that was suspended would otherwise look
+like an engine that hangs.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-# Seconds between two ticks, and ticks without a beat after which the engine is stuck: 4 s, while an
-# idle engine shows a beat a second.
+# Seconds between two ticks, and ticks without a beat after which the engine counts as stuck: 4 s. An
+# idle engine beats once a second.
 TICK = 0.5
 STALLED_TICKS = 8
 
 
 class Pulse(Protocol):
-    """What of an engine is watched."""
+    """The part of an engine that is watched."""
 
     @property
     def alive(self) -> bool:
@@ -24,11 +24,11 @@ class Pulse(Protocol):
 
     @property
     def beats(self) -> int:
-        """A number that changes as long as the engine gets on."""
+        """A number that changes as long as the engine makes progress."""
 
 
 class Condition(Enum):
-    """How the engine is."""
+    """The state of the engine."""
 
     WELL = "well"
     STALLED = "stalled"
@@ -36,7 +36,7 @@ class Condition(Enum):
 
 
 class Watchdog:
-    """Watches one engine. A stalled one may get well again, a dead one does not."""
+    """Watches one engine. A stalled engine may recover, a dead one does not."""
 
     def __init__(self, pulse: Pulse) -> None:
         self._pulse = pulse
@@ -46,11 +46,11 @@ class Watchdog:
 
     @property
     def seconds_without_beat(self) -> float:
-        """The heartbeat's age, to a tick."""
+        """The age of the last beat, to the precision of a tick."""
         return self._ticks * TICK
 
     def tick(self) -> bool:
-        """Look at the engine; whether its condition has changed."""
+        """Update the condition. Return whether it has changed."""
         before = self.condition
         beats = self._pulse.beats
         self._ticks = self._ticks + 1 if beats == self._beats else 0
