@@ -32,7 +32,7 @@ class LogitsForm(NamedTuple):
     half_precision: bool  # float16 rather than float32
 
     def nbytes(self, num_rows: int, width: int) -> int:
-        """Return the bytes of logits for a step of num_rows rows; `width` is that of a whole row."""
+        """Return the bytes of logits of a step; a whole row has `width` of them."""
         count = {WantedRows.NONE: 0, WantedRows.LAST: 1, WantedRows.ALL: num_rows}[self.rows]
         itemsize = 2 if self.half_precision else 4
         if self.top_k == 0:

@@ -1,4 +1,4 @@
-"""Reports whether the engine lives, from the beats that it counts. Plain Python; the caller ticks it.
+"""Reports whether the engine lives, from the beats that it counts. The caller ticks it.
 
 It counts ticks without a beat and reads no clock: a machine that was suspended would otherwise look
 like an engine that hangs.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-# Seconds between two ticks, and ticks without a beat after which the engine counts as stuck: 4 s. An
-# idle engine beats once a second.
+# Seconds between two ticks, and ticks without a beat after which the engine counts as stuck: 4 s.
+# An idle engine beats once a second.
 TICK = 0.5
 STALLED_TICKS = 8
 
