@@ -1,15 +1,15 @@
-"""Bytes as files hold them: in lower-case hexadecimal and nothing else (SPEC.md, "Conventions").
+"""Reads lower-case hexadecimal (SPEC.md, "Conventions").
 
-`bytes.fromhex` takes upper case and spaces as well, with which one key would have many files.
+`bytes.fromhex` accepts upper case and spaces as well. One key could then have many files.
 """
 
 from __future__ import annotations
 
 
 def from_hex(text: str, size: int) -> bytes:
-    """The `size` bytes that 2 * `size` lower-case digits stand for.
+    """Return the `size` bytes that 2 * `size` lower-case digits stand for.
 
-    Raises ValueError or TypeError for anything else, which need not be a text.
+    Raises ValueError for other text, and TypeError for a value that is no text.
     """
     value = bytes.fromhex(text)
     if len(value) != size or value.hex() != text:

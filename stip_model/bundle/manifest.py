@@ -81,7 +81,7 @@ def kind_name(kind: int) -> str:
 
 
 def check_file(folder: Path, expected: BundleFile, *, digest: bool = True) -> Path:
-    """Compare a file's size, and unless told otherwise its SHA-256, with its manifest entry.
+    """Compare a file's size, and its SHA-256 if `digest` is true, with its manifest entry.
 
     Returns the file's path. Raises BundleError.
     """

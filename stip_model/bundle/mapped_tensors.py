@@ -1,4 +1,4 @@
-"""Tensors of a safetensors file as arrays over a memory map: nothing is read before it is used."""
+"""Maps the tensors of a safetensors file into memory: the system reads a page when it is used."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HEADER_MAX_BYTES = 16 * 1024 * 1024
 
 
 def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Every tensor of a file under its name, read-only. Raises BundleError.
+    """Return every tensor of a file by its name, read-only. Raises BundleError.
 
-    The format is in SPEC.md, section 5. safetensors' own reader copies what it is asked for.
+    SPEC.md, section 5, has the format. The safetensors library's own reader copies the tensors.
     """
     try:
         with path.open("rb") as file:

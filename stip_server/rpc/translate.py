@@ -23,16 +23,11 @@ from stip.v1.inference_pb2 import (
 from stip.v1.manifest_pb2 import Head, Manifest
 from stip.v1.tensor_pb2 import DataType, Tensor
 from stip_model.bundle.modes import output_width
+from stip_model.bundle.weight_types import BY_WIRE_TYPE, WEIGHT_TYPES, data_type_name
 from stip_server.engine.step import LogitsForm, StepLogits, StepOutcome, WantedRows
 from stip_server.errors import ServiceError
 
 ECHOED_FLOATS = 10
-# Of each type the unsigned integer of its width, and the bits that are all set in NaN and Inf.
-_FLOATS: dict[int, tuple[np.dtype[Any], int]] = {
-    DataType.DATA_TYPE_FLOAT16: (np.dtype("<u2"), 0x7C00),
-    DataType.DATA_TYPE_BFLOAT16: (np.dtype("<u2"), 0x7F80),
-    DataType.DATA_TYPE_FLOAT32: (np.dtype("<u4"), 0x7F800000),
-}
 _ROWS = {
     LogitsRows.LOGITS_ROWS_UNSPECIFIED: WantedRows.NONE,
     LogitsRows.LOGITS_ROWS_NONE: WantedRows.NONE,
@@ -112,13 +107,14 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
     The array is a view of the message's bytes, except for bfloat16. Raises ServiceError.
     """
     where = "step.hidden_states"
-    if tensor.dtype not in _FLOATS:
+    if tensor.dtype not in BY_WIRE_TYPE:
         raise ServiceError(
             ErrorReason.ERROR_REASON_WRONG_DTYPE,
-            f"hidden_states are {_dtype_name(tensor.dtype)}; FLOAT16, BFLOAT16, FLOAT32 are taken",
+            f"hidden_states are {data_type_name(tensor.dtype)}; send {', '.join(WEIGHT_TYPES)}",
             field=f"{where}.dtype",
         )
-    bits, exponent = _FLOATS[tensor.dtype]
+    weight_type = BY_WIRE_TYPE[tensor.dtype]
+    bits, exponent = weight_type.bits, weight_type.exponent
     shape = list(tensor.shape)
     if len(shape) != 2 or shape[1] != hidden_size or shape[0] < 1:
         raise ServiceError(
@@ -137,7 +133,7 @@ def hidden_states(tensor: Tensor, hidden_size: int, limits: Limits) -> NDArray[A
         raise ServiceError(
             ErrorReason.ERROR_REASON_WRONG_BYTE_COUNT,
             f"hidden_states have {len(tensor.data)} bytes; shape {shape} of "
-            f"{_dtype_name(tensor.dtype)} has {expected}",
+            f"{data_type_name(tensor.dtype)} has {expected}",
             field=f"{where}.data",
         )
     if expected > limits.max_step_bytes:
@@ -174,7 +170,7 @@ def logits_form(request: LogitsRequest, manifest: Manifest) -> LogitsForm:
     ):
         raise ServiceError(
             ErrorReason.ERROR_REASON_WRONG_DTYPE,
-            f"logits as {_dtype_name(request.dtype)}; FLOAT16 or FLOAT32 are given",
+            f"logits as {data_type_name(request.dtype)}; float16 or float32 are given",
             field="step.logits.dtype",
         )
     width = output_width(manifest)
@@ -232,12 +228,6 @@ def _as_floats(bits: NDArray[Any], dtype: int) -> NDArray[Any]:
     if dtype == DataType.DATA_TYPE_BFLOAT16:
         return (bits.astype(np.uint32) << 16).view(np.float32)
     return bits.view(np.float16 if bits.itemsize == 2 else np.float32)
-
-
-def _dtype_name(dtype: int) -> str:
-    if dtype in DataType.values():
-        return DataType.Name(DataType.ValueType(dtype)).removeprefix("DATA_TYPE_")
-    return f"unknown type {dtype}"
 
 
 def _short(shape: list[int]) -> str:

@@ -69,8 +69,8 @@ REFUSED = {
     "no axis": (altered(shape=[]), INVALID, "WRONG_SHAPE", SHAPE, "[]"),
     "no row": (altered(shape=[0, 60], data=b""), INVALID, "WRONG_SHAPE", SHAPE, "[0, 60]"),
     "too many axes": (altered(shape=[1] * 5000), INVALID, "WRONG_SHAPE", SHAPE, "4992 more"),
-    "unset dtype": (altered(dtype=0), INVALID, "WRONG_DTYPE", DTYPE, "UNSPECIFIED"),
-    "integers": (altered(dtype=4), INVALID, "WRONG_DTYPE", DTYPE, "INT32"),
+    "unset dtype": (altered(dtype=0), INVALID, "WRONG_DTYPE", DTYPE, "unspecified"),
+    "integers": (altered(dtype=4), INVALID, "WRONG_DTYPE", DTYPE, "int32"),
     "unknown dtype": (altered(dtype=99), INVALID, "WRONG_DTYPE", DTYPE, "99"),
     "no tensor": (step_request(END, tensor=Tensor()), INVALID, "WRONG_DTYPE", DTYPE, "UNSPEC"),
     "a byte less": (altered(data=TWO.tobytes()[1:]), INVALID, "WRONG_BYTE_COUNT", DATA, "239"),
@@ -109,7 +109,7 @@ REFUSED = {
     "unknown rows": (asking(rows=9), INVALID, "WRONG_LOGITS_ROWS", "step.logits.rows", "9"),
     "logits as bfloat16": (
         asking(rows=LAST, dtype=BFLOAT16),
-        *(INVALID, "WRONG_DTYPE", "step.logits.dtype", "BFLOAT16"),
+        *(INVALID, "WRONG_DTYPE", "step.logits.dtype", "bfloat16"),
     ),
     "position beyond the end": (
         step_request(END + 1, TWO),
