@@ -52,7 +52,7 @@ class Attacker(Enum):
 
 
 @dataclass(frozen=True)
-class Conversation:
+class SeenConversation:
     """One prompt and its reply, as they cross the wire.
 
     `answers` are the server's answers to the last `len(answers)` rows sent: logits [.., vocab_size]
@@ -104,7 +104,7 @@ class View:
 
     scheme: Scheme
     head: Head
-    conversations: Sequence[Conversation]
+    conversations: Sequence[SeenConversation]
     public: PublicModel | None = None
     # the server bundle's tensors by name, and its dimensions
     bundle: Mapping[str, NDArray[np.float32]] | None = None

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from benchmarks.audit_tables.modes import DEMO_MODEL
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.bundle.prompt import encode_prompt
-from stip_keys.audit.evidence.prompt_text import TEMPLATE, USER, Prompt, Text, common_template
+from stip_keys.audit.evidence.prompt_text import TEMPLATE, USER, Prompt, common_template
 from stip_keys.audit.evidence.prompts import BUILT_IN, make_prompts
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.errors import CheckpointError
@@ -52,20 +52,20 @@ def folder(request: pytest.FixtureRequest, without_template: Path) -> Path:
 
 def test_prompts_are_the_tokens_that_the_client_sends(folder: Path, tmp_path: Path) -> None:
     bundle = ClientBundle(convert(folder, tmp_path / "bundles") / "client")
-    text = Text(folder)
+    text = PromptEncoder(folder)
     for prompt in (*BUILT_IN, "こんにちは, naïve café 🙂"):
         assert text.encode(prompt).tokens.tolist() == encode_prompt(bundle, prompt)
 
 
 def test_user_tokens_are_the_users_text(folder: Path) -> None:
-    text = Text(folder)
+    text = PromptEncoder(folder)
     for prompt in (*BUILT_IN, "user", "こんにちは, naïve café 🙂"):
         encoded = text.encode(prompt)
         assert TOKENIZER.decode(encoded.tokens[encoded.kinds == USER]) == prompt
 
 
 def test_a_token_of_the_users_that_the_template_also_has_is_the_users() -> None:
-    encoded = Text(DEMO_MODEL).encode("<|im_start|>user")
+    encoded = PromptEncoder(DEMO_MODEL).encode("<|im_start|>user")
     assert encoded.kinds.tolist().count(USER) >= 1
     assert encoded.kinds[:4].tolist() == [TEMPLATE] * 4
 
@@ -86,7 +86,7 @@ def test_prompts_without_a_template_share_nothing() -> None:
 def test_a_file_holds_texts_and_token_ids(tmp_path: Path) -> None:
     file = prompt_file(tmp_path, "What is the capital of France?\n\n[5, 6, 1535]\n")
     text, ids = make_prompts(Checkpoint(DEMO_MODEL), file)
-    assert text.tokens.tolist() == Text(DEMO_MODEL).encode(BUILT_IN[2]).tokens.tolist()
+    assert text.tokens.tolist() == PromptEncoder(DEMO_MODEL).encode(BUILT_IN[2]).tokens.tolist()
     assert (ids.tokens.tolist(), ids.kinds.tolist()) == ([5, 6, 1535], [USER] * 3)
 
 
@@ -132,10 +132,10 @@ def test_without_a_tokenizer_prompts_are_random_tokens(tmp_path: Path) -> None:
 def test_a_bad_template_is_named(tmp_path: Path, template: str, wrong: str) -> None:
     folder = change_template(tmp_path / "checkpoint", template)
     with pytest.raises(CheckpointError, match=wrong):
-        Text(folder)
+        PromptEncoder(folder)
 
 
 def test_a_bad_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match="is not a tokenizer"):
-        Text(tmp_path)
+        PromptEncoder(tmp_path)

@@ -35,7 +35,7 @@ class Prompt:
     kinds: NDArray[np.int64]
 
 
-class Text:
+class PromptEncoder:
     """A checkpoint's tokenizer and chat template. Raises CheckpointError for a broken one."""
 
     def __init__(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stip_keys.audit.evidence.prompt_text import USER, Prompt, Text
+from stip_keys.audit.evidence.prompt_text import USER, Prompt, PromptEncoder
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.masks.errors import KeysError
 
@@ -30,7 +30,7 @@ def make_prompts(checkpoint: Checkpoint, file: Path | None, seed: int = 0) -> li
         rng = np.random.default_rng(seed)
         lengths = rng.integers(*RANDOM_LENGTHS, RANDOM_PROMPTS)
         return [_all_user(rng.integers(vocab_size, size=length)) for length in lengths]
-    text = Text(checkpoint.folder) if has_text else None
+    text = PromptEncoder(checkpoint.folder) if has_text else None
     lines = BUILT_IN if file is None else _lines(file)
     prompts = []
     for number, line in enumerate(lines, 1):

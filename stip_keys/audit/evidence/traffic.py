@@ -14,9 +14,9 @@ from stip.v1.manifest_pb2 import Head
 from stip_keys.audit.attack import (
     Activations,
     Attacker,
-    Conversation,
     Language,
     PublicModel,
+    SeenConversation,
     Tokens,
     View,
 )
@@ -51,7 +51,7 @@ class Traffic:
 
     subject: Subject
     dialogues: Sequence[Dialogue]
-    conversations: Sequence[Conversation]
+    conversations: Sequence[SeenConversation]
     activations: Sequence[Activations]
     template: tuple[Tokens, Tokens] | None
     language: Language
@@ -123,7 +123,7 @@ def record(subject: Subject, dialogues: Sequence[Dialogue], others: Sequence[Dia
     answers = last if subject.head == Head.HEAD_CLIENT else last @ decoder.head().T
     cuts = np.cumsum([len(each) for each in answered])[:-1]
     conversations = [
-        Conversation(sent, answer, len(each.prompt.tokens))
+        SeenConversation(sent, answer, len(each.prompt.tokens))
         for sent, answer, each in zip(
             rows, np.split(answers.astype(np.float16), cuts), dialogues, strict=True
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stip_keys.audit.attack import UNKNOWN, Conversation, Tokens, View
+from stip_keys.audit.attack import UNKNOWN, SeenConversation, Tokens, View
 
 
 class DistinctRows:
@@ -18,7 +18,7 @@ class DistinctRows:
     [distinct].
     """
 
-    def __init__(self, conversations: Sequence[Conversation]) -> None:
+    def __init__(self, conversations: Sequence[SeenConversation]) -> None:
         places: dict[bytes, int] = {}
         found: list[NDArray[np.float16]] = []
         self.where: list[NDArray[np.int64]] = []

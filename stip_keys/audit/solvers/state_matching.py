@@ -19,9 +19,9 @@ from stip.v1.manifest_pb2 import Scheme
 from stip_keys.audit.attack import (
     UNKNOWN,
     WIDTH,
-    Conversation,
     Findings,
     PublicModel,
+    SeenConversation,
     Tokens,
     View,
 )
@@ -46,7 +46,7 @@ class _Followed:
     """One conversation on its way: states [answered rows, hidden_size], from row `start` on."""
 
     number: int
-    conversation: Conversation
+    conversation: SeenConversation
     states: Float32
     start: int
     likeness: Likeness

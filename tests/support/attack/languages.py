@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stip_keys.audit.attack import Conversation, View
+from stip_keys.audit.attack import SeenConversation, View
 from tests.support.attack.scenes import PERMUTATION, SEALED, Said, language
 
 SAMPLE = 20_000
@@ -47,6 +47,6 @@ def sealed_conversations(
         each = Said(text[: length // 2], text[length // 2 :])
         answers = np.zeros((len(each.reply), tokens), np.float16)
         answers[np.arange(len(each.reply)), place[each.reply]] = 1
-        conversations.append(Conversation(rows[each.rows], answers, len(each.prompt)))
+        conversations.append(SeenConversation(rows[each.rows], answers, len(each.prompt)))
         said.append(each)
     return View(PERMUTATION, SEALED, conversations, language=known), said

@@ -20,10 +20,10 @@ from stip.v1.manifest_pb2 import Head, ModelConfig, Scheme
 from stip_keys.audit.attack import (
     Activations,
     Attacker,
-    Conversation,
     Findings,
     Language,
     PublicModel,
+    SeenConversation,
     View,
 )
 from stip_keys.audit.evidence.numpy_decoder import Decoder
@@ -208,7 +208,9 @@ def view(masked: Masked, model: Model, said: Sequence[Said]) -> View:
         answers = decoder.normalised(states[-1][k][len(each.prompt) - 1 :])
         if masked.head != CLIENT:
             answers = answers @ masked.tensors["lm_head.weight"].T
-        conversations.append(Conversation(sent[k], answers.astype(np.float16), len(each.prompt)))
+        conversations.append(
+            SeenConversation(sent[k], answers.astype(np.float16), len(each.prompt))
+        )
         activations.append(Activations([of_layer[k] for of_layer in states], scores[k]))
     return View(
         masked.scheme,
