@@ -13,7 +13,13 @@ from tokenizers import Tokenizer
 from benchmarks.audit_tables.modes import DEMO_MODEL
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.bundle.prompt import encode_prompt
-from stip_keys.audit.evidence.prompt_text import TEMPLATE, USER, Prompt, common_template
+from stip_keys.audit.evidence.prompt_text import (
+    TEMPLATE,
+    USER,
+    Prompt,
+    PromptEncoder,
+    common_template,
+)
 from stip_keys.audit.evidence.prompts import BUILT_IN, make_prompts
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.errors import CheckpointError
