@@ -42,7 +42,7 @@ def reply_head(reply: ReplyProgress | None) -> str:
     """The line above the reply: that it was computed on masked states."""
     tagged = " stip-on" if reply is not None and reply.tokens else ""
     return (
-        '<div class="stip-label-row"><h3>ReplyProgress</h3>'
+        '<div class="stip-label-row"><h3>Reply</h3>'
         f'<span class="stip-tag{tagged}">{TAG}</span></div>'
     )
 
