@@ -69,6 +69,8 @@ class Health:
         """Send the status of one service now and after each change, until the client leaves."""
         del requests
         if len(self._changes) >= MAX_WATCHES:
+            # a call that ends before its request is read may reach the client as cancelled
+            await self._watched(context)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches")
         changed = asyncio.Event()
         self._changes.add(changed)
