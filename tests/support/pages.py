@@ -67,6 +67,10 @@ RECORDER = """() => {
 }"""
 
 
+# Seconds that a byte takes each way on a slow line.
+SLOW = 0.1
+
+
 class Line(Proxy):
     """A proxy that can lead to another server, or be down for a while at the same address."""
 
@@ -74,6 +78,15 @@ class Line(Proxy):
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self.cut()
+
+    @contextmanager
+    def slow(self) -> Iterator[None]:
+        """Bytes take so long that a long reply lasts for minutes, however slow the browser is."""
+        delay, self.delay = self.delay, SLOW
+        try:
+            yield
+        finally:
+            self.delay = delay
 
     @contextmanager
     def down(self) -> Iterator[None]:

@@ -181,11 +181,12 @@ def test_a_page_by_another_name_is_refused(answered: Answered, address: str) -> 
 
 
 def test_stop_ends_it_in_mid_answer_and_leaves_it_usable(
-    page: Page, expected: str, server: Server, bundles: Path
+    page: Page, expected: str, line: Line, server: Server, bundles: Path
 ) -> None:
-    send_for_long(page)
-    page.locator("#stip-stop").click()
-    expect(page.locator("#stip-stats")).to_contain_text("Stopped")
+    with line.slow():
+        send_for_long(page)
+        page.locator("#stip-stop").click()
+        expect(page.locator("#stip-stats")).to_contain_text("Stopped")
     assert reply(page)
     with Client(server.address, bundles / "client") as client:
         assert client.model_info().load.sessions == 0
@@ -193,11 +194,11 @@ def test_stop_ends_it_in_mid_answer_and_leaves_it_usable(
 
 
 def test_a_closed_tab_ends_its_reply(
-    context: BrowserContext, page: Page, address: str, server: Server, bundles: Path
+    context: BrowserContext, page: Page, address: str, line: Line, server: Server, bundles: Path
 ) -> None:
     tab = opened(context.new_page(), address)
-    send_for_long(tab)
-    with Client(server.address, bundles / "client") as client:
+    with line.slow(), Client(server.address, bundles / "client") as client:
+        send_for_long(tab)
         assert client.model_info().load.sessions == 1
         tab.close()
 

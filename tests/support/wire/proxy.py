@@ -27,7 +27,7 @@ class Proxy:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._budget = budget
-        self._delay = delay
+        self.delay = delay
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._lock = Lock()
         self._wires: list[socket.socket] = []
@@ -68,7 +68,7 @@ class Proxy:
                     Thread(target=self._pump, args=(source, sink, left), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, left: list[int]) -> None:
-        late = _late(sink, self._delay)
+        late = self._late(sink)
         with suppress(OSError):
             while content := source.recv(BUFFER):
                 if self._silent.is_set():
@@ -85,6 +85,22 @@ class Proxy:
                     break
         _reset(source)
         _reset(sink)
+
+    def _late(self, sink: socket.socket) -> Callable[[bytes], None]:
+        """What sends bytes after the delay, without holding up the bytes behind them."""
+        if not self.delay:
+            return sink.sendall
+        queue: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
+
+        def pump() -> None:
+            with suppress(OSError):
+                while True:
+                    due, content = queue.get()
+                    sleep(max(0.0, due - monotonic()))
+                    sink.sendall(content)
+
+        Thread(target=pump, daemon=True).start()
+        return lambda content: queue.put((monotonic() + self.delay, content))
 
     def _count(self, source: socket.socket, size: int) -> None:
         if source in self._near:
@@ -103,23 +119,6 @@ def proxy(
         yield running
     finally:
         running.close()
-
-
-def _late(sink: socket.socket, delay: float) -> Callable[[bytes], None]:
-    """What sends bytes after a delay, without holding up those that come behind them."""
-    if not delay:
-        return sink.sendall
-    queue: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
-
-    def pump() -> None:
-        with suppress(OSError):
-            while True:
-                due, content = queue.get()
-                sleep(max(0.0, due - monotonic()))
-                sink.sendall(content)
-
-    Thread(target=pump, daemon=True).start()
-    return lambda content: queue.put((monotonic() + delay, content))
 
 
 def _reset(wire: socket.socket) -> None:
