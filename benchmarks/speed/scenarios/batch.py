@@ -12,9 +12,9 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.speed.compared_programs import BatchSide, mlx_lm_batch, stip_batch
 from benchmarks.speed.figures import UNSTEADY, Curve, Figure, Point, Series, Target, agreeing
 from benchmarks.speed.models import QWEN_0_5B
-from benchmarks.speed.sides import BatchSide, mlx_lm_batch, stip_batch
 from benchmarks.speed.timing import Batch
 from benchmarks.speed.workspace import Workspace
 

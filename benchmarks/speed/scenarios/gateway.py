@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.speed.compared_programs import float32_server
 from benchmarks.speed.figures import UNSTEADY, Figure, Series, Target
-from benchmarks.speed.scenarios.speed import PACKAGED_DEMO
-from benchmarks.speed.sides import float32_server
+from benchmarks.speed.scenarios.decode_and_prefill import PACKAGED_DEMO
 from benchmarks.speed.timing import Timing
 from benchmarks.speed.workspace import Workspace
 from stip_client import AsyncClient

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks.speed.compared_programs import stip
 from benchmarks.speed.figures import Figure, Series, Target
 from benchmarks.speed.models import QWEN_0_5B
-from benchmarks.speed.scenarios.speed import PACKAGED_DEMO, Runs
-from benchmarks.speed.sides import stip
+from benchmarks.speed.scenarios.decode_and_prefill import PACKAGED_DEMO, Runs
 from benchmarks.speed.workspace import Workspace
 
 

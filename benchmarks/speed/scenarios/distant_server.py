@@ -11,10 +11,10 @@ from time import perf_counter
 
 import numpy as np
 
+from benchmarks.speed.compared_programs import float32_server
 from benchmarks.speed.figures import UNSTEADY, Figure, Series, Target
 from benchmarks.speed.models import QWEN_0_5B
-from benchmarks.speed.scenarios.speed import PACKAGED_DEMO
-from benchmarks.speed.sides import float32_server
+from benchmarks.speed.scenarios.decode_and_prefill import PACKAGED_DEMO
 from benchmarks.speed.workspace import Workspace
 from stip_client import Client
 from stip_client.session.generation import Piece

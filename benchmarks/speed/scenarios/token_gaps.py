@@ -12,9 +12,9 @@ from time import perf_counter
 
 import numpy as np
 
+from benchmarks.speed.compared_programs import float32_server
 from benchmarks.speed.figures import Figure, Series, Target
 from benchmarks.speed.models import QWEN_0_5B, StreamedCheckpoint
-from benchmarks.speed.sides import float32_server
 from benchmarks.speed.workspace import Workspace
 from stip_client import AsyncClient, AsyncSession
 from stip_client.session.forward_call import LogitsForm

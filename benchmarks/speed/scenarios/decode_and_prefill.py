@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.speed.compared_programs import Side, mlx_lm, stip
 from benchmarks.speed.figures import UNSTEADY, Figure, Series, Target, agreeing
 from benchmarks.speed.models import DEMO, QWEN_0_5B
-from benchmarks.speed.sides import Side, mlx_lm, stip
 from benchmarks.speed.timing import Timing
 from benchmarks.speed.workspace import Workspace
 
