@@ -13,7 +13,7 @@ from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.bundle.prompt import encode_prompt
 from stip_client.session.generation import Generation
 from stip_client.session.generation_options import GenerationParameters
-from stip_keys.audit.evidence.prompt_text import Text
+from stip_keys.audit.evidence.prompt_text import PromptEncoder
 from tests.support.fixtures.talking_model import VOCAB_SIZE, write_talking_checkpoint
 from tests.support.parties import convert
 from tests.support.scripted_model import drive
@@ -31,7 +31,7 @@ def test_a_stored_truncation_or_padding_does_not_change_a_prompt(tmp_path: Path)
     tokens = list(range(1, 69))
     text = " ".join(f"w{token}" for token in tokens)
     assert encode_prompt(bundle, text) == tokens
-    assert Text(checkpoint).encode(text).tokens.tolist() == tokens  # the audit's
+    assert PromptEncoder(checkpoint).encode(text).tokens.tolist() == tokens  # the audit's
 
 
 @pytest.fixture(scope="module", params=["string", "object"])
