@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, Unpack
 
+from stip_client.session.async_session import AsyncSession
 from stip_client.session.client_core import ClientCore, ClientSettings
-from stip_client.session.recovery import AsyncSession
 from stip_client.transport.asynchronous import AsyncTransport
 
 __all__ = ["AsyncClient", "AsyncSession"]

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip_client.bundle.chat_template import Message
 from stip_client.bundle.prompt import Prompt
+from stip_client.session.async_session import AsyncSession
 from stip_client.session.client_core import ClientCore, ClientSettings
 from stip_client.session.forward_call import ForwardResult, LogitsForm, RowsName
 from stip_client.session.generation import Piece
 from stip_client.session.generation_options import GenerationParameters, Options
-from stip_client.session.recovery import AsyncSession
 from stip_client.transport.blocking import BlockingTransport
 from stip_client.transport.interface import run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -11,10 +12,11 @@ from stip_client.bundle.chat_template import Message
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.bundle.prompt import Prompt, encode_prompt
 from stip_client.errors import ConnectionLostError, ServerBusyError, SessionLostError
+from stip_client.session.async_session import AsyncSession
 from stip_client.session.generation import Generation, Piece
 from stip_client.session.generation_options import Options, generation_parameters
 from stip_client.session.pending_session import PendingSession
-from stip_client.session.recovery import AsyncSession
+from stip_client.session.recovering_session import RecoveringSession
 from stip_client.session.session_core import SessionCore
 from stip_client.session.session_pool import SessionPool
 from stip_client.transport.credentials import TLS
@@ -65,11 +67,17 @@ class ClientCore:
         self.targets = Targets(
             target, tls=tls, token=token, insecure=insecure, connect_timeout=connect_timeout
         )
-        self.transport = transport
-        self.timeout = timeout
-        self.patience = patience
+        self._transport = transport
         self._dtype = dtype
-        self._sessions: set[AsyncSession] = set()
+        self._make_session = partial(
+            RecoveringSession,
+            transport=transport,
+            targets=self.targets,
+            timeout=timeout,
+            patience=patience,
+            on_close=self._forget,
+        )
+        self._sessions: set[RecoveringSession] = set()
         self._pool = SessionPool(max_conversations)
         self._limits: Limits | None = None
 
@@ -80,7 +88,7 @@ class ClientCore:
         for left in reversed(range(len(self.targets))):
             endpoint = self.targets.current
             try:
-                info = await self.transport.model_info(endpoint)
+                info = await self._transport.model_info(endpoint)
             except ConnectionLostError:
                 if not left:
                     raise
@@ -92,7 +100,7 @@ class ClientCore:
 
     def session(self, *, max_length: int = 0, wait: float = 0.0) -> PendingSession[AsyncSession]:
         """Open a session, as `Client.session`: await it, or use it in `async with`."""
-        return PendingSession(self._open_session(self._new_core(max_length), wait))
+        return PendingSession(self._open_public(max_length, wait))
 
     async def generate(
         self, prompt: Prompt, *, raw: bool = False, keep: bool = False, **options: Unpack[Options]
@@ -108,7 +116,7 @@ class ClientCore:
             raise
         finally:
             # a session that is kept may be continued
-            if not session.position or not self._pool.release(session):
+            if not session.core.position or not self._pool.release(session):
                 await session.close()
 
     def chat(
@@ -121,42 +129,49 @@ class ClientCore:
         """Close every session that is still open, and the connections."""
         for session in list(self._sessions):
             await session.close()
-        await self.transport.close()
+        await self._transport.close()
 
-    # -- for sessions (recovery.Owner) -----------------------------------------------------------
+    # -- sessions --------------------------------------------------------------------------------
 
-    async def fork(
-        self, source: AsyncSession, length: int | None, max_length: int, wait: float
+    async def _open_public(self, max_length: int, wait: float) -> AsyncSession:
+        session = await self._open_session(self._new_core(max_length), wait)
+        return AsyncSession(session, self._fork_public)
+
+    async def _fork_public(
+        self, source: RecoveringSession, length: int | None, max_length: int, wait: float
     ) -> AsyncSession:
+        session = await self._fork(source, length, max_length, wait)
+        return AsyncSession(session, self._fork_public)
+
+    async def _fork(
+        self, source: RecoveringSession, length: int | None, max_length: int, wait: float
+    ) -> RecoveringSession:
         """Open a session that begins with the first `length` tokens of another (None: all)."""
         core = source.core.fork(length, max_length=max_length)
-        shared, source_id = tuple(core.tokens), source.core.session_id
+        shared, source_id = list(core.tokens), source.core.session_id
         session = await self._open_session(core, wait, source.endpoint)
         # While the fork waited for room, the source may have gone on with other tokens. The server
         # then forked those.
-        if source.tokens[: len(shared)] == shared and source.core.session_id == source_id:
+        if source.core.tokens[: len(shared)] == shared and source.core.session_id == source_id:
             return session
         await session.close()
         return await self._open_session(source.core.copy(shared, core.max_length), wait)
 
-    def forget(self, session: AsyncSession) -> None:
-        """The session is closed."""
+    def _forget(self, session: RecoveringSession) -> None:
         self._sessions.discard(session)
         self._pool.discard(session)
-
-    # -- sessions --------------------------------------------------------------------------------
 
     def _new_core(self, max_length: int) -> SessionCore:
         return SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
 
     async def _open_session(
         self, core: SessionCore, wait: float, endpoint: Endpoint | None = None
-    ) -> AsyncSession:
+    ) -> RecoveringSession:
         """A new session; a fork's `endpoint` is that of its source.
 
         If the server has no room, idle conversations are closed to make some.
         """
-        session = AsyncSession(core, self, endpoint)
+        session = self._make_session(core, endpoint)
         self._sessions.add(session)
         try:
             while True:
@@ -177,7 +192,7 @@ class ClientCore:
 
     async def _begin(
         self, prompt: Prompt, options: Options, *, raw: bool, keep: bool
-    ) -> tuple[AsyncSession, Generation]:
+    ) -> tuple[RecoveringSession, Generation]:
         """A session for a reply, and the reply to generate in it."""
         parameters = generation_parameters(options)
         wait = options.get("wait", 0.0)
@@ -191,7 +206,7 @@ class ClientCore:
 
     async def _conversation(
         self, tokens: list[int], needed: int, limits: Limits, wait: float
-    ) -> AsyncSession:
+    ) -> RecoveringSession:
         """A kept session that holds a beginning of the prompt, or a new one.
 
         needed: the number of tokens that it must be able to hold.
@@ -203,8 +218,8 @@ class ClientCore:
             session = await self._open_conversation(
                 prefix.session, prefix.length, needed, limits, wait
             )
-        elif prefix.session.max_length >= needed:
-            prefix.session.rollback(prefix.length)
+        elif prefix.session.core.max_length >= needed:
+            prefix.session.core.rollback(prefix.length)
             return prefix.session
         else:  # too short to go on in
             try:
@@ -225,17 +240,22 @@ class ClientCore:
         return session
 
     async def _open_conversation(
-        self, source: AsyncSession | None, length: int, needed: int, limits: Limits, wait: float
-    ) -> AsyncSession:
+        self,
+        source: RecoveringSession | None,
+        length: int,
+        needed: int,
+        limits: Limits,
+        wait: float,
+    ) -> RecoveringSession:
         """A new session or a fork of `source`, with room for the conversation to go on.
 
         Where the server has no such room, the session holds only what is needed now.
         """
 
-        async def opened(max_length: int, seconds: float) -> AsyncSession:
+        async def opened(max_length: int, seconds: float) -> RecoveringSession:
             if source is None:
                 return await self._open_session(self._new_core(max_length), seconds)
-            return await self.fork(source, length, max_length, seconds)
+            return await self._fork(source, length, max_length, seconds)
 
         wanted = min(max(needed, limits.default_length), limits.max_length)
         if wanted > needed:

@@ -30,19 +30,25 @@ class SessionCore:
     """
 
     def __init__(
-        self, bundle: ClientBundle, *, dtype: str = "float16", max_length: int = 0
+        self,
+        bundle: ClientBundle,
+        *,
+        dtype: str = "float16",
+        max_length: int = 0,
+        tokens: Sequence[int] = (),
+        fork_point: ForkPoint | None = None,
     ) -> None:
         """max_length, in tokens; 0 leaves it to the server. Raises ValueError for another dtype."""
         if dtype not in WIRE_TYPES:
             raise ValueError(f"dtype {dtype!r} is none of {', '.join(WIRE_TYPES)}")
         self.bundle = bundle
         self.session_id = b""
-        self.tokens: list[int] = []
+        self.tokens = list(tokens)
         self.held = 0
         self.max_length = 0
         self._dtype = dtype
         self._requested_length = max_length
-        self._fork_point: ForkPoint | None = None
+        self._fork_point = fork_point
         self._limits = Limits()
         self._last_received_at = perf_counter()
 
@@ -114,18 +120,24 @@ class SessionCore:
             raise RequestError(
                 f"cannot fork {length} tokens: the session holds {self.position} tokens"
             )
-        core = self.copy(self.tokens[:length], max_length or self.max_length)
         # On the wire, length 0 means all tokens. Tokens that the server does not hold at present
         # are sent.
+        fork_point = None
         if length and self.session_id and self.held >= length:
-            core._fork_point = ForkPoint(session_id=self.session_id, length=length)
-        return core
+            fork_point = ForkPoint(session_id=self.session_id, length=length)
+        return self.copy(self.tokens[:length], max_length or self.max_length, fork_point)
 
-    def copy(self, tokens: Sequence[int], max_length: int) -> SessionCore:
+    def copy(
+        self, tokens: Sequence[int], max_length: int, fork_point: ForkPoint | None = None
+    ) -> SessionCore:
         """The core of another session with the same bundle, which shall hold some tokens."""
-        core = SessionCore(self.bundle, dtype=self._dtype, max_length=max_length)
-        core.tokens = list(tokens)
-        return core
+        return SessionCore(
+            self.bundle,
+            dtype=self._dtype,
+            max_length=max_length,
+            tokens=tokens,
+            fork_point=fork_point,
+        )
 
     # -- tokens ----------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import NamedTuple
 
-from stip_client.session.recovery import AsyncSession
+from stip_client.session.recovering_session import RecoveringSession
 
 # A session is continued if at least this share of its tokens begins the new prompt as well. If the
 # share is smaller, the session is another conversation, which may go on: it is forked.
@@ -21,7 +21,7 @@ class SharedPrefix(NamedTuple):
     If it `continues`, the session is claimed for the prompt; else the session may be forked.
     """
 
-    session: AsyncSession
+    session: RecoveringSession
     length: int
     continues: bool
 
@@ -34,8 +34,8 @@ class SessionPool:
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
-        self._busy: set[AsyncSession] = set()
-        self._idle: dict[AsyncSession, None] = {}  # the least recently used one first
+        self._busy: set[RecoveringSession] = set()
+        self._idle: dict[RecoveringSession, None] = {}  # the least recently used one first
         self._lock = Lock()
 
     @property
@@ -51,7 +51,7 @@ class SessionPool:
         best: SharedPrefix | None = None
         with self._lock:
             for session in (*self._idle, *self._busy):
-                tokens = session.tokens
+                tokens = tuple(session.core.tokens)  # another thread may add some
                 length = _common_length(tokens, prompt[:-1])
                 continues = session in self._idle and length >= CONTINUED * len(tokens)
                 if length < (1 if continues else WORTH_FORKING):
@@ -63,7 +63,7 @@ class SessionPool:
                 self._busy.add(best.session)
         return best
 
-    def add(self, session: AsyncSession) -> bool:
+    def add(self, session: RecoveringSession) -> bool:
         """Keep a session that a reply uses; false where there is no room."""
         with self._lock:
             if len(self._busy) + len(self._idle) >= self._maximum:
@@ -71,7 +71,7 @@ class SessionPool:
             self._busy.add(session)
             return True
 
-    def release(self, session: AsyncSession) -> bool:
+    def release(self, session: RecoveringSession) -> bool:
         """The reply has ended, and the session may be continued; false if it is not kept."""
         with self._lock:
             if session not in self._busy:
@@ -80,13 +80,13 @@ class SessionPool:
             self._idle[session] = None
             return True
 
-    def discard(self, session: AsyncSession) -> None:
+    def discard(self, session: RecoveringSession) -> None:
         """Stop keeping a session: it is closed, or will be."""
         with self._lock:
             self._busy.discard(session)
             self._idle.pop(session, None)
 
-    def evict(self) -> AsyncSession | None:
+    def evict(self) -> RecoveringSession | None:
         """Stop keeping the idle session that was used least recently; the caller closes it."""
         with self._lock:
             session = next(iter(self._idle), None)

@@ -22,7 +22,7 @@ from stip_client.session.forward_call import LogitsForm
 from stip_client.transport.blocking import BlockingStream
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import Server, make_model, run_tool, server_process
-from tests.support.sessions.client_session import drop_stream
+from tests.support.sessions.client_session import drop_stream, stream_of
 from tests.support.waiting import eventually
 
 PROMPT = [5, 3, 8, 9, 7, 9, 3, 2, 3, 8]
@@ -82,7 +82,7 @@ def test_a_session_cut_off_in_a_call_is_resumed_with_nothing_lost(client: Client
         session.forward(PROMPT, rows="none")
         expected = session.forward([4], rows="last")
         session.rollback(len(PROMPT))
-        stream = session._session._stream._call
+        stream = stream_of(session)
         assert isinstance(stream, BlockingStream)
         stream._call.cancel()
         assert np.array_equal(session.forward([4], rows="last"), expected)

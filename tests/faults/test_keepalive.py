@@ -16,6 +16,7 @@ from stip_server.rpc import listener
 from stip_server.rpc.listener import Listener
 from tests.support.parties import Server
 from tests.support.servers.watched import Watched, watched_server
+from tests.support.sessions.client_session import stream_of
 from tests.support.waiting import LONG_PATIENCE, PATIENCE, eventually
 from tests.support.wire.frames import GO_AWAY, PING, PREFACE, SETTINGS, frame
 from tests.support.wire.proxy import proxy
@@ -86,13 +87,13 @@ def test_an_idle_client_of_ours_outlives_many_keepalives(
         client.session() as session,
     ):
         session.forward([5, 6, 7])
-        stream = session._session._stream._call
+        stream = stream_of(session)
         sent, received = way.sent, way.received
         # pings of both sides, and their answers
         eventually(lambda: way.sent > sent + 6 * PING_BYTES)
         eventually(lambda: way.received > received + 6 * PING_BYTES)
         session.forward([8])
-        assert session._session._stream._call is stream
+        assert stream_of(session) is stream
         assert server.metric("stip_streams_opened_total") == 1
 
 

@@ -25,7 +25,7 @@ from stip_client.session.generation import Piece
 from stip_client.session.session_core import SessionCore
 from stip_client.transport.interface import run
 from tests.support.parties import Server, convert, run_tool
-from tests.support.sessions.client_session import core_of
+from tests.support.sessions.client_session import core_of, forget_stream
 from tests.support.waiting import PATIENCE
 from tests.support.wire.proxy import proxy
 
@@ -232,9 +232,9 @@ def test_a_server_that_is_lost_while_it_is_sent_a_conversation_is_left(
         proxy(first.address, budget=lambda: 4000) as cutting,
         Client([cutting.address, strict_server.address], talking_bundles / "client") as client,
     ):
-        core = SessionCore(client.bundle)
-        core.tokens = PROMPT * 10
-        with Session(run(client._core._open_session(core, 0.0))) as session:
+        core = SessionCore(client.bundle, tokens=PROMPT * 10)
+        opened = run(client._core._open_session(core, 0.0))
+        with Session(AsyncSession(opened, client._core._fork_public)) as session:
             assert session.position == len(PROMPT) * 10
             assert cutting.cuts == 1
             session.forward([1])
@@ -338,7 +338,7 @@ def test_a_session_that_somebody_else_took_over_is_not_taken_back(
         stolen.close()
         taken = thief.session()
         core_of(taken).session_id = core_of(session).session_id
-        taken._session._stream._call = None
+        forget_stream(taken)
         taken.open()
         with pytest.raises(Exception, match="another stream"):
             session.forward([1])

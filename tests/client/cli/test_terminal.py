@@ -35,7 +35,7 @@ def test_a_reply_is_escaped_for_a_terminal_alone() -> None:
 def test_warnings_of_the_library_are_told_in_lines_of_our_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    log = logging.getLogger("stip_client.session.recovery")
+    log = logging.getLogger("stip_client.session.recovering_session")
     with printed_warnings():
         log.warning("the server said %s", "\x1b[2J\n")
         log.info("and this is nobody's concern")
