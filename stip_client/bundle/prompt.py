@@ -20,9 +20,7 @@ def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) ->
     taken as they are. Raises RequestError for an empty prompt.
     """
     if isinstance(prompt, str):
-        if any("\ud800" <= character <= "\udfff" for character in prompt):
-            # Python represents bytes that are not UTF-8 so; the tokenizer refuses them
-            raise RequestError("the prompt is not valid UTF-8 text")
+        valid_text(prompt, "prompt")
         if raw or bundle.chat_template is None:
             token_ids: list[int] = bundle.tokenizer.encode(prompt).ids
             return _not_empty(token_ids)
@@ -40,6 +38,13 @@ def encode_prompt(bundle: ClientBundle, prompt: Prompt, *, raw: bool = False) ->
     text = bundle.chat_template.render(messages)
     # the template writes the special tokens itself
     return _not_empty(bundle.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def valid_text(text: str, what: str) -> str:
+    """The text. Raises RequestError for lone surrogates, which stand for invalid UTF-8."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError(f"the {what} is not valid UTF-8 text")
+    return text
 
 
 def _not_empty(token_ids: list[int]) -> list[int]:

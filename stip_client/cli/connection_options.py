@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from stip_client.transport.credentials import TLS, Access, read_token
+from stip_client.session.client_core import ClientSettings
+from stip_client.transport.credentials import TLS, read_token
 from stip_client.transport.endpoint import PATIENCE
 
 TOKEN_VARIABLE = "STIP_TOKEN"
@@ -42,26 +44,17 @@ def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
         "lost (default: %(default)s)",
     )
     group.add_argument("--tls", action="store_true", help="use TLS and trust gRPC's default roots")
-    group.add_argument(
-        "--tls-ca",
-        type=Path,
-        metavar="FILE",
-        help="use TLS and trust the CAs in this PEM file instead",
-    )
-    group.add_argument(
-        "--tls-cert",
-        type=Path,
-        metavar="FILE",
-        help="use TLS and show this PEM certificate to a server that asks for one",
-    )
-    group.add_argument("--tls-key", type=Path, metavar="FILE", help="the key of --tls-cert")
-    group.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="send the token in this file's first line "
-        f"(default: the environment variable {TOKEN_VARIABLE}, if it is set)",
-    )
+    for name, text in (
+        ("--tls-ca", "use TLS and trust the CAs in this PEM file instead"),
+        ("--tls-cert", "use TLS and show this PEM certificate to a server that asks for one"),
+        ("--tls-key", "the key of --tls-cert"),
+        (
+            "--token-file",
+            "send the token in this file's first line "
+            f"(default: the environment variable {TOKEN_VARIABLE}, if it is set)",
+        ),
+    ):
+        group.add_argument(name, type=Path, metavar="FILE", help=text)
     group.add_argument(
         "--patience",
         type=seconds,
@@ -78,7 +71,7 @@ def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
     return parser
 
 
-def access(arguments: argparse.Namespace) -> Access:
+def access(arguments: argparse.Namespace) -> ClientSettings:
     """The values of the options, for a client. Raises CredentialsError."""
     files = (arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
     token = os.environ.get(TOKEN_VARIABLE) or None
@@ -101,6 +94,17 @@ def seconds(text: str) -> float:
         number = -1.0
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return number
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, `least` or more."""
+
+    def number(text: str) -> int:
+        if text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) >= least:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, {least} or more")
+
     return number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import cast
 
 from stip_client.cli.connection_options import seconds
 from stip_client.sampling.drafting import Draft
@@ -59,42 +60,29 @@ def add_draft_argument(
 
 
 def _add_sampling_arguments(sampling: argparse._ArgumentGroup) -> None:
-    sampling.add_argument(
-        "--temperature",
-        type=float,
-        default=SamplingParameters.temperature,
-        metavar="T",
-        help="0 takes the likeliest token; higher values choose more freely (default: %(default)g)",
-    )
-    sampling.add_argument(
-        "--top-k",
-        type=int,
-        default=SamplingParameters.top_k,
-        metavar="K",
-        help="choose among the K likeliest tokens; 0: among all (default: %(default)s)",
-    )
-    sampling.add_argument(
-        "--top-p",
-        type=float,
-        default=SamplingParameters.top_p,
-        metavar="P",
-        help="choose among the likeliest tokens that add up to this probability; "
-        "1: among all (default: %(default)g)",
-    )
-    sampling.add_argument(
-        "--min-p",
-        type=float,
-        default=SamplingParameters.min_p,
-        metavar="P",
-        help="leave out tokens less likely than P times the likeliest (default: %(default)g)",
-    )
-    sampling.add_argument(
-        "--repetition-penalty",
-        type=float,
-        default=SamplingParameters.repetition_penalty,
-        metavar="X",
-        help="make tokens that have occurred less likely; 1: do not (default: %(default)g)",
-    )
+    for name, metavar, text in (
+        ("temperature", "T", "0 takes the likeliest token; higher values choose more freely"),
+        ("top_k", "K", "choose among the K likeliest tokens; 0: among all"),
+        (
+            "top_p",
+            "P",
+            "choose among the likeliest tokens that add up to this probability; 1: among all",
+        ),
+        ("min_p", "P", "leave out tokens less likely than P times the likeliest"),
+        (
+            "repetition_penalty",
+            "X",
+            "make tokens that have occurred less likely; 1: do not",
+        ),
+    ):
+        default = getattr(SamplingParameters, name)
+        sampling.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            metavar=metavar,
+            help=f"{text} (default: %(default)g)",
+        )
     sampling.add_argument(
         "--seed",
         type=int,
@@ -106,18 +94,8 @@ def _add_sampling_arguments(sampling: argparse._ArgumentGroup) -> None:
 
 def generation_options(arguments: argparse.Namespace) -> Options:
     """The arguments as options of `Client.generate` and `Client.chat`."""
-    return {
-        "max_new_tokens": arguments.max_new_tokens,
-        "temperature": arguments.temperature,
-        "top_k": arguments.top_k,
-        "top_p": arguments.top_p,
-        "min_p": arguments.min_p,
-        "repetition_penalty": arguments.repetition_penalty,
-        "seed": arguments.seed,
-        "stop": arguments.stop,
-        "draft": arguments.draft,
-        "wait": arguments.wait,
-    }
+    names = Options.__annotations__
+    return cast(Options, {name: vars(arguments)[name] for name in names if name in arguments})
 
 
 def _draft(text: str) -> Draft:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import quantiles
 from time import perf_counter
 
 from stip_client.session.generation import Piece
@@ -18,11 +17,13 @@ from stip_client.transport.step_profile import StepProfile
 class ReplyTiming:
     """The timing of one reply. The clock starts when this object is made.
 
+    `prompt_tokens`: the tokens of the conversation before the reply.
     `arrivals`: seconds until each token arrived. `steps`: the profiles of the steps that brought
     them; the first is the prompt's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prompt_tokens: int = 0) -> None:
+        self.prompt_tokens = prompt_tokens
         self.started = perf_counter()
         self.arrivals: list[float] = []
         self.steps: list[StepProfile] = []
@@ -86,13 +87,6 @@ def rates(replies: Iterable[ReplyTiming]) -> Rates:
         bytes_down=sum(step.bytes_down for step in steps) / tokens,
         tokens_per_round_trip=tokens / sum(step.round_trips for step in steps) if steps else None,
     )
-
-
-def percentile(values: list[float], percent: int) -> float:
-    """The percentile, interpolated as NumPy does; of one value, that value."""
-    if len(values) == 1:
-        return values[0]
-    return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def shown_bytes(count: float) -> str:

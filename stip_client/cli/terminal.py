@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -27,6 +27,11 @@ def printable(text: str) -> str:
 def reply_text(text: str, file: TextIO) -> str:
     """A reply's text for a file: escaped if the file is a terminal, unchanged otherwise."""
     return printable(text) if file.isatty() else text
+
+
+def shown_floats(values: Sequence[float]) -> str:
+    """Floats as text, with their signs."""
+    return " ".join(f"{value:+.3f}" for value in values)
 
 
 def say(text: str) -> None:

@@ -12,7 +12,7 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypedDict
+from typing import NoReturn
 
 import grpc
 
@@ -54,16 +54,6 @@ class TLS:
             _check_certificates(Path(self.cert))
             _check_pair(Path(self.cert), Path(self.key))
         return grpc.ssl_channel_credentials(ca, key, cert)
-
-
-class Access(TypedDict):
-    """A client's options besides its servers' addresses and its bundle."""
-
-    tls: TLS | None
-    token: str | None
-    insecure: bool
-    patience: float  # seconds
-    verify_key: Path | None
 
 
 def read_token(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,4 @@ class StepProfile:
 
     def __add__(self, other: StepProfile) -> StepProfile:
         """The sums, for calls that brought one token together."""
-        return StepProfile(
-            self.rows + other.rows,
-            self.client + other.client,
-            self.wire + other.wire,
-            self.queue + other.queue,
-            self.compute + other.compute,
-            self.bytes_up + other.bytes_up,
-            self.bytes_down + other.bytes_down,
-            self.drafted + other.drafted,
-            self.round_trips + other.round_trips,
-            self.head + other.head,
-        )
+        return StepProfile(*map(sum, zip(astuple(self), astuple(other), strict=True)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stip_client.aio import AsyncClient
 from stip_client.errors import BundleError, RequestError
-from stip_client.transport.credentials import Access
+from stip_client.session.client_core import ClientSettings
 from stip_client.web.shown_masks import (
     ShownMask,
     check_belongs,
@@ -44,7 +44,12 @@ class ModelLoader:
     """Loads each model folder once while it does not change."""
 
     def __init__(
-        self, server: str, access: Access, master: MasterKey | None, *, only: Path | None = None
+        self,
+        server: str,
+        access: ClientSettings,
+        master: MasterKey | None,
+        *,
+        only: Path | None = None,
     ) -> None:
         """`only`: the one folder to load if other people can reach the page; None: any folder."""
         self._server = server

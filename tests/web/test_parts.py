@@ -12,7 +12,7 @@ import pytest
 
 from stip_client.bundle.client_bundle import ClientBundle
 from stip_client.errors import ClientError, RequestError, WrongKeyError
-from stip_client.transport.credentials import Access
+from stip_client.session.client_core import ClientSettings
 from stip_client.transport.step_profile import StepProfile
 from stip_client.web.error_text import error_text
 from stip_client.web.loaded_model import LoadedModel, ModelLoader
@@ -31,7 +31,7 @@ from stip_keys.masks.permutation import inverse
 from tests.support.parties import Server, convert
 from tests.web.conftest import DEMO_MODEL
 
-ACCESS: Access = {
+ACCESS: ClientSettings = {
     "tls": None,
     "token": None,
     "insecure": False,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from queue import SimpleQueue
 from threading import Event, Thread
 from time import monotonic
-from types import TracebackType
 
 from stip_client.cli.reply_timing import ReplyTiming
 from stip_client.client import Client
@@ -18,73 +17,55 @@ from stip_client.session.generation_options import Options
 STOP_SECONDS = 5.0
 
 
-class ConcurrentSessions:
-    """Several clients, each with one session at a time. Closes them at the end."""
+def generate_at_once(
+    clients: Sequence[Client], prompts: Sequence[Sequence[int]], options: Options
+) -> list[ReplyTiming]:
+    """Generate a reply to every prompt, all at once; at most one prompt a client.
 
-    def __init__(self, clients: Sequence[Client]) -> None:
-        self._clients = clients
-        self._closing = ExitStack()
-        for client in clients:
-            self._closing.enter_context(client)
+    Raises the error of the first session that fails, and stops the others.
+    """
+    start, stop = Event(), Event()
+    ended: SimpleQueue[tuple[int, ReplyTiming | BaseException]] = SimpleQueue()
 
-    def generate(self, prompts: Sequence[Sequence[int]], options: Options) -> list[ReplyTiming]:
-        """Generate a reply to every prompt, all at once; at most one prompt a client.
-
-        Raises the error of the first session that fails, and stops the others.
-        """
-        start, stop = Event(), Event()
-        ended: SimpleQueue[tuple[int, ReplyTiming | BaseException]] = SimpleQueue()
-
-        def reply(number: int) -> None:
-            try:
-                start.wait()
-                timing = ReplyTiming()
-                pieces = self._clients[number].generate(prompts[number], **options)
-                with closing(pieces):
-                    for piece in pieces:
-                        timing.record(piece)
-                        if stop.is_set():
-                            break
-                ended.put((number, timing))
-            except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-                ended.put((number, error))
-
-        # daemons: a program may end without waiting for its server
-        threads = [
-            Thread(target=reply, args=(number,), name=f"session-{number}", daemon=True)
-            for number in range(len(prompts))
-        ]
-        timings: dict[int, ReplyTiming] = {}
+    def reply(number: int) -> None:
         try:
-            for thread in threads:
-                thread.start()
-            start.set()
-            for _ in threads:
-                number, result = ended.get()
-                if isinstance(result, ClientError):
-                    raise _numbered(result, number, len(threads)) from result
-                if isinstance(result, BaseException):
-                    raise result
-                timings[number] = result
-        finally:
-            stop.set()
-            start.set()
-            deadline = monotonic() + STOP_SECONDS
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join(max(0.0, deadline - monotonic()))
-        return [timings[number] for number in range(len(threads))]
+            start.wait()
+            timing = ReplyTiming()
+            pieces = clients[number].generate(prompts[number], **options)
+            with closing(pieces):
+                for piece in pieces:
+                    timing.record(piece)
+                    if stop.is_set():
+                        break
+            ended.put((number, timing))
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            ended.put((number, error))
 
-    def __enter__(self) -> ConcurrentSessions:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.close()
+    # daemons: a program may end without waiting for its server
+    threads = [
+        Thread(target=reply, args=(number,), name=f"session-{number}", daemon=True)
+        for number in range(len(prompts))
+    ]
+    timings: dict[int, ReplyTiming] = {}
+    try:
+        for thread in threads:
+            thread.start()
+        start.set()
+        for _ in threads:
+            number, result = ended.get()
+            if isinstance(result, ClientError):
+                raise _numbered(result, number, len(threads)) from result
+            if isinstance(result, BaseException):
+                raise result
+            timings[number] = result
+    finally:
+        stop.set()
+        start.set()
+        deadline = monotonic() + STOP_SECONDS
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - monotonic()))
+    return [timings[number] for number in range(len(threads))]
 
 
 def _numbered(error: ClientError, number: int, count: int) -> ClientError:

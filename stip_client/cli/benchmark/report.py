@@ -8,14 +8,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip.v1.manifest_pb2 import Scheme
-from stip_client.cli.reply_timing import ReplyTiming, percentile, rates, shown_bytes
+from stip_client import __version__
+from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
 from stip_model.bundle.modes import head_name
 from stip_model.bundle.weight_types import data_type_name
 
@@ -52,9 +54,9 @@ def figures(rounds: Sequence[Round]) -> Figures:
     return Figures(
         sessions=len(rounds[0]),
         first_token=median(firsts),
-        first_token_p95=percentile(firsts, 95),
+        first_token_p95=float(np.percentile(firsts, 95)),
         gap=median(gaps),
-        gap_p95=percentile(gaps, 95),
+        gap_p95=float(np.percentile(gaps, 95)),
         tokens_per_second=found.tokens_per_second or 0.0,
         total_tokens_per_second=median(_total_rate(each) for each in rounds),
         bytes_up_per_token=found.bytes_up or 0.0,
@@ -110,7 +112,7 @@ def report(
     model = info.model
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "client": {"version": _version(), "machine": _machine()},
+        "client": {"version": __version__, "machine": _machine()},
         "server": {
             "address": server,
             "version": info.server_version,
@@ -139,13 +141,6 @@ def title(info: GetModelInfoResponse) -> str:
         f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, {dtype}, "
         f"server {info.server_version}"
     )
-
-
-def _version() -> str:
-    try:
-        return version("stip-grpc")
-    except PackageNotFoundError:  # not installed
-        return "unknown"
 
 
 def _machine() -> dict[str, Any]:

@@ -5,25 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from stip.v1.inference_pb2 import GetModelInfoResponse
-from stip_client.cli.benchmark.concurrent_sessions import ConcurrentSessions
+from stip_client.cli.benchmark.concurrent_sessions import generate_at_once
 from stip_client.cli.benchmark.report import Figures, figures, report, table_head, table_row, title
-from stip_client.cli.connection_options import access
+from stip_client.cli.connection_options import access, at_least
 from stip_client.cli.generation_arguments import add_draft_argument, add_wait_argument
 from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import printable
 from stip_client.client import Client
 from stip_client.errors import ClientError, ContextOverflowError
 from stip_client.session.generation_options import Options
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 # Tokens of a reply that is not counted: the first tokens include one-time costs.
 WARM_UP_TOKENS = 4
@@ -60,7 +58,7 @@ def add_parser(
     ):
         parser.add_argument(
             name,
-            type=_at_least(least),
+            type=at_least(least),
             default=default,
             metavar="N",
             help=f"{what} (default: %(default)s)",
@@ -84,8 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
     draw = None if arguments.plot is None else _import_draw()
     for path in (arguments.json, arguments.plot):
         _check_writable(path)
-    most = max(arguments.sessions)
-    with sigterm_raises():
+    with sigterm_raises(), ExitStack() as clients_open:
         with Client(arguments.server, arguments.bundle, **access(arguments)) as client:
             info = client.model_info()
             vocab_size = client.bundle.manifest.model.vocab_size
@@ -96,10 +93,12 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         print(f"{printable(caption)}\n{table_head()}", flush=True)
         clients = [
-            Client(arguments.server, arguments.bundle, **access(arguments)) for _ in range(most)
+            clients_open.enter_context(
+                Client(arguments.server, arguments.bundle, **access(arguments))
+            )
+            for _ in range(max(arguments.sessions))
         ]
-        with ConcurrentSessions(clients) as sessions:
-            found = _measure(sessions, arguments, vocab_size)
+        found = _measure(clients, arguments, vocab_size)
     if arguments.json is not None:
         options = {
             name: getattr(arguments, name)
@@ -115,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _measure(
-    sessions: ConcurrentSessions, arguments: argparse.Namespace, vocab_size: int
+    clients: Sequence[Client], arguments: argparse.Namespace, vocab_size: int
 ) -> list[Figures]:
     """Measure every number of sessions and print a row for each."""
     options: Options = {
@@ -134,8 +133,10 @@ def _measure(
 
     found = []
     for count in arguments.sessions:
-        sessions.generate(prompts(count), warm_up)
-        rounds = [sessions.generate(prompts(count), options) for _ in range(arguments.repeats)]
+        generate_at_once(clients, prompts(count), warm_up)
+        rounds = [
+            generate_at_once(clients, prompts(count), options) for _ in range(arguments.repeats)
+        ]
         found.append(figures(rounds))
         print(table_row(found[-1]), flush=True)
     return found
@@ -184,16 +185,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _counts(text: str) -> list[int]:
-    return [_at_least(1)(each.strip()) for each in text.split(",")]
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) >= least:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, {least} or more")
-
-    return number
+    return [at_least(1)(each.strip()) for each in text.split(",")]
 
 
 def _plot_file(text: str) -> Path:

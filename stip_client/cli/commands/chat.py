@@ -12,11 +12,11 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from stip_client.bundle.prompt import encode_prompt
+from stip_client.bundle.prompt import encode_prompt, valid_text
 from stip_client.cli.connection_options import access
-from stip_client.cli.conversation.history import Conversation, valid_text
+from stip_client.cli.conversation.history import Conversation
 from stip_client.cli.conversation.line_input import LineInput
-from stip_client.cli.conversation.statistics import ReplyStatistics, table
+from stip_client.cli.conversation.statistics import table
 from stip_client.cli.generation_arguments import add_generation_arguments, generation_options
 from stip_client.cli.reply_timing import ReplyTiming
 from stip_client.cli.signals import InterruptibleReply, sigterm_raises
@@ -58,7 +58,7 @@ def add_parser(
 
 def _run(arguments: argparse.Namespace) -> int:
     lines = LineInput()
-    conversation = Conversation(None if arguments.system is None else valid_text(arguments.system))
+    system = None if arguments.system is None else valid_text(arguments.system, "message")
     with (
         sigterm_raises(),
         Client(arguments.server, arguments.bundle, **access(arguments)) as client,
@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"{info.model.model_type} at {arguments.server}, up to {info.limits.max_length} "
                 "tokens; /help lists the commands, Ctrl-D leaves"
             )
-        chat = _Chat(client, conversation, arguments)
+        chat = _Chat(client, Conversation(system), arguments)
         chat.talk(lines)
     # tell a script whether every message was answered
     return 1 if chat.failed and not lines.interactive else 0
@@ -89,7 +89,7 @@ class _Chat:
         self._client = client
         self._conversation = conversation
         self._options = generation_options(arguments)
-        self._replies: list[ReplyStatistics] = []
+        self._replies: list[ReplyTiming] = []
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: _note(HELP),
             "/reset": self._reset,
@@ -136,8 +136,7 @@ class _Chat:
     def _answer(self) -> bool:
         """Show and record the reply to the last message; False if it was stopped too early."""
         messages = self._conversation.messages
-        prompt_tokens = len(encode_prompt(self._client.bundle, messages))
-        timing = ReplyTiming()
+        timing = ReplyTiming(len(encode_prompt(self._client.bundle, messages)))
         texts: list[str] = []
         finish: FinishReason | None = None
         # closed as soon as it is stopped, so that its session can continue
@@ -150,26 +149,23 @@ class _Chat:
                     finish = piece.finish_reason
                     print(reply_text(piece.text, sys.stdout), end="", flush=True)
         except ClientError:
-            _end_line(texts)
+            if any(texts):  # end the line of a reply that broke off
+                print(flush=True)
             raise
         text = "".join(texts)
         stopped = interruptible.stopped and finish is None
         if stopped and not text:
             return False
-        self._replies.append(ReplyStatistics(prompt_tokens, timing))
+        self._replies.append(timing)
         self._conversation.add_reply(text, stopped=stopped)
         print(flush=True)
         if stopped:
             _note("[stopped]")
-        elif finish == "length":
-            self._note_why_it_ended(timing.tokens)
-        return True
-
-    def _note_why_it_ended(self, tokens: int) -> None:
-        if tokens < self._options["max_new_tokens"]:
+        elif finish == "length" and timing.tokens < self._options["max_new_tokens"]:
             _note("[the context is full: /reset begins a new conversation]")
-        else:
-            _note(f"[ended after {tokens} tokens: --max-new-tokens]")
+        elif finish == "length":
+            _note(f"[ended after {timing.tokens} tokens: --max-new-tokens]")
+        return True
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -187,7 +183,7 @@ class _Chat:
         _note("the conversation is forgotten")
 
     def _set_system(self, text: str) -> None:
-        self._conversation.system = valid_text(text) if text else None
+        self._conversation.system = valid_text(text, "message") if text else None
         _note("the system prompt is set" if text else "there is no system prompt now")
 
     def _save(self, name: str) -> None:
@@ -203,12 +199,6 @@ class _Chat:
         if not self._replies:
             raise RequestError("there is no reply yet")
         _note(table(self._replies))
-
-
-def _end_line(texts: list[str]) -> None:
-    """End the line of a reply that broke off."""
-    if any(texts):
-        print(flush=True)
 
 
 def _note(text: str) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stip_client.cli.signals import sigterm_raises
+from stip_client.cli.terminal import shown_floats
 from stip_client.errors import ClientError
 from stip_model.bundle.modes import HEADS, SCHEMES
 
@@ -84,8 +85,8 @@ def _run(arguments: argparse.Namespace) -> int:
         masked = _ask(stack, masked_model, arguments)
         original = _ask(stack, plain, arguments)
 
-    _say("server", f"received  {_floats(masked['received'])} ...")
-    _say("", f"unmasked  {_floats(original['received'])} ...")
+    _say("server", f"received  {shown_floats(masked['received'])} ...")
+    _say("", f"unmasked  {shown_floats(original['received'])} ...")
     _say("client", f"reply     {masked['text']}")
     tokens = len(masked["token_ids"])
     if masked["token_ids"] != original["token_ids"]:
@@ -154,7 +155,3 @@ def _failure(stderr: str, otherwise: str) -> DemoError:
     if "error" in reported:
         return DemoError(reported["error"], hint=reported.get("hint"))
     return DemoError(f"{otherwise}: {stderr.strip()}")
-
-
-def _floats(values: list[float]) -> str:
-    return " ".join(f"{value:+.3f}" for value in values)

@@ -15,11 +15,10 @@ from stip_client.cli.connection_options import access
 from stip_client.cli.generation_arguments import add_generation_arguments, generation_options
 from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
 from stip_client.cli.signals import sigterm_raises
-from stip_client.cli.terminal import reply_text, say
+from stip_client.cli.terminal import reply_text, say, shown_floats
 from stip_client.client import Client
 from stip_client.errors import ClientError, RequestError
 from stip_client.session.generation import Piece
-from stip_client.session.generation_options import Options
 
 
 def add_parser(
@@ -74,18 +73,18 @@ def _run(arguments: argparse.Namespace) -> int:
     seconds = perf_counter() - started
     pieces, timing = reply.pieces, reply.timing
     if arguments.json:
-        report = _as_json(pieces, timing, reply.prompt_tokens, seconds, failure)
+        report = _as_json(pieces, timing, seconds, failure)
         print(json.dumps(report, ensure_ascii=False), flush=True)
     elif pieces:
         print(flush=True)
     if failure is not None:
         raise failure
     if arguments.echo and not arguments.json:
-        _note(f"the server received: {_floats(pieces[0].received)} ...")
+        _note(f"the server received: {shown_floats(pieces[0].received)} ...")
     if arguments.profile:
         _print_profile(timing, sys.stderr)
     if not arguments.quiet and not arguments.json:
-        _note(_summary(pieces, timing, reply.prompt_tokens))
+        _note(_summary(pieces, timing))
     return 0
 
 
@@ -96,43 +95,39 @@ class _Reply:
         self._arguments = arguments
         self.pieces: list[Piece] = []
         self.timing = ReplyTiming()
-        self.prompt_tokens = 0
 
     def generate(self, prompt: str) -> None:
         """Generate the reply; print it as it arrives unless JSON is wanted. Raises ClientError."""
         if not prompt:
             raise RequestError("the prompt is empty")
         arguments = self._arguments
-        options: Options = {**generation_options(arguments), "echo": arguments.echo}
         with Client(arguments.server, arguments.bundle, **access(arguments)) as client:
             token_ids = encode_prompt(client.bundle, prompt, raw=arguments.raw)
-            self.prompt_tokens = len(token_ids)
-            self._warn_if_too_long(client)
-            self.timing = ReplyTiming()
+            self._warn_if_too_long(client, len(token_ids))
+            self.timing = ReplyTiming(len(token_ids))
             # closed at once if an exception comes between two pieces
-            with closing(client.generate(token_ids, **options)) as pieces:
+            with closing(client.generate(token_ids, **generation_options(arguments))) as pieces:
                 for piece in pieces:
                     self.timing.record(piece)
                     self.pieces.append(piece)
                     if not arguments.json:
                         print(reply_text(piece.text, sys.stdout), end="", flush=True)
 
-    def _warn_if_too_long(self, client: Client) -> None:
+    def _warn_if_too_long(self, client: Client, prompt_tokens: int) -> None:
         wanted = self._arguments.max_new_tokens
         length = client.model_info().limits.max_length
         # the last token is never sent back
-        room = length - self.prompt_tokens + 1
+        room = length - prompt_tokens + 1
         if 0 < room < wanted and not self._arguments.quiet:
             say(
                 f"note: of --max-new-tokens {wanted} only {room} fit: the context holds {length} "
-                f"tokens, and the prompt takes {self.prompt_tokens}"
+                f"tokens, and the prompt takes {prompt_tokens}"
             )
 
 
 def _as_json(
     pieces: Sequence[Piece],
     timing: ReplyTiming,
-    prompt_tokens: int,
     seconds: float,
     error: ClientError | None,
 ) -> dict[str, object]:
@@ -143,7 +138,7 @@ def _as_json(
         "token_ids": [piece.token_id for piece in pieces],
         "logprobs": [round(piece.logprob, 6) for piece in pieces],
         "finish_reason": pieces[-1].finish_reason if pieces else None,
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": timing.prompt_tokens,
         "seconds_to_first_token": None if first is None else round(first, 6),
         "seconds": round(seconds, 6),
         "received": list(pieces[0].received) if pieces else [],
@@ -178,9 +173,10 @@ def _print_profile(timing: ReplyTiming, file: TextIO) -> None:
         print(f"{number:>5}{step.rows:>6}{columns}{sizes}", file=file)
 
 
-def _summary(pieces: Sequence[Piece], timing: ReplyTiming, prompt_tokens: int) -> str:
+def _summary(pieces: Sequence[Piece], timing: ReplyTiming) -> str:
     """One line about a reply of at least one token."""
-    text = f"{prompt_tokens} prompt tokens, first token after {timing.arrivals[0] * 1e3:.0f} ms"
+    first = timing.arrivals[0] * 1e3
+    text = f"{timing.prompt_tokens} prompt tokens, first token after {first:.0f} ms"
     found = rates([timing])
     if found.tokens_per_second is not None:
         text += (
@@ -189,10 +185,6 @@ def _summary(pieces: Sequence[Piece], timing: ReplyTiming, prompt_tokens: int) -
             f"{shown_bytes(found.bytes_down or 0)} down a token"
         )
     return f"{text}; stopped by {pieces[-1].finish_reason}"
-
-
-def _floats(values: Sequence[float]) -> str:
-    return " ".join(f"{value:+.3f}" for value in values)
 
 
 def _note(text: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stip_client.aio import AsyncClient
-from stip_client.cli.connection_options import access
+from stip_client.cli.connection_options import access, at_least
 from stip_client.cli.extras import require
 from stip_client.cli.generation_arguments import add_wait_argument
 from stip_client.cli.terminal import say
@@ -89,7 +89,7 @@ def add_parser(
     )
     gateway.add_argument(
         "--max-concurrent",
-        type=_positive,
+        type=at_least(1),
         default=GatewaySettings.max_concurrent,
         metavar="N",
         help="replies generated at once; more are refused with status 429 (default: %(default)s)",
@@ -136,12 +136,9 @@ async def _serve(arguments: argparse.Namespace, settings: GatewaySettings) -> si
     ):
         if not is_local(listener):
             say("warning: what applications send travels in plain text to this address")
-        async with AsyncClient(
-            arguments.server,
-            arguments.bundle,
-            max_conversations=settings.max_concurrent,
-            **access(arguments),
-        ) as client:
+        options = access(arguments)
+        options["max_conversations"] = settings.max_concurrent
+        async with AsyncClient(arguments.server, arguments.bundle, **options) as client:
             await _check_server(client)
             model = ServedModel(client, settings)
             base_url = url(listener, "/v1")
@@ -176,12 +173,6 @@ def _key(file: Path | None) -> str | None:
         return read_token(file)
     key = os.environ.get(KEY_VARIABLE)
     return check_token(key) if key else None
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
 
 
 def _origin(text: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from stip_client.bundle.chat_template import Message
-from stip_client.errors import ClientError, RequestError
+from stip_client.bundle.prompt import valid_text
+from stip_client.errors import ClientError
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Conversation:
 
     def add_question(self, text: str) -> None:
         """Add the user's message. Raises RequestError if it is not valid text."""
-        self._turns.append(Turn("user", valid_text(text)))
+        self._turns.append(Turn("user", valid_text(text, "message")))
 
     def add_reply(self, text: str, *, stopped: bool = False) -> None:
         """Add the reply to the user's message."""
@@ -74,10 +75,3 @@ class Conversation:
             raise ClientError(f"{path} exists", hint="save under another name") from None
         except OSError as error:
             raise ClientError(f"cannot write {path}: {error.strerror}") from error
-
-
-def valid_text(text: str) -> str:
-    """The text. Raises RequestError for lone surrogates, which stand for invalid UTF-8."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise RequestError("the message is not valid UTF-8 text")
-    return text

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
 from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
 
 
-@dataclass(frozen=True)
-class ReplyStatistics:
-    """One reply: the tokens of the conversation before it, and its timing."""
-
-    prompt_tokens: int
-    timing: ReplyTiming
-
-
-def table(replies: Sequence[ReplyStatistics]) -> str:
+def table(replies: Sequence[ReplyTiming]) -> str:
     """The last reply next to all replies, one line a figure."""
     last, total = _column(replies[-1:]), _column(replies)
     lines = [f"{'':<28}{'last reply':>14}{f'all {len(replies)}':>14}"]
@@ -25,15 +16,14 @@ def table(replies: Sequence[ReplyStatistics]) -> str:
     return "\n".join(lines)
 
 
-def _column(replies: Sequence[ReplyStatistics]) -> dict[str, str]:
-    timings = [each.timing for each in replies]
-    found = rates(timings)
-    firsts = [each.first_token for each in timings if each.first_token is not None]
+def _column(replies: Sequence[ReplyTiming]) -> dict[str, str]:
+    found = rates(replies)
+    firsts = [each.first_token for each in replies if each.first_token is not None]
     up, down = found.bytes_up, found.bytes_down
     return {
         "prompt tokens": f"{sum(each.prompt_tokens for each in replies)}",
-        "of them sent": f"{sum(each.rows for each in timings)}",
-        "reply tokens": f"{sum(each.tokens for each in timings)}",
+        "of them sent": f"{sum(each.rows for each in replies)}",
+        "reply tokens": f"{sum(each.tokens for each in replies)}",
         "first token after (median)": f"{median(firsts) * 1e3:.0f} ms" if firsts else "-",
         "tokens/s": _number(found.tokens_per_second),
         "tokens a round trip": _number(found.tokens_per_round_trip),

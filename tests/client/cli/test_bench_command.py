@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 
 from stip_client import Client, ServerBusyError
 from stip_client.cli.benchmark import concurrent_sessions
-from stip_client.cli.benchmark.concurrent_sessions import ConcurrentSessions
-from stip_client.cli.reply_timing import ReplyTiming, percentile, rates
+from stip_client.cli.benchmark.concurrent_sessions import generate_at_once
+from stip_client.cli.reply_timing import ReplyTiming, rates
 from stip_client.transport.step_profile import StepProfile
 from tests.support.command_line import assert_refused
 from tests.support.models.random_checkpoint import RandomCheckpoint
@@ -126,12 +127,14 @@ def test_the_other_sessions_stop_when_one_fails(
 ) -> None:
     # nobody waits for their end
     monkeypatch.setattr(concurrent_sessions, "STOP_SECONDS", 0.2)
-    clients = [Client(full_server.address, bundles / "client") for _ in range(3)]
-    with ConcurrentSessions(clients) as sessions:
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(Client(full_server.address, bundles / "client")) for _ in range(3)
+        ]
         with pytest.raises(ServerBusyError, match="of 3: "):
-            sessions.generate([[5, 6]] * 3, {"max_new_tokens": 500, "ignore_eos": True})
+            generate_at_once(clients, [[5, 6]] * 3, {"max_new_tokens": 500, "ignore_eos": True})
         # and are as usable as before
-        replies = sessions.generate([[5, 6]] * 2, {"max_new_tokens": 3, "ignore_eos": True})
+        replies = generate_at_once(clients, [[5, 6]] * 2, {"max_new_tokens": 3, "ignore_eos": True})
     assert [each.tokens for each in replies] == [3, 3]
 
 
@@ -176,12 +179,3 @@ def test_rates_are_of_the_tokens_after_the_first() -> None:
     assert found.tokens_per_round_trip == pytest.approx(6 / 4)
     assert one.gaps == [1.0, 0.0, 0.0, 1.0]
     assert rates([three]).tokens_per_second is None
-
-
-def test_percentiles_are_numpys() -> None:
-    import numpy as np
-
-    values = np.random.default_rng(1).random(57).tolist()
-    for percent in (1, 50, 95, 99):
-        assert percentile(values, percent) == pytest.approx(float(np.percentile(values, percent)))
-    assert percentile([3.0], 95) == 3.0
