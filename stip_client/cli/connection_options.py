@@ -9,17 +9,24 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from stip_client.session.client_core import ClientSettings
 from stip_client.transport.credentials import TLS, read_token
 from stip_client.transport.endpoint import PATIENCE
 
 TOKEN_VARIABLE = "STIP_TOKEN"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def parent_parser(*, bundle_required: bool = True) -> argparse.ArgumentParser:
-    """The parent of a command's parser."""
-    parser = argparse.ArgumentParser(add_help=False)
+def add_server_command(
+    commands: Commands, name: str, *, bundle_required: bool = True, **texts: Any
+) -> argparse.ArgumentParser:
+    """Add a subcommand that talks to a server. texts: arguments of ArgumentParser.
+
+    No option can be abbreviated: --token SECRET must not pass for --token-file.
+    """
+    parser = commands.add_parser(name, allow_abbrev=False, **texts)
     parser.add_argument(
         "--bundle",
         type=Path,

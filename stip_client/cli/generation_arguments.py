@@ -10,10 +10,6 @@ from stip_client.sampling.drafting import Draft
 from stip_client.sampling.parameters import SamplingParameters
 from stip_client.session.generation_options import GenerationParameters, Options
 
-SAMPLING_TITLE = "sampling (greedy unless --temperature is above 0)"
-# A full server refuses a session at once unless --wait is given.
-WAIT = 0.0
-
 
 def add_generation_arguments(
     parser: argparse.ArgumentParser, *, max_new_tokens: int = GenerationParameters.max_new_tokens
@@ -31,10 +27,12 @@ def add_generation_arguments(
     )
     add_wait_argument(parser)
     add_draft_argument(parser)
-    _add_sampling_arguments(parser.add_argument_group(SAMPLING_TITLE))
+    _add_sampling_arguments(
+        parser.add_argument_group("sampling (greedy unless --temperature is above 0)")
+    )
 
 
-def add_wait_argument(parser: argparse._ActionsContainer, *, default: float = WAIT) -> None:
+def add_wait_argument(parser: argparse._ActionsContainer, *, default: float = 0.0) -> None:
     """Add --wait."""
     parser.add_argument(
         "--wait",

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 
 from stip_client import __version__
-from stip_client.cli import connection_options
 from stip_client.cli.commands import bench, chat, demo, generate, serve, web
 from stip_client.cli.terminal import PROGRAM, printed_warnings, say, say_error
 from stip_client.errors import ClientError, HidesNothingWarning, SecretFilePermissionWarning
@@ -68,12 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    generate.add_parser(commands, connection_options.parent_parser())
-    chat.add_parser(commands, connection_options.parent_parser())
-    bench.add_parser(commands, connection_options.parent_parser())
-    serve.add_parser(commands, connection_options.parent_parser())
-    web.add_parser(commands, connection_options.parent_parser(bundle_required=False))
-    demo.add_parser(commands)
+    for command in (generate, chat, bench, serve, web, demo):
+        command.add_parser(commands)
     return parser
 
 

@@ -18,7 +18,7 @@ from stip_client.session.generation_options import Options, generation_parameter
 from stip_client.session.pending_session import PendingSession
 from stip_client.session.recovering_session import RecoveringSession
 from stip_client.session.session_core import SessionCore
-from stip_client.session.session_pool import SessionPool
+from stip_client.session.session_pool import SessionPool, SharedPrefix
 from stip_client.transport.credentials import TLS
 from stip_client.transport.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, PATIENCE, Endpoint
 from stip_client.transport.interface import Transport
@@ -212,25 +212,19 @@ class ClientCore:
         needed: the number of tokens that it must be able to hold.
         """
         prefix = self._pool.claim(tokens)
-        if prefix is None:
-            session = await self._open_conversation(None, 0, needed, limits, wait)
-        elif not prefix.continues:
-            session = await self._open_conversation(
-                prefix.session, prefix.length, needed, limits, wait
-            )
-        elif prefix.session.core.max_length >= needed:
-            prefix.session.core.rollback(prefix.length)
-            return prefix.session
-        else:  # too short to go on in
-            try:
-                session = await self._open_conversation(
-                    prefix.session, prefix.length, needed, limits, wait
-                )
-            except BaseException:
-                self._pool.release(prefix.session)
-                raise
-            self._pool.discard(prefix.session)
-            await prefix.session.close()
+        claimed = prefix.session if prefix is not None and prefix.continues else None
+        if prefix is not None and claimed is not None and claimed.core.max_length >= needed:
+            claimed.core.rollback(prefix.length)
+            return claimed
+        try:
+            session = await self._open_conversation(prefix, needed, limits, wait)
+        except BaseException:
+            if claimed is not None:
+                self._pool.release(claimed)
+            raise
+        if claimed is not None:  # it was too short to go on in
+            self._pool.discard(claimed)
+            await claimed.close()
         try:
             while not self._pool.add(session) and (idle := self._pool.evict()) is not None:
                 await idle.close()
@@ -240,22 +234,17 @@ class ClientCore:
         return session
 
     async def _open_conversation(
-        self,
-        source: RecoveringSession | None,
-        length: int,
-        needed: int,
-        limits: Limits,
-        wait: float,
+        self, prefix: SharedPrefix | None, needed: int, limits: Limits, wait: float
     ) -> RecoveringSession:
-        """A new session or a fork of `source`, with room for the conversation to go on.
+        """A new session, or a fork that shares `prefix`, with room for the conversation to go on.
 
         Where the server has no such room, the session holds only what is needed now.
         """
 
         async def opened(max_length: int, seconds: float) -> RecoveringSession:
-            if source is None:
+            if prefix is None:
                 return await self._open_session(self._new_core(max_length), seconds)
-            return await self._fork(source, length, max_length, seconds)
+            return await self._fork(prefix.session, prefix.length, max_length, seconds)
 
         wanted = min(max(needed, limits.default_length), limits.max_length)
         if wanted > needed:

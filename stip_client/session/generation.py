@@ -81,9 +81,8 @@ class Generation:
         self._pending: list[int] | None = []
         self._step: NextStep | None = None
         self._match: NgramMatch | None = None
-        self._unsent: int | None = (
-            None  # a guess that was not worth sending; its outcome still counts
-        )
+        # a guess that was not worth sending; its outcome still counts
+        self._unsent: int | None = None
         self._first = True
         self._unspent: StepProfile | None = None  # of calls that brought no token
         self._generated = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import socket
 import sys
@@ -34,7 +35,7 @@ from stip_client import (
     SecretFilePermissionWarning,
     UnauthenticatedError,
 )
-from stip_client.cli.connection_options import access, parent_parser
+from stip_client.cli.connection_options import access, add_server_command
 from stip_client.transport.credentials import read_token
 from stip_client.transport.endpoint import Endpoint, is_loopback
 from tests.support.certificates import Authority, Issued, write_key
@@ -353,9 +354,11 @@ def test_the_options_say_what_the_client_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = secret_file(tmp_path / "token", TOKEN)
+    parser = argparse.ArgumentParser()
+    add_server_command(parser.add_subparsers(), "ask")
 
     def parse(*arguments: str) -> tuple[TLS | None, str | None, bool]:
-        found = access(parent_parser().parse_args(["--bundle", "b", *arguments]))
+        found = access(parser.parse_args(["ask", "--bundle", "b", *arguments]))
         return found["tls"], found["token"], found["insecure"]
 
     monkeypatch.delenv("STIP_TOKEN", raising=False)

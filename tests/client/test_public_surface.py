@@ -87,7 +87,7 @@ def test_the_options_are_the_fields_that_hold_their_defaults() -> None:
 def test_the_defaults_in_the_docstrings_are_those_of_the_code(
     described: object, defaults: dict[str, object], count: int
 ) -> None:
-    written = dict(re.findall(r"(\w+) \(([\d.]+)[:)]", inspect.getdoc(described) or ""))
+    written = dict(re.findall(r"(\w+)\s\(([\d.]+)[:)]", inspect.getdoc(described) or ""))
     assert len(written) == count
     assert {name: float(value) for name, value in written.items()} == {
         name: defaults[name] for name in written

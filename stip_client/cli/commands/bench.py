@@ -15,7 +15,7 @@ import numpy as np
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip_client.cli.benchmark.concurrent_sessions import generate_at_once
 from stip_client.cli.benchmark.report import Figures, figures, report, table_head, table_row, title
-from stip_client.cli.connection_options import access, at_least
+from stip_client.cli.connection_options import Commands, access, add_server_command, at_least
 from stip_client.cli.generation_arguments import add_draft_argument, add_wait_argument
 from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import printable
@@ -29,19 +29,15 @@ PLOT_SUFFIXES = (".png", ".svg")
 SESSIONS = [1, 2, 4, 8]
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    connection: argparse.ArgumentParser,
-) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
+    parser = add_server_command(
+        commands,
         "bench",
-        parents=[connection],
         help="measure how fast a server answers",
         description="Measure a server with a prompt of random tokens for each session and greedy "
         "replies of a fixed length. Prints medians over all repetitions; the total counts from the "
         "start to the last token, including the time of the prompts.",
-        allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     parser.add_argument(
         "--sessions",

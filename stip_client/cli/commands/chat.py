@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from stip_client.bundle.prompt import encode_prompt, valid_text
-from stip_client.cli.connection_options import access
+from stip_client.cli.connection_options import Commands, access, add_server_command
 from stip_client.cli.conversation.history import Conversation
 from stip_client.cli.conversation.line_input import LineInput
 from stip_client.cli.conversation.statistics import table
@@ -36,20 +36,16 @@ HELP = """\
 Ctrl-C stops a reply, clears what you typed, or leaves if nothing is typed."""
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    connection: argparse.ArgumentParser,
-) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
+    parser = add_server_command(
+        commands,
         "chat",
-        parents=[connection],
         help="hold a conversation in the terminal",
         description="Hold a conversation. Each line is a message; only the new part of the "
         "conversation is sent. Nothing is saved unless you save it.",
         epilog=f"commands in the conversation:\n{HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     parser.add_argument("--system", metavar="TEXT", help="begin with this system prompt")
     add_generation_arguments(parser, max_new_tokens=512)

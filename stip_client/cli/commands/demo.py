@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from stip_client.cli.connection_options import Commands
 from stip_client.cli.signals import sigterm_raises
 from stip_client.cli.terminal import shown_floats
 from stip_client.errors import ClientError
@@ -33,7 +34,7 @@ class DemoError(ClientError):
     """One of the three parties failed."""
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
     parser = commands.add_parser("demo", help="run all three parties on this machine")
     parser.add_argument(

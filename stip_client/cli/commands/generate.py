@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TextIO
 
 from stip_client.bundle.prompt import encode_prompt
-from stip_client.cli.connection_options import access
+from stip_client.cli.connection_options import Commands, access, add_server_command
 from stip_client.cli.generation_arguments import add_generation_arguments, generation_options
 from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
 from stip_client.cli.signals import sigterm_raises
@@ -21,16 +21,12 @@ from stip_client.errors import ClientError, RequestError
 from stip_client.session.generation import Piece
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    connection: argparse.ArgumentParser,
-) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
+    parser = add_server_command(
+        commands,
         "generate",
-        parents=[connection],
         help="generate a reply to a prompt",
-        allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     parser.add_argument(
         "--prompt",

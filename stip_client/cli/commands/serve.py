@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stip_client.aio import AsyncClient
-from stip_client.cli.connection_options import access, at_least
+from stip_client.cli.connection_options import Commands, access, add_server_command, at_least
 from stip_client.cli.extras import require
 from stip_client.cli.generation_arguments import add_wait_argument
 from stip_client.cli.terminal import say
@@ -39,19 +39,15 @@ GRACE_SECONDS = 2
 KEEP_ALIVE_SECONDS = 300
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    connection: argparse.ArgumentParser,
-) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
+    parser = add_server_command(
+        commands,
         "serve",
-        parents=[connection],
         help="let applications use the model through OpenAI's API",
         description="Listen on this machine and speak OpenAI's API, so that applications use the "
         "model with a change of their base URL. Text is plain between them and this process; "
         "what leaves it for the server is masked.",
-        allow_abbrev=False,  # --api-key SECRET must not pass for --api-key-file
     )
     gateway = parser.add_argument_group("gateway")
     gateway.add_argument(

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from stip_client.cli.connection_options import access
+from stip_client.cli.connection_options import Commands, access, add_server_command
 from stip_client.cli.extras import require
 from stip_client.cli.terminal import say
 from stip_client.errors import RequestError
@@ -28,18 +28,15 @@ _QUIET = {
 }
 
 
-def add_parser(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    connection: argparse.ArgumentParser,
-) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
+    parser = add_server_command(
+        commands,
         "web",
-        parents=[connection],
+        bundle_required=False,
         help="see the three parties at work, on a page in the browser",
         description="Serve a page with three panes: the user's prompt and reply, the masks in "
         "use, and what the server receives. A chart shows where the time of every step went.",
-        allow_abbrev=False,  # --token SECRET must not pass for --token-file
     )
     page = parser.add_argument_group("page")
     page.add_argument(
