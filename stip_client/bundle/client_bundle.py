@@ -43,7 +43,7 @@ DIGEST_MAX_BYTES = 64 * 1024 * 1024
 class ClientBundle:
     """Opens a bundle's folder. Raises BundleError for whatever is missing, damaged or altered.
 
-    `verify_key` names the public key of whoever must have signed the bundle; then every file is
+    `verify_key` names the public key that must have signed the bundle; then every file is
     read and compared, whatever its size. Raises CredentialsError for one that cannot be used.
     """
 

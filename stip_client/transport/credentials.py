@@ -67,7 +67,7 @@ def read_token(path: Path) -> str:
     except (UnicodeDecodeError, CredentialsError):
         raise CredentialsError(
             f"the first line of {path} is not a token",
-            hint="a client's token file holds the token alone, without a name",
+            hint="a client's token file holds only the token, without a name",
         ) from None
 
 

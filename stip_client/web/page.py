@@ -16,7 +16,7 @@ import gradio as gr
 from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip_client.errors import ClientError, RequestError
 from stip_client.web.error_text import error_text
-from stip_client.web.loaded_model import LoadedModel, ModelLoader
+from stip_client.web.page_model import ModelLoader, PageModel
 from stip_client.web.panes import chart, key_pane, server_pane, user_pane
 from stip_client.web.panes.markup import escape
 from stip_client.web.running_reply import ReplyProgress, RunningReply
@@ -39,7 +39,7 @@ Updates = dict[Any, Any]
 class Tab:
     """One open page: its loaded model, and its last reply."""
 
-    loaded: LoadedModel | None = None
+    loaded: PageModel | None = None
     running: RunningReply | None = None
 
     @property
@@ -212,7 +212,7 @@ class Page:
             async for _ in frames:
                 yield self._updates(loaded, run)
 
-    def _updates(self, loaded: LoadedModel, run: RunningReply) -> Updates:
+    def _updates(self, loaded: PageModel, run: RunningReply) -> Updates:
         """Everything that changes while a reply runs."""
         reply = run.reply
         updates = {
@@ -265,7 +265,7 @@ def status(text: str, kind: str = "") -> str:
 
 
 async def _ask_server(
-    loaded: LoadedModel,
+    loaded: PageModel,
 ) -> tuple[GetModelInfoResponse | None, ClientError | None]:
     """The server's model and load, or why there is no answer."""
     try:
@@ -275,7 +275,7 @@ async def _ask_server(
 
 
 def _loaded_status(
-    loaded: LoadedModel, info: GetModelInfoResponse | None, error: ClientError | None
+    loaded: PageModel, info: GetModelInfoResponse | None, error: ClientError | None
 ) -> str:
     manifest = loaded.client.bundle.manifest
     name = f"{loaded.folder} is loaded"
@@ -291,7 +291,7 @@ def _loaded_status(
     return status(f"{name}, and the server at {_target(loaded)} serves it.", "good")
 
 
-def _run_status(loaded: LoadedModel, reply: ReplyProgress) -> str:
+def _run_status(loaded: PageModel, reply: ReplyProgress) -> str:
     if reply.under_way:
         return status(f"A reply is under way from {_target(loaded)}.", "busy")
     if reply.error is not None:
@@ -299,5 +299,5 @@ def _run_status(loaded: LoadedModel, reply: ReplyProgress) -> str:
     return status(f"Ready: {loaded.folder} at {_target(loaded)}.", "good")
 
 
-def _target(loaded: LoadedModel) -> str:
+def _target(loaded: PageModel) -> str:
     return loaded.client.targets.current.target

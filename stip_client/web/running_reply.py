@@ -15,7 +15,7 @@ from stip_client.bundle.prompt import encode_prompt
 from stip_client.errors import ClientError, RequestError
 from stip_client.session.generation import FinishReason, Piece
 from stip_client.transport.step_profile import StepProfile
-from stip_client.web.loaded_model import LoadedModel
+from stip_client.web.page_model import PageModel
 
 # Seconds between two updates of the page: no faster than a browser draws it.
 FRAME_INTERVAL = 0.08
@@ -72,7 +72,7 @@ class RunningReply:
     """
 
     def __init__(
-        self, loaded: LoadedModel, prompt: str, *, max_new_tokens: int, temperature: float
+        self, loaded: PageModel, prompt: str, *, max_new_tokens: int, temperature: float
     ) -> None:
         self.reply = ReplyProgress()
         self.info: GetModelInfoResponse | None = None

@@ -19,8 +19,8 @@ from stip_client.errors import ClientError
 from stip_client.http import http_server
 from stip_client.http.listening_socket import is_local
 from stip_client.web.browser_protection import BrowserProtection
-from stip_client.web.loaded_model import ModelLoader
 from stip_client.web.page import Page
+from stip_client.web.page_model import ModelLoader
 from stip_client.web.theme import style, theme
 
 # Seconds that the streams of open tabs have to end.

@@ -1,4 +1,7 @@
-"""Maps the tensors of a safetensors file into memory: the system reads a page when it is used."""
+"""Maps the tensors of a safetensors file into memory: the system reads a page when it is used.
+
+Ours, because the safetensors library's reader for NumPy copies tensors and knows no bfloat16.
+"""
 
 from __future__ import annotations
 

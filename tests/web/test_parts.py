@@ -15,7 +15,7 @@ from stip_client.errors import ClientError, RequestError, WrongKeyError
 from stip_client.session.client_core import ClientSettings
 from stip_client.transport.step_profile import StepProfile
 from stip_client.web.error_text import error_text
-from stip_client.web.loaded_model import LoadedModel, ModelLoader
+from stip_client.web.page_model import ModelLoader, PageModel
 from stip_client.web.panes import key_pane, server_pane, user_pane
 from stip_client.web.panes.chart import CUT, MOST, PARTS, chart
 from stip_client.web.panes.markup import escape
@@ -101,12 +101,12 @@ def test_errors_become_sentences() -> None:
 
 
 @pytest.fixture
-def loaded(bundles: Path, master_key: Path) -> LoadedModel:
+def loaded(bundles: Path, master_key: Path) -> PageModel:
     return ModelLoader("localhost:1", ACCESS, read_master_key(master_key)).load(str(bundles))
 
 
 def test_the_shown_permutations_are_those_of_the_labels(
-    loaded: LoadedModel, master_key: Path
+    loaded: PageModel, master_key: Path
 ) -> None:
     master, manifest = read_master_key(master_key), loaded.client.bundle.manifest
     shown = {each.name: each for each in loaded.layer}
@@ -162,9 +162,7 @@ def test_the_key_center_tells_what_is_used_instead(
         ModelLoader("localhost:1", ACCESS, MasterKey.from_base_seed(1)).load(str(bundles))
 
 
-def test_what_is_shown_holds_no_subkey(
-    loaded: LoadedModel, bundles: Path, master_key: Path
-) -> None:
+def test_what_is_shown_holds_no_subkey(loaded: PageModel, bundles: Path, master_key: Path) -> None:
     master, manifest = read_master_key(master_key), loaded.client.bundle.manifest
     shown = [loaded.input, *loaded.blocks, *layer_permutations(master, manifest)]
     text = repr([*shown, *residual_permutations(master, manifest)])

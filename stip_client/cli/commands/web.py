@@ -73,7 +73,7 @@ def add_parser(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     require("web", ("gradio",), "the page")
-    from stip_client.web.loaded_model import ModelLoader
+    from stip_client.web.page_model import ModelLoader
 
     with listening_socket(arguments.host, arguments.port) as listener:
         local = is_local(listener)

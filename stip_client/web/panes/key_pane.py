@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stip.v1.manifest_pb2 import Scheme
-from stip_client.web.loaded_model import LoadedModel
+from stip_client.web.page_model import PageModel
 from stip_client.web.panes.markup import escape, facts, pane_head, sentence
 from stip_client.web.running_reply import ReplyProgress
 from stip_client.web.shown_masks import ShownMask
@@ -23,7 +23,7 @@ def head() -> str:
     return pane_head("Key Center", "The key never leaves this process, and is never shown.")
 
 
-def counters(loaded: LoadedModel | None, reply: ReplyProgress | None) -> str:
+def counters(loaded: PageModel | None, reply: ReplyProgress | None) -> str:
     """The key in use, and the number of rows that it masked for the last reply."""
     rows = sum(step.rows for step in reply.steps) if reply is not None else 0
     if loaded is None:
@@ -39,7 +39,7 @@ def counters(loaded: LoadedModel | None, reply: ReplyProgress | None) -> str:
     )
 
 
-def permutations(loaded: LoadedModel | None) -> str:
+def permutations(loaded: PageModel | None) -> str:
     """Every permutation and rotation that the loaded keys give."""
     if loaded is None:
         return '<p class="stip-empty">No model is loaded.</p>'

@@ -6,7 +6,7 @@ from stip.v1.inference_pb2 import GetModelInfoResponse
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_client.errors import ClientError
 from stip_client.web.error_text import error_text
-from stip_client.web.loaded_model import LoadedModel
+from stip_client.web.page_model import PageModel
 from stip_client.web.panes.markup import escape, facts, floats, pane_head, sentence, signed, size
 from stip_client.web.running_reply import KEPT_STEPS, ReplyProgress
 from stip_model.bundle.modes import head_name
@@ -26,7 +26,7 @@ def head() -> str:
 
 
 def state(
-    loaded: LoadedModel | None, info: GetModelInfoResponse | None, error: ClientError | None = None
+    loaded: PageModel | None, info: GetModelInfoResponse | None, error: ClientError | None = None
 ) -> str:
     """The server's address, model and load."""
     if loaded is None:

@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class PageModel:
     """A loaded model folder. All tabs that load it share its client.
 
     `layer` and `residuals` are empty without the developer's master key; `blocks` then holds the
@@ -56,14 +56,14 @@ class ModelLoader:
         self._access = access
         self._master = master
         self._only = only
-        self._loaded: dict[tuple[Path, int], LoadedModel] = {}
+        self._loaded: dict[tuple[Path, int], PageModel] = {}
 
     @property
     def fixed(self) -> bool:
         """Whether only one folder may be loaded."""
         return self._only is not None
 
-    def load(self, text: str) -> LoadedModel:
+    def load(self, text: str) -> PageModel:
         """Load OUT or OUT/client.
 
         Raises ClientError if the folder is no client bundle or was made with another master key.
@@ -93,14 +93,14 @@ class ModelLoader:
         for each in self._loaded.values():
             await each.client.close()
 
-    def _open(self, folder: Path) -> LoadedModel:
+    def _open(self, folder: Path) -> PageModel:
         client = AsyncClient(self._server, folder, **self._access)
         bundle = client.bundle
         shown, outputs = input_mask(bundle), output_masks(bundle)
         if self._master is None:
-            return LoadedModel(folder, client, shown, outputs, blocks=input_blocks(bundle))
+            return PageModel(folder, client, shown, outputs, blocks=input_blocks(bundle))
         check_belongs(self._master, bundle.manifest)
-        return LoadedModel(
+        return PageModel(
             folder,
             client,
             shown,
