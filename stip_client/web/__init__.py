@@ -1,5 +1,5 @@
 """The three-pane page: `stip-client web` (an extra: Gradio).
 
-panes/ turns values into HTML and knows no Gradio. loaded_model, running_reply and shown_masks know
+panes/ turns values into HTML and knows no Gradio. page_model, running_reply and shown_masks know
 no HTML. page.py connects them.
 """
