@@ -59,7 +59,14 @@ class ClientBundle:
             self.embeddings = EmbeddingTable(folder / EMBEDDINGS)
             if self.embeddings.hidden_size != self.key.hidden_size:
                 raise BundleError("the embedding table and the key differ in hidden_size")
-            self.head = self._open_head()
+            self.head: ClientHead | None = None  # None: the server makes the logits
+            if self.manifest.head == Head.HEAD_CLIENT:
+                self.head = open_head(
+                    folder / HEAD,
+                    self.embeddings.table,
+                    self.manifest.model,
+                    self.key.output_mask(),
+                )
         self._mask = self.key.input_mask()
         if self.manifest.scheme == Scheme.SCHEME_NONE:
             warnings.warn(
@@ -96,13 +103,6 @@ class ClientBundle:
         """Restores the order of sealed logits; None if they come in vocabulary order."""
         order = self.key.sealed_order(self.manifest.model.vocab_size)
         return None if order is None else SealedVocabulary(order)
-
-    def _open_head(self) -> ClientHead | None:
-        """Makes logits of final hidden states; None if the server makes the logits."""
-        if self.manifest.head != Head.HEAD_CLIENT:
-            return None
-        model, mask = self.manifest.model, self.key.output_mask()
-        return open_head(self.folder / HEAD, self.embeddings.table, model, mask)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

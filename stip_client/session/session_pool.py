@@ -97,7 +97,6 @@ class SessionPool:
 
 def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
     """The number of tokens that both begin with."""
-    for length, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return length
-    return min(len(first), len(second))
+    pairs = enumerate(zip(first, second, strict=False))
+    shorter = min(len(first), len(second))
+    return next((length for length, (one, other) in pairs if one != other), shorter)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -95,17 +94,18 @@ def _run(arguments: argparse.Namespace) -> int:
             for _ in range(max(arguments.sessions))
         ]
         found = _measure(clients, arguments, vocab_size)
-    if arguments.json is not None:
-        options = {
-            name: getattr(arguments, name)
-            for name in ("sessions", "prompt_tokens", "new_tokens", "repeats", "seed", "draft")
-        }
-        _write_json(arguments.json, report(arguments.server, info, options, found))
-    if draw is not None:
-        try:
+    options = {
+        name: getattr(arguments, name)
+        for name in ("sessions", "prompt_tokens", "new_tokens", "repeats", "seed", "draft")
+    }
+    try:
+        if arguments.json is not None:
+            content = report(arguments.server, info, options, found)
+            arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if draw is not None:
             draw(found, caption, arguments.plot)
-        except OSError as error:
-            raise ClientError(f"cannot write {arguments.plot}: {error.strerror}") from error
+    except OSError as error:
+        raise ClientError(f"cannot write {error.filename}: {error.strerror}") from error
     return 0
 
 
@@ -168,13 +168,6 @@ def _check_length(arguments: argparse.Namespace, info: GetModelInfoResponse) -> 
             f"--prompt-tokens and --new-tokens take {needed} tokens; the server's sessions hold "
             f"{info.limits.max_length}"
         )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ClientError(f"cannot write {path}: {error.strerror}") from error
 
 
 # -- types of options ------------------------------------------------------------------------------
