@@ -33,7 +33,6 @@ def add_generation_arguments(
 
 
 def add_wait_argument(parser: argparse._ActionsContainer, *, default: float = 0.0) -> None:
-    """Add --wait."""
     parser.add_argument(
         "--wait",
         type=seconds,
@@ -46,7 +45,6 @@ def add_wait_argument(parser: argparse._ActionsContainer, *, default: float = 0.
 def add_draft_argument(
     parser: argparse.ArgumentParser, default: Draft = GenerationParameters.draft
 ) -> None:
-    """Add --draft."""
     parser.add_argument(
         "--draft",
         type=_draft,

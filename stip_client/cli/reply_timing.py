@@ -36,7 +36,6 @@ class ReplyTiming:
 
     @property
     def tokens(self) -> int:
-        """Tokens generated."""
         return len(self.arrivals)
 
     @property

@@ -31,7 +31,6 @@ class LogWriter:
         self._thread.start()
 
     def line(self, text: str) -> None:
-        """Queue a line."""
         with suppress(queue.Full):
             self._lines.put_nowait(text)
 

@@ -112,7 +112,15 @@ def report(
     model = info.model
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "client": {"version": __version__, "machine": _machine()},
+        "client": {
+            "version": __version__,
+            "machine": {  # this one; nothing is known about the server's
+                "system": platform.platform(),
+                "cpu": _cpu(),
+                "cores": os.cpu_count(),
+                "python": platform.python_version(),
+            },
+        },
         "server": {
             "address": server,
             "version": info.server_version,
@@ -141,16 +149,6 @@ def title(info: GetModelInfoResponse) -> str:
         f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, {dtype}, "
         f"server {info.server_version}"
     )
-
-
-def _machine() -> dict[str, Any]:
-    """This machine. Nothing is known about the server's."""
-    return {
-        "system": platform.platform(),
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
 
 
 def _cpu() -> str:

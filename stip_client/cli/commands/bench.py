@@ -29,7 +29,6 @@ SESSIONS = [1, 2, 4, 8]
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
     parser = add_server_command(
         commands,
         "bench",

@@ -37,7 +37,6 @@ Ctrl-C stops a reply, clears what you typed, or leaves if nothing is typed."""
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
     parser = add_server_command(
         commands,
         "chat",

@@ -35,7 +35,6 @@ class DemoError(ClientError):
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
     parser = commands.add_parser("demo", help="run all three parties on this machine")
     parser.add_argument(
         "prompt",

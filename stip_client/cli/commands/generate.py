@@ -22,7 +22,6 @@ from stip_client.session.generation import Piece
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
     parser = add_server_command(
         commands,
         "generate",

@@ -40,7 +40,6 @@ KEEP_ALIVE_SECONDS = 300
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
     parser = add_server_command(
         commands,
         "serve",

@@ -29,7 +29,6 @@ _QUIET = {
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
     parser = add_server_command(
         commands,
         "web",

@@ -19,7 +19,6 @@ HIDES_NOTHING = "This bundle's scheme is none: prompts are sent unmasked, and no
 
 
 def head() -> str:
-    """The pane's head."""
     return pane_head("Key Center", "The key never leaves this process, and is never shown.")
 
 

@@ -21,7 +21,6 @@ SATURATED = 0.25
 
 
 def head() -> str:
-    """The pane's head."""
     return pane_head("Cloud Server", "Is sent masked states, and no text, token ids or key.")
 
 

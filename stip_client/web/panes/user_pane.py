@@ -21,7 +21,6 @@ _REASONS = {
 
 
 def head() -> str:
-    """The pane's head."""
     return pane_head("User", "Text, token ids and embeddings stay on this machine.")
 
 
