@@ -33,9 +33,7 @@ def make_app(model: ServedModel, settings: GatewaySettings, log: LogWriter) -> S
     chats = _Completions(model, slots, parse_chat, ChatObjects)
     completions = _Completions(model, slots, parse_completion, CompletionObjects)
     routes = [
-        Route("/health", _health(model), methods=["GET"]),
-        Route("/v1/models", _models(model), methods=["GET"]),
-        Route("/v1/models/{name:path}", _model(model), methods=["GET"]),
+        *_model_routes(model),
         Route("/v1/chat/completions", chats, methods=["POST"]),
         Route("/v1/completions", completions, methods=["POST"]),
     ]
@@ -139,7 +137,9 @@ class _Completions:
         return await RunningRequest.prepare(self._model, request, objects)
 
 
-def _health(model: ServedModel) -> Callable[[Request], object]:
+def _model_routes(model: ServedModel) -> list[Route]:
+    described = {"id": model.name, "object": "model", "created": model.created, "owned_by": "stip"}
+
     async def health(_: Request) -> Response:
         """Report whether the STIP server answers."""
         try:
@@ -148,26 +148,15 @@ def _health(model: ServedModel) -> Callable[[Request], object]:
             raise ApiError(503, str(error), code="server_unreachable") from error
         return JSONResponse({"status": "ok"})
 
-    return health
-
-
-def _models(model: ServedModel) -> Callable[[Request], object]:
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_described(model)]})
+        return JSONResponse({"object": "list", "data": [described]})
 
-    return models
-
-
-def _model(model: ServedModel) -> Callable[[Request], object]:
     async def one(request: Request) -> Response:
         model.check_name(request.path_params["name"])
-        return JSONResponse(_described(model))
+        return JSONResponse(described)
 
-    return one
-
-
-def _described(model: ServedModel) -> dict[str, object]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "stip"}
+    paths = {"/health": health, "/v1/models": models, "/v1/models/{name:path}": one}
+    return [Route(path, endpoint, methods=["GET"]) for path, endpoint in paths.items()]
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:

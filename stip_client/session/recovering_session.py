@@ -266,7 +266,7 @@ class RecoveringSession:
         )
         if not (gone or lost or unwilling):
             raise error
-        first = not backoff.begun
+        first = backoff.attempts == 0
         # the pause that a server asks for counts once every server has been tried
         untried = (backoff.attempts + 1) % len(targets) != 0
         seconds = backoff.pause(error, elsewhere=gone or untried)

@@ -40,11 +40,6 @@ class Backoff:
         return self
 
     @property
-    def begun(self) -> bool:
-        """Whether there has been a failure."""
-        return self.attempts > 0
-
-    @property
     def left(self) -> float:
         """Seconds of patience that remain."""
         return self._patience if self._end is None else max(0.0, self._end - self._clock())

@@ -43,7 +43,7 @@ def test_patience_counts_from_the_first_failure() -> None:
     clock = Clock()
     backoff = Backoff(3.0, clock=clock, draw=lambda: 1.0)
     clock.now += 100
-    assert backoff.left == 3.0 and not backoff.begun
+    assert backoff.left == 3.0 and backoff.attempts == 0
     assert sum(pauses(backoff, clock, 5)) == pytest.approx(3.0)  # the last pause ends with it
     clock.now += 1e-9
     assert backoff.left == 0.0
