@@ -14,7 +14,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from tokenizers import Tokenizer
 
-from tests.support.gateways import Gateway, gateway_process, long_stream
+from tests.support.gateways import Gateway, gateway_process
 from tests.support.parties import convert, run_tool
 from tests.support.servers.watched import Watched, watched_server
 from tests.support.waiting import PATIENCE, eventually
@@ -315,6 +315,44 @@ def test_eight_conversations_at_once_are_each_what_they_are_alone(gateway: Gatew
     assert len({first for first, _ in together}) >= 7
 
 
+# Tokens of a reply that no machine finishes while a test looks at its beginning.
+LONG = 50_000
+
+
+@pytest.fixture(scope="module")
+def talking_server(talking_bundles: Path, folder: Path) -> Iterator[Watched]:
+    (folder / "talking").mkdir()
+    with watched_server(talking_bundles / "server", folder / "talking") as server:
+        yield server
+        server.assert_no_errors()
+
+
+@pytest.fixture(scope="module")
+def talking_gateway(
+    talking_server: Watched, talking_bundles: Path, folder: Path
+) -> Iterator[Gateway]:
+    bundle, place = talking_bundles / "client", folder / "talking"
+    arguments = ("--model-name", MODEL, "--max-concurrent", MAX_CONCURRENT)
+    with gateway_process(talking_server.address, bundle, place, *arguments) as gateway:
+        yield gateway
+        assert "internal error" not in gateway.log
+
+
+@pytest.fixture
+def talking(talking_gateway: Gateway) -> Iterator[OpenAI]:
+    """A client of a model that ends no reply by itself. Its gateway generates nothing before and
+    after the test."""
+    options: dict[str, Any] = {"api_key": "unused", "max_retries": 0, "timeout": PATIENCE}
+    with OpenAI(base_url=talking_gateway.url, **options) as client:
+        yield client
+        eventually(lambda: nothing_is_generated(client))
+
+
+def talk(client: OpenAI, **options: Any) -> Any:
+    options = {"max_tokens": LONG, "stream": True, **options}
+    return client.completions.create(model=MODEL, prompt="w5 w6", **options)
+
+
 def steps(server: Watched) -> float:
     return server.metric("stip_tokens_total", kind="decode")
 
@@ -322,45 +360,45 @@ def steps(server: Watched) -> float:
 def nothing_is_generated(client: OpenAI) -> bool:
     """Whether all places are free: a place is held until the generation has ended."""
     try:
-        answer = chat(client, n=MAX_CONCURRENT, max_tokens=1)
+        answer = talk(client, n=MAX_CONCURRENT, max_tokens=1, stream=False)
     except openai.RateLimitError:
         return False
     return len(answer.choices) == MAX_CONCURRENT
 
 
-def test_stream_that_is_left_stops_computing(client: OpenAI, server: Watched) -> None:
-    before = steps(server)
-    stream = chat(client, stream=True, max_tokens=900, extra_body={"ignore_eos": True})
+def test_stream_that_is_left_stops_computing(talking: OpenAI, talking_server: Watched) -> None:
+    before = steps(talking_server)
+    stream = talk(talking)
     for _ in range(5):
         next(stream)
     stream.close()
-    eventually(lambda: nothing_is_generated(client))
-    assert steps(server) - before < 800
+    eventually(lambda: nothing_is_generated(talking))
+    assert steps(talking_server) - before < LONG
 
 
 def test_request_that_is_left_before_its_answer_stops_computing(
-    gateway: Gateway, client: OpenAI, server: Watched
+    talking_gateway: Gateway, talking: OpenAI, talking_server: Watched
 ) -> None:
-    before = steps(server)
-    body = json.dumps(
-        {"model": MODEL, "messages": [user(HELLO)], "max_tokens": 900, "ignore_eos": True}
-    ).encode()
-    connection = gateway.connection()
-    connection.request("POST", "/v1/chat/completions", body)
-    eventually(lambda: steps(server) > before)
+    before = steps(talking_server)
+    body = json.dumps({"model": MODEL, "prompt": "w5 w6", "max_tokens": LONG}).encode()
+    connection = talking_gateway.connection()
+    connection.request("POST", "/v1/completions", body)
+    eventually(lambda: steps(talking_server) > before)
     connection.close()
-    eventually(lambda: nothing_is_generated(client))
-    assert steps(server) - before < 800
+    eventually(lambda: nothing_is_generated(talking))
+    assert steps(talking_server) - before < LONG
 
 
 def test_reply_under_way_ends_with_an_error_when_the_gateway_ends(
-    server: Watched, bundles: Path, tmp_path: Path
+    talking_server: Watched, talking_bundles: Path, tmp_path: Path
 ) -> None:
+    bundle, options = talking_bundles / "client", ("--model-name", MODEL)
     with (
-        gateway_process(server.address, bundles / "client", tmp_path) as gateway,
+        gateway_process(talking_server.address, bundle, tmp_path, *options) as gateway,
         OpenAI(base_url=gateway.url, api_key="unused", max_retries=0) as client,
     ):
-        stream = long_stream(client)
+        stream = talk(client)
+        next(stream)
         gateway.process.terminate()
         with pytest.raises(openai.APIError, match="the gateway is ending"):
             list(stream)
@@ -368,13 +406,12 @@ def test_reply_under_way_ends_with_an_error_when_the_gateway_ends(
         assert "error" not in gateway.log
 
 
-def test_more_replies_than_agreed_are_refused_for_now(client: OpenAI) -> None:
+def test_more_replies_than_agreed_are_refused_for_now(talking: OpenAI) -> None:
     # places are held until the last of these replies ends
-    options = {"n": MAX_CONCURRENT, "max_tokens": 900, "extra_body": {"ignore_eos": True}}
-    stream = chat(client, stream=True, **options)
+    stream = talk(talking, n=MAX_CONCURRENT)
     next(stream)
     with pytest.raises(openai.RateLimitError) as caught:
-        chat(client, n=MAX_CONCURRENT)
+        talk(talking, n=MAX_CONCURRENT)
     assert int(caught.value.response.headers["retry-after"]) >= 1
     stream.close()
 

@@ -207,10 +207,13 @@ def test_server_that_is_away_is_unavailable(bundle: Path, tmp_path: Path) -> Non
         assert caught.value.code == "server_unreachable"
 
 
-def test_server_that_is_lost_in_mid_stream_is_the_last_event(bundle: Path, tmp_path: Path) -> None:
+def test_server_that_is_lost_in_mid_stream_is_the_last_event(
+    talking_bundles: Path, tmp_path: Path
+) -> None:
+    bundle, options = talking_bundles / "client", ("--patience", 0.1)
     with (
-        server_process(bundle.parent / "server") as server,
-        gateway_process(server.address, bundle, tmp_path, "--patience", 0.1) as gateway,
+        server_process(talking_bundles / "server") as server,
+        gateway_process(server.address, bundle, tmp_path, *options) as gateway,
         OpenAI(base_url=gateway.url, api_key="unused", max_retries=0) as client,
     ):
         stream = long_stream(client)

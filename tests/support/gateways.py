@@ -100,13 +100,12 @@ def gateway_process(
 
 
 def long_stream(client: OpenAI) -> Stream[Completion]:
-    """A completion that has begun and does not end by itself for long."""
+    """A completion of the talking model that has begun: no machine finishes it while a test runs."""
     stream = client.completions.create(
         model=client.models.list().data[0].id,
-        prompt="Hello",
-        max_tokens=900,
+        prompt="w5 w6",
+        max_tokens=50_000,
         stream=True,
-        extra_body={"ignore_eos": True},
     )
     next(stream)
     return stream
