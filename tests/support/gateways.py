@@ -100,7 +100,7 @@ def gateway_process(
 
 
 def long_stream(client: OpenAI) -> Stream[Completion]:
-    """A completion of the talking model that has begun: no machine finishes it while a test runs."""
+    """A completion of the talking model that has begun, too long to end while a test runs."""
     stream = client.completions.create(
         model=client.models.list().data[0].id,
         prompt="w5 w6",
