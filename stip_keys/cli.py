@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from stip_keys import __version__
 from stip_keys.commands import audit, convert, inspect, new, rekey
-from stip_keys.commands.messages import PROGRAM, say
+from stip_keys.commands.options import PROGRAM, say
 from stip_keys.masks.errors import KeyFilePermissionWarning, NotSecretWarning
 from stip_model.errors import StipError
 

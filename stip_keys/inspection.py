@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from stip.v1.manifest_pb2 import BundleKind, Manifest
+from stip.v1.manifest_pb2 import BundleKind
 from stip_keys.convert.signing import SIGNING_FORMAT, read_signing_key
 from stip_keys.masks.errors import KeyFileError
 from stip_keys.masks.key_file import (
@@ -74,19 +74,17 @@ def _describe_key(path: Path, passphrase: Passphrase | None) -> Description:
             return _describe_wrapped(path, plain, name, passphrase)
     if passphrase is not None:
         raise not_wrapped(path)
+    described: Description
     if kind == MASTER_FORMAT:
-        master = read_master_key(path)
-        return {"path": str(path), "kind": "master key", "fingerprint": master.fingerprint}
-    if kind == SIGNING_FORMAT:
+        described = {"kind": "master key", "fingerprint": read_master_key(path).fingerprint}
+    elif kind == SIGNING_FORMAT:
         fingerprint = read_signing_key(path).public_key.fingerprint
-        return {"path": str(path), "kind": "signing key", "fingerprint": fingerprint}
-    if kind == PUBLIC_FORMAT:
-        fingerprint = read_public_key(path).fingerprint
-        return {"path": str(path), "kind": "public key", "fingerprint": fingerprint}
-    if kind == CLIENT_FORMAT:
+        described = {"kind": "signing key", "fingerprint": fingerprint}
+    elif kind == PUBLIC_FORMAT:
+        described = {"kind": "public key", "fingerprint": read_public_key(path).fingerprint}
+    elif kind == CLIENT_FORMAT:
         client = read_client_key(path)
-        return {
-            "path": str(path),
+        described = {
             "kind": "client key",
             "scheme": client.scheme,
             "key_id": client.key_id,
@@ -97,7 +95,9 @@ def _describe_key(path: Path, passphrase: Passphrase | None) -> Description:
                 "vocabulary": int(client.vocabulary is not None),
             },
         }
-    raise KeyFileError(f"{path} is not a key file: its format is {kind!r}")
+    else:
+        raise KeyFileError(f"{path} is not a key file: its format is {kind!r}")
+    return {"path": str(path), **described}
 
 
 def _describe_wrapped(
@@ -123,15 +123,16 @@ def _describe_bundle(folder: Path, verify_key: PublicKey | None) -> Description:
     check_files(folder, manifest)
     if verify_key is not None:
         check_nothing_else(folder, (file.name for file in manifest.files))
-    signature = check_any_signature(folder)
     signed: Description = {}
-    if signature is not None:
-        signed = {
-            "signed_by": signature.key.fingerprint,
-            "signer_verified": verify_key is not None,
-        }
+    if (signature := check_any_signature(folder)) is not None:
+        verified = verify_key is not None
+        signed = {"signed_by": signature.key.fingerprint, "signer_verified": verified}
     if manifest.kind == BundleKind.BUNDLE_KIND_CLIENT:
-        _check_client_key(folder, manifest)
+        key_id = read_client_key(folder / "client.key").key_id
+        if key_id != manifest.key_id:
+            raise BundleError(
+                f"{folder}: client.key has key_id {key_id}, the manifest {manifest.key_id}"
+            )
     return {
         "path": str(folder),
         "kind": f"{kind_name(manifest.kind)} bundle",
@@ -146,11 +147,3 @@ def _describe_bundle(folder: Path, verify_key: PublicKey | None) -> Description:
         "bytes": sum(file.size for file in manifest.files),
         "model": json_format.MessageToDict(manifest.model, preserving_proto_field_name=True),
     }
-
-
-def _check_client_key(folder: Path, manifest: Manifest) -> None:
-    key = read_client_key(folder / "client.key")
-    if key.key_id != manifest.key_id:
-        raise BundleError(
-            f"{folder}: client.key has key_id {key.key_id}, the manifest {manifest.key_id}"
-        )

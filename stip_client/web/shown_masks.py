@@ -74,9 +74,8 @@ def input_blocks(bundle: ClientBundle) -> list[ShownMask]:
     shown: list[ShownMask] = []
     if p is None:
         return shown
-    for block in range(1, blocks):
+    for block, label in enumerate(derivation.residual_labels(0, blocks)[1:], 1):
         first, last = block * width // blocks, (block + 1) * width // blocks
-        label = derivation.residual_block_label(0, block)
         of = f"places {first} to {last - 1}"
         shown.append(_shown(f"block {block}", label, of, "", p[first:last]))
     return shown
@@ -171,7 +170,7 @@ def residual_permutations(master: MasterKey, manifest: Manifest) -> list[ShownMa
     if manifest.scheme == Scheme.SCHEME_ROTATION:
         return shown
     for layer in range(1, manifest.model.num_hidden_layers + 1):
-        labels = [derivation.residual_block_label(layer, block) for block in range(blocks)]
+        labels = derivation.residual_labels(layer, blocks)
         p = master.residual_permutation(layer, manifest.model.hidden_size, blocks)
         each = _derived(master, f"residual({layer})", labels, f"after layer {layer - 1}", p)
         shown.append(each)

@@ -36,11 +36,6 @@ class Attacker(Enum):
     HOST = "host"  # has all that, and knows the public model
 
     @property
-    def rank(self) -> int:
-        """The attacker's place in this list."""
-        return list(Attacker).index(self)
-
-    @property
     def knows_model(self) -> bool:
         """Whether the attacker has the public checkpoint."""
         return self in (Attacker.WIRE, Attacker.HOST)

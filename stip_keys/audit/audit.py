@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from stip.v1.manifest_pb2 import Head, ModelConfig, Scheme
+from stip.v1.manifest_pb2 import ModelConfig
 from stip_keys.audit.attack import Attack
 from stip_keys.audit.evidence.subject import Subject
 from stip_keys.audit.evidence.traffic import Dialogue
@@ -20,20 +20,12 @@ from stip_model.bundle.modes import head_name, scheme_name
 class Audit:
     """One audit: its subject, its settings and its outcomes."""
 
-    scheme: Scheme
-    head: Head
+    scheme: str
+    head: str
     model: str
     settings: AuditSettings
     whole_key: bool  # whether all masks were compared, not only the client's
     outcomes: Sequence[Outcome]
-
-    @property
-    def scheme_name(self) -> str:
-        return scheme_name(self.scheme)
-
-    @property
-    def head_name(self) -> str:
-        return head_name(self.head)
 
 
 def audit_bundles(
@@ -53,8 +45,8 @@ def audit_bundles(
     key = true_key(subject, master)
     settings = replace(settings, conversations=min(settings.conversations, len(dialogues) // 2))
     return Audit(
-        scheme=subject.scheme,
-        head=subject.head,
+        scheme=scheme_name(subject.scheme),
+        head=head_name(subject.head),
         model=_describe(subject.manifest.model),
         settings=settings,
         whole_key=master is not None,

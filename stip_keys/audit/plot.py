@@ -69,9 +69,7 @@ def draw(audit: Audit, path: Path) -> None:
     axes.set_xlabel(
         f"tokens recovered at the first guess (%), median and range of {audit.settings.seeds} seeds"
     )
-    axes.set_title(
-        f"scheme {audit.scheme_name}, head {audit.head_name}\n{audit.model}", fontsize=10
-    )
+    axes.set_title(f"scheme {audit.scheme}, head {audit.head}\n{audit.model}", fontsize=10)
     figure.legend(loc="outside lower center", ncols=len(KINDS), fontsize=8)
     try:
         figure.savefig(path, dpi=150)

@@ -61,7 +61,7 @@ def as_table(audit: Audit) -> str:
         if each.reason
     ]
     text = (
-        f"scheme {audit.scheme_name}, head {audit.head_name}: {audit.model}, "
+        f"scheme {audit.scheme}, head {audit.head}: {audit.model}, "
         f"{audit.settings.conversations} conversations a seed\n\n"
         + "\n".join(lines)
         + "\n\n"
@@ -75,8 +75,8 @@ def as_table(audit: Audit) -> str:
 def as_json(audit: Audit) -> dict[str, Any]:
     """The audit as JSON: shares 0..1, and every seed's own figures."""
     return {
-        "scheme": audit.scheme_name,
-        "head": audit.head_name,
+        "scheme": audit.scheme,
+        "head": audit.head,
         "model": audit.model,
         **asdict(audit.settings),
         "whole_key": audit.whole_key,

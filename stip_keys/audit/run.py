@@ -53,7 +53,9 @@ def run_attacks(
     runs: list[list[Measurement]] = [[] for _ in attacks]
     controls: list[Measurement | None] = [None for _ in attacks]
     for seed in range(settings.seeds):
-        traffic = _choose(subject, dialogues, settings.conversations, seed)
+        order = np.random.default_rng(seed).permutation(len(dialogues)).tolist()
+        chosen, others = order[: settings.conversations], order[settings.conversations :]
+        traffic = record(subject, [dialogues[k] for k in chosen], [dialogues[k] for k in others])
         for k, attack in enumerate(attacks):
             step(f"{attack.name} ({attack.attacker.value}), seed {seed}")
             runs[k].append(_run(attack, traffic, key, None, settings.time_limit))
@@ -98,14 +100,6 @@ class RandomTensors(Mapping[str, NDArray[Any]]):
 def wrong_model(right: PublicModel, seed: int = 0) -> PublicModel:
     """Another checkpoint of the same shape, for the control."""
     return public_model_of(right.config, RandomTensors(right.tensors, seed))
-
-
-def _choose(
-    subject: Subject, dialogues: Sequence[Dialogue], conversations: int, seed: int
-) -> Traffic:
-    order = np.random.default_rng(seed).permutation(len(dialogues)).tolist()
-    chosen, others = order[:conversations], order[conversations:]
-    return record(subject, [dialogues[k] for k in chosen], [dialogues[k] for k in others])
 
 
 def _run(

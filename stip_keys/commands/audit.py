@@ -13,11 +13,9 @@ from tqdm import tqdm
 
 from stip_keys.audit.attacks import attack_names, load_attacks
 from stip_keys.audit.settings import AuditSettings
-from stip_keys.commands.options import add_passphrase_file
+from stip_keys.commands.options import add_passphrase_file, read_key
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_master_key
-from stip_keys.masks.keys import MasterKey
-from stip_keys.masks.passphrase import PassphraseSource
 
 if TYPE_CHECKING:
     from stip_keys.audit.audit import Audit
@@ -132,7 +130,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.seeds, arguments.conversations, arguments.reply_tokens, arguments.time_limit
     )
     subject = Subject(arguments.bundles, Checkpoint(arguments.checkpoint))
-    master = _master_key(arguments)
+    master = read_key(read_master_key, arguments.key, arguments.passphrase_file)
     true_key(subject, master)  # refuses a wrong key before the long part
     prompts = make_prompts(subject.checkpoint, arguments.prompts)
     with _bar("replies", len(prompts) * settings.reply_tokens) as bar:
@@ -160,14 +158,6 @@ def _chosen(names: str | None) -> list[str]:
         if name not in known:
             raise KeysError(f"no attack is named {name!r}", hint=f"known: {', '.join(known)}")
     return list(dict.fromkeys(chosen))
-
-
-def _master_key(arguments: argparse.Namespace) -> MasterKey | None:
-    if arguments.key:
-        return read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
-    if arguments.passphrase_file:
-        raise KeysError("--passphrase-file opens the file of --key, but there is no --key")
-    return None
 
 
 def _print(audit: Audit, arguments: argparse.Namespace) -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stip_keys.commands.messages import say
 from stip_keys.commands.options import (
+    NONE_WARNING,
     add_base_seed,
     add_passphrase_file,
     add_signing,
     make_bundles,
     make_key,
+    read_key,
+    say,
     signing_key,
 )
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.converter import Converter, Settings
-from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_master_key
-from stip_keys.masks.passphrase import PassphraseSource
 from stip_model.bundle.modes import HEADS, SCHEMES
 from stip_model.bundle.weight_types import WEIGHT_TYPES
 
@@ -70,24 +70,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.passphrase_file and not arguments.key:
-        raise KeysError(
-            "--passphrase-file opens the file of --key, and there is none",
-            hint="stip-keys new --passphrase-file makes a wrapped key",
-        )
-    key, new_key = None, None
-    if arguments.scheme == "none":
-        if arguments.key or arguments.base_seed is not None:
-            raise KeysError("scheme none takes no key: it permutes nothing")
-        say("warning: scheme none hides nothing: weights and hidden states stay in plain order")
-    elif arguments.key:
-        key = read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
-    else:
+    key = read_key(read_master_key, arguments.key, arguments.passphrase_file)
+    new_key = None
+    if key is None and (arguments.scheme != "none" or arguments.base_seed is not None):
         key = new_key = make_key(arguments.base_seed)
     signed_by = signing_key(arguments)
-
     settings = Settings(arguments.scheme, key, arguments.blocks, arguments.dtype, arguments.head)
     converter = Converter(Checkpoint(arguments.checkpoint), settings)
+    if arguments.scheme == "none":
+        say(NONE_WARNING)
     made = make_bundles(converter, arguments, "converting", new_key=new_key, signed_by=signed_by)
     if made.server.residual_blocks == made.server.model.hidden_size > 1:
         say("warning: blocks of one element permute nothing: hidden states are sent unmasked")

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from stip_keys.commands.messages import say
+from stip_keys.commands.options import NONE_WARNING, say
 from stip_keys.inspection import inspect
 from stip_keys.masks.passphrase import read_passphrase
 from stip_model.bundle.signature import read_public_key
@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
                     print(f"{name:<18}{value}")
             print("every file has the size and SHA-256 in the manifest" if "files" in each else "")
     if any(each.get("scheme") == "none" for each in described):
-        say("warning: scheme none hides nothing: weights and hidden states stay in plain order")
+        say(NONE_WARNING)
     return 0
 
 

@@ -1,21 +1,29 @@
-"""Options that several commands share, and what the commands do with them."""
+"""What several commands share: options, the keys they name, messages, the writing of bundles."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
-from stip_keys.commands.messages import say
-from stip_keys.convert.bundle_writer import Bundles, BundleWriter, Progress
+from stip_keys.convert.bundle_writer import Bundles, BundleWriter
 from stip_keys.convert.signing import SigningKey, read_signing_key
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.keys import MasterKey
 from stip_keys.masks.passphrase import PassphraseSource
+
+PROGRAM = "stip-keys"
+NONE_WARNING = "warning: scheme none hides nothing: weights and hidden states stay in plain order"
+Key = TypeVar("Key")
+
+
+def say(text: str) -> None:
+    """Print a line to stderr, after the program's name."""
+    print(f"{PROGRAM}: {text}", file=sys.stderr)
 
 
 def add_base_seed(parser: argparse._ActionsContainer) -> None:
@@ -55,29 +63,28 @@ def make_key(base_seed: int | None) -> MasterKey:
     return MasterKey.from_base_seed(base_seed)
 
 
-def signing_key(arguments: argparse.Namespace) -> SigningKey | None:
-    """The key that --sign names. Raises KeysError."""
-    file: Path | None = arguments.sign_passphrase_file
-    if arguments.sign:
-        option = "--sign-passphrase-file"
-        return read_signing_key(arguments.sign, PassphraseSource(file, option=option))
+def read_key(
+    read: Callable[[Path, PassphraseSource], Key],
+    file: Path | None,
+    passphrase_file: Path | None,
+    option: str = "--key",
+    passphrase_option: str = "--passphrase-file",
+) -> Key | None:
+    """Read the key file that `option` names; None where it names none. Raises KeysError."""
     if file:
-        raise KeysError("--sign-passphrase-file opens the file of --sign, and there is none")
+        return read(file, PassphraseSource(passphrase_file, option=passphrase_option))
+    if passphrase_file:
+        raise KeysError(
+            f"{passphrase_option} opens the file of {option}, and there is none",
+            hint="stip-keys new --passphrase-file makes a wrapped key",
+        )
     return None
 
 
-@contextmanager
-def _progress_bar(what: str, total: int) -> Iterator[Progress]:
-    """Show on a terminal how many of `total` bytes are done."""
-    with tqdm(
-        total=total,
-        unit="B",
-        unit_scale=True,
-        desc=what,
-        disable=not sys.stderr.isatty(),
-        leave=False,
-    ) as bar:
-        yield bar
+def signing_key(arguments: argparse.Namespace) -> SigningKey | None:
+    """The key that --sign names. Raises KeysError."""
+    file = arguments.sign_passphrase_file
+    return read_key(read_signing_key, arguments.sign, file, "--sign", "--sign-passphrase-file")
 
 
 def make_bundles(
@@ -90,10 +97,17 @@ def make_bundles(
 ) -> Bundles:
     """Write the bundles to --output with a progress bar, then print where they are."""
     output, base_seed = arguments.output, arguments.base_seed
-    with _progress_bar(what, writer.total_bytes) as progress:
+    with tqdm(
+        total=writer.total_bytes,
+        unit="B",
+        unit_scale=True,
+        desc=what,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+    ) as bar:
         made = writer.write(
             output,
-            progress=progress,
+            progress=bar.update,
             master_key=new_key,
             base_seed=base_seed,
             signing_key=signed_by,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stip_keys.commands.messages import say
 from stip_keys.commands.options import (
     add_base_seed,
     add_passphrase_file,
     add_signing,
     make_bundles,
     make_key,
+    read_key,
+    say,
     signing_key,
 )
 from stip_keys.convert.rekeying import Rekeying
-from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_master_key
 from stip_keys.masks.passphrase import PassphraseSource
 
@@ -50,13 +50,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _run(arguments: argparse.Namespace) -> int:
     old = read_master_key(arguments.key, PassphraseSource(arguments.passphrase_file))
+    file, passphrase_file = arguments.new_key, arguments.new_passphrase_file
+    new = read_key(read_master_key, file, passphrase_file, "--new-key", "--new-passphrase-file")
     made_key = None
-    if arguments.new_passphrase_file and not arguments.new_key:
-        raise KeysError("--new-passphrase-file opens the file of --new-key, and there is none")
-    if arguments.new_key:
-        source = PassphraseSource(arguments.new_passphrase_file, option="--new-passphrase-file")
-        new = read_master_key(arguments.new_key, source)
-    else:
+    if new is None:
         new = made_key = make_key(arguments.base_seed)
     signed_by = signing_key(arguments)
     rekeying = Rekeying(arguments.bundles, old, new)

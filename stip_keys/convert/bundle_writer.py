@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from google.protobuf import json_format
 
@@ -15,24 +14,13 @@ from stip.v1.manifest_pb2 import BundleFile, Manifest
 from stip_keys.convert.new_folder import new_folder
 from stip_keys.convert.plan import Plan, PlannedFile
 from stip_keys.convert.safetensors_writer import SafetensorsWriter
-from stip_keys.convert.signing import SigningKey, sign_bundles
+from stip_keys.convert.signing import SigningKey, sign_bundle
 from stip_keys.masks.key_file import write_master_key
 from stip_keys.masks.keys import ClientKey, MasterKey
 from stip_model.bundle.signature import MANIFEST
 
-
-class Progress(Protocol):
-    """A progress bar, as tqdm's: `update` reports that n more bytes are written."""
-
-    def update(self, n: int) -> object: ...
-
-
-class _Silent:
-    def update(self, n: int) -> None:
-        pass
-
-
-SILENT = _Silent()
+# Called with the number of bytes that were just written.
+Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ class BundleWriter(ABC):
         self,
         output: Path,
         *,
-        progress: Progress = SILENT,
+        progress: Progress = lambda _: None,
         master_key: MasterKey | None = None,
         base_seed: int | None = None,
         signing_key: SigningKey | None = None,
@@ -88,7 +76,8 @@ class BundleWriter(ABC):
                 ),
             )
             if signing_key is not None:
-                sign_bundles(folder, signing_key)
+                sign_bundle(server, signing_key)
+                sign_bundle(client, signing_key)
             return made
 
     @abstractmethod
@@ -125,7 +114,7 @@ def write_file(folder: Path, file: PlannedFile, progress: Progress) -> BundleFil
         for tensor in file.tensors:
             for values in tensor.ranges():
                 writer.write(values)
-                progress.update(values.nbytes)
+                progress(values.nbytes)
         if file.tau is not None:
             writer.write(file.tau[1].astype("<i4"))
         return writer.finish()

@@ -26,6 +26,8 @@ from stip_keys.masks.derivation import Indices
 from stip_model.bundle.weight_types import BY_SAFETENSORS_NAME, WeightType
 
 INDEX = "model.safetensors.index.json"
+# Rows are cast in ranges of this size, so that a large tensor is never in memory twice.
+RANGE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -44,21 +46,54 @@ class StoredTensor:
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """A copy of rows start..stop of the first axis."""
-        with self._opened() as stored:
-            return np.array(stored[start:stop])
+        with _opened(self.file, "has become unreadable") as file:
+            return np.array(file.get_slice(self.name)[start:stop])
 
     def take(self, indices: Indices) -> NDArray[Any]:
         """A copy of some rows of the first axis, in this order; none others are read."""
-        with self._opened() as stored:
+        with _opened(self.file, "has become unreadable") as file:
+            stored = file.get_slice(self.name)
             return np.concatenate([stored[index : index + 1] for index in indices.tolist()])
 
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        try:
-            with safe_open(self.file, framework="np") as file:
-                yield file.get_slice(self.name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self.file} has become unreadable: {error}") from error
+
+class StoredTensors(Mapping[str, NDArray[Any]]):
+    """The tensors of some safetensors files, as float32; integers (tau) as they are stored.
+
+    Nothing is kept: each look-up reads the tensor again. Raises CheckpointError for a damaged file.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """`files` holds the file of every tensor, by the tensor's name."""
+        self._files = dict(files)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> StoredTensors:
+        """Every tensor of every safetensors file in a folder."""
+        files: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with _opened(path, "is damaged or truncated") as opened:
+                files |= dict.fromkeys(opened.keys(), path)
+        return cls(files)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        path = self._files[name]
+        with _opened(path, "has become unreadable") as opened:
+            stored = opened.get_slice(name)
+            first = stored[:1]
+            if np.issubdtype(first.dtype, np.integer):
+                return np.array(stored[:])
+            tensor = np.empty(stored.get_shape(), np.float32)
+            step = max(1, RANGE_BYTES // max(1, first.nbytes))
+            for start in range(0, len(tensor), step):
+                stop = min(start + step, len(tensor))  # slices do not end early by themselves
+                tensor[start:stop] = stored[start:stop]
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 class Checkpoint:
@@ -154,19 +189,26 @@ def read_header(file: Path, *, but: str | None = None) -> list[StoredTensor]:
     Raises CheckpointError.
     """
     stored = []
+    with _opened(file, "is damaged or truncated") as opened:
+        for name in sorted(opened.keys()):
+            if but is not None and name.endswith(but):
+                continue
+            header = opened.get_slice(name)
+            dtype = BY_SAFETENSORS_NAME.get(header.get_dtype())
+            if dtype is None:
+                raise CheckpointError(
+                    f"tensor {name} in {file.name} is {header.get_dtype()} "
+                    f"(supported: {', '.join(BY_SAFETENSORS_NAME)})"
+                )
+            stored.append(StoredTensor(name, file, tuple(header.get_shape()), dtype))
+    return stored
+
+
+@contextmanager
+def _opened(file: Path, problem: str) -> Iterator[Any]:
+    """Map a safetensors file. Raises CheckpointError, with `problem`, where reading fails."""
     try:
         with safe_open(file, framework="np") as opened:
-            for name in sorted(opened.keys()):
-                if but is not None and name.endswith(but):
-                    continue
-                header = opened.get_slice(name)
-                dtype = BY_SAFETENSORS_NAME.get(header.get_dtype())
-                if dtype is None:
-                    raise CheckpointError(
-                        f"tensor {name} in {file.name} is {header.get_dtype()} "
-                        f"(supported: {', '.join(BY_SAFETENSORS_NAME)})"
-                    )
-                stored.append(StoredTensor(name, file, tuple(header.get_shape()), dtype))
+            yield opened
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged or truncated: {error}") from error
-    return stored
+        raise CheckpointError(f"{file} {problem}: {error}") from error

@@ -16,10 +16,23 @@ from stip_model.errors import BundleError
 
 
 @contextmanager
-def no_space_is_an_error(output: Path) -> Iterator[None]:
-    """Report a full disk, and any other failure to write, as a BundleError."""
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder next to `output` that is renamed to it on success, and removed otherwise.
+
+    Raises BundleError where `output` exists already, cannot be written, or has no space left.
+    """
     try:
-        yield
+        if output.exists():
+            raise BundleError(f"{output} already exists", hint="choose another folder with -o")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+        folder.chmod(0o755)
+        with _terminate_raises():
+            try:
+                yield folder
+                folder.rename(output)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise BundleError(
@@ -27,33 +40,6 @@ def no_space_is_an_error(output: Path) -> Iterator[None]:
                 hint="the two bundles take about as much space as the checkpoint; nothing was kept",
             ) from error
         raise BundleError(f"cannot write {output}: {error.strerror or error}") from error
-
-
-@contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
-    """A folder next to `output` that is renamed to it on success, and removed otherwise.
-
-    Raises BundleError where `output` is there already or cannot be written.
-    """
-    with no_space_is_an_error(output):
-        if output.exists():
-            raise BundleError(f"{output} already exists", hint="choose another folder with -o")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(output) as folder:
-            yield folder
-            folder.rename(output)
-
-
-@contextmanager
-def temporary_folder(output: Path) -> Iterator[Path]:
-    """A folder next to `output` that is removed afterwards unless it was renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    folder.chmod(0o755)
-    with _terminate_raises():
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -80,12 +80,6 @@ def read_signing_key(path: Path, source: PassphraseSource = ON_TERMINAL) -> Sign
     return SigningKey(secret)
 
 
-def sign_bundles(folder: Path, key: SigningKey) -> None:
-    """Sign folder/server and folder/client."""
-    for name in ("server", "client"):
-        sign_bundle(folder / name, key)
-
-
 def sign_bundle(folder: Path, key: SigningKey) -> None:
     """Write manifest.sig next to a finished manifest.json, which lists every other digest.
 

@@ -55,9 +55,9 @@ def angles(key: bytes, n: int) -> NDArray[np.float64]:
     return words.astype(np.float64) * (2 * np.pi / 2**64)
 
 
-def residual_block_label(layer: int, block: int) -> str:
-    """Block `block` of the residual stream's permutation p_layer, layer in 0..num_hidden_layers."""
-    return f"residual/{layer}/block/{block}"
+def residual_labels(layer: int, blocks: int) -> list[str]:
+    """The blocks of the residual stream's permutation p_layer, layer in 0..num_hidden_layers."""
+    return [f"residual/{layer}/block/{block}" for block in range(blocks)]
 
 
 def heads_label(layer: int) -> str:

@@ -16,12 +16,16 @@ from stip_keys.masks.derivation import (
     KEY_BYTES,
     ROTATION_LABEL,
     VOCABULARY_LABEL,
-    residual_block_label,
+    residual_labels,
 )
 from stip_keys.masks.errors import KeyFileError, NotSecretWarning
 from stip_keys.masks.keys import ClientKey, MasterKey
-from stip_keys.masks.passphrase import ON_TERMINAL, Passphrase, PassphraseSource
-from stip_keys.masks.permissions import warn_if_others_can_read
+from stip_keys.masks.passphrase import (
+    ON_TERMINAL,
+    Passphrase,
+    PassphraseSource,
+    warn_if_others_can_read,
+)
 from stip_keys.masks.wrapped_key import parse as parse_wrapped
 from stip_keys.masks.wrapped_key import wrap, wrapped_format
 from stip_model.bundle.hexadecimal import from_hex
@@ -174,7 +178,7 @@ def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> Clien
     def blocks(layer: int) -> tuple[bytes, ...]:
         prefix = f"residual/{layer}/"
         count = sum(label.startswith(prefix) for label in rest)
-        return tuple(rest[residual_block_label(layer, block)] for block in range(count))
+        return tuple(rest[label] for label in residual_labels(layer, count))
 
     output = blocks(output_layer) if output_layer else ()
     key = ClientKey(scheme, hidden_size, blocks(0), output, output_layer, vocabulary)

@@ -59,9 +59,8 @@ class MasterKey:
 
     def residual_permutation(self, layer: int, hidden_size: int, blocks: int) -> Indices:
         """p_layer, the residual stream's permutation before a layer: int64 [hidden_size]."""
-        size = hidden_size // blocks
-        labels = [derivation.residual_block_label(layer, block) for block in range(blocks)]
-        return block_diagonal([self.permutation(label, size) for label in labels])
+        labels = derivation.residual_labels(layer, blocks)
+        return block_diagonal([self.permutation(label, hidden_size // blocks) for label in labels])
 
     def client_key(
         self,
@@ -83,8 +82,7 @@ class MasterKey:
             return ClientKey("rotation", hidden_size, (rotation,), vocabulary=vocabulary)
 
         def subkeys(layer: int) -> tuple[bytes, ...]:
-            labels = [derivation.residual_block_label(layer, block) for block in range(blocks)]
-            return tuple(map(self.subkey, labels))
+            return tuple(map(self.subkey, derivation.residual_labels(layer, blocks)))
 
         output = subkeys(layers) if head == "client" else ()
         return ClientKey(
@@ -151,11 +149,8 @@ class ClientKey:
         if self.scheme == "rotation":
             labels = [derivation.ROTATION_LABEL]
         else:
-            labels = [derivation.residual_block_label(0, block) for block in range(len(self.input))]
-            labels += [
-                derivation.residual_block_label(self.output_layer, block)
-                for block in range(len(self.output))
-            ]
+            labels = derivation.residual_labels(0, len(self.input))
+            labels += derivation.residual_labels(self.output_layer, len(self.output))
         if self.vocabulary is not None:
             labels.append(derivation.VOCABULARY_LABEL)
         return dict(zip(labels, self.subkeys, strict=True))

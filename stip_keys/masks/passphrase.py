@@ -6,14 +6,14 @@ No option takes a passphrase itself, because everyone on a machine can read comm
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import warnings
 from dataclasses import dataclass, field
 from getpass import GetPassWarning, getpass
 from pathlib import Path
 
-from stip_keys.masks.errors import PassphraseError
-from stip_keys.masks.permissions import warn_if_others_can_read
+from stip_keys.masks.errors import KeyFilePermissionWarning, PassphraseError
 
 MAX_BYTES = 4096
 
@@ -106,6 +106,16 @@ def read_passphrase(path: Path) -> Passphrase:
     except UnicodeDecodeError:
         raise PassphraseError(f"the first line of {path} is not UTF-8") from None
     return Passphrase(line)
+
+
+def warn_if_others_can_read(path: Path, mode: int) -> None:
+    """Warn with KeyFilePermissionWarning; `mode` is the open file's st_mode."""
+    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+        warnings.warn(
+            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}",
+            KeyFilePermissionWarning,
+            stacklevel=3,
+        )
 
 
 def _on_terminal() -> bool:

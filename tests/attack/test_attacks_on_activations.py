@@ -24,7 +24,7 @@ from stip_keys.audit.attacks import (
     hidden_states_last_layer,
     hidden_states_middle_layer,
 )
-from stip_keys.audit.solvers.deadline import Deadline, Expired
+from stip_keys.audit.solvers.state_matching import Deadline, Expired
 from stip_keys.masks.keys import MasterKey
 from tests.support.attack.demo_scenes import CHANCE, masked_demo, mistaken, seen_of_the_demo
 from tests.support.attack.scenes import (

@@ -17,8 +17,8 @@ import pytest
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import View
 from stip_keys.audit.attacks import weight_signatures
-from stip_keys.audit.evidence.stored_tensors import StoredTensors
 from stip_keys.audit.solvers.permuted_weights import recover_permutations
+from stip_keys.convert.checkpoint import StoredTensors
 from stip_keys.masks.keys import MasterKey
 from stip_model.bundle.manifest import read_manifest
 from tests.support.attack.demo_scenes import masked_demo, mistaken, seen_of_the_demo

@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stip_keys.audit.evidence.numpy_decoder import Decoder
-from stip_keys.audit.evidence.stored_tensors import StoredTensors
-from stip_keys.convert.checkpoint import Checkpoint
+from stip_keys.convert.checkpoint import Checkpoint, StoredTensors
 from stip_keys.masks.key_file import read_client_key
 from stip_model.bundle.manifest import read_manifest
 from tests.support.models.oracle import Oracle, assert_equal_logits

@@ -11,7 +11,6 @@ from safetensors.numpy import save_file
 
 from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import View
-from stip_keys.audit.evidence.stored_tensors import StoredTensors
 from stip_keys.audit.solvers import nearest as nearest_module
 from stip_keys.audit.solvers.inner_products import (
     Products,
@@ -23,6 +22,7 @@ from stip_keys.audit.solvers.mask_from_rows import permutation_between, rotation
 from stip_keys.audit.solvers.nearest import nearest
 from stip_keys.audit.solvers.permuted_weights import recover_permutations
 from stip_keys.audit.solvers.weight_hashes import pairing, row_signatures, stored_type
+from stip_keys.convert.checkpoint import StoredTensors
 from stip_keys.masks.keys import MasterKey
 from tests.support.attack.scenes import read_model
 from tests.support.models.random_checkpoint import RandomCheckpoint

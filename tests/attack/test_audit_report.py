@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks.audit_tables.markdown import as_markdown
 from benchmarks.audit_tables.modes import Mode
-from stip.v1.manifest_pb2 import Head, Scheme
 from stip_keys.audit.attack import Attack, Attacker, Findings
 from stip_keys.audit.audit import Audit
 from stip_keys.audit.metrics import Measurement, Share, Spread
@@ -44,8 +43,8 @@ OUTCOMES = [
     Outcome(attack("code book", Attacker.HOST_WITHOUT_MODEL), "no head", [measured(0)], None),
 ]
 AUDIT = Audit(
-    Scheme.SCHEME_PERMUTATION,
-    Head.HEAD_CLIENT,
+    "permutation",
+    "client",
     "qwen2, 4 layers of 192",
     AuditSettings(seeds=3, conversations=8, reply_tokens=24, time_limit=300),
     whole_key=True,

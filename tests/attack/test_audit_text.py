@@ -27,6 +27,7 @@ from stip_keys.masks.errors import KeysError
 from tests.support.models.random_checkpoint import RandomCheckpoint
 from tests.support.parties import convert
 
+PROMPTS = BUILT_IN.read_text("utf-8").splitlines()
 TOKENIZER = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
 
 
@@ -59,13 +60,13 @@ def folder(request: pytest.FixtureRequest, without_template: Path) -> Path:
 def test_prompts_are_the_tokens_that_the_client_sends(folder: Path, tmp_path: Path) -> None:
     bundle = ClientBundle(convert(folder, tmp_path / "bundles") / "client")
     text = PromptEncoder(folder)
-    for prompt in (*BUILT_IN, "こんにちは, naïve café 🙂"):
+    for prompt in (*PROMPTS, "こんにちは, naïve café 🙂"):
         assert text.encode(prompt).tokens.tolist() == encode_prompt(bundle, prompt)
 
 
 def test_user_tokens_are_the_users_text(folder: Path) -> None:
     text = PromptEncoder(folder)
-    for prompt in (*BUILT_IN, "user", "こんにちは, naïve café 🙂"):
+    for prompt in (*PROMPTS, "user", "こんにちは, naïve café 🙂"):
         encoded = text.encode(prompt)
         assert TOKENIZER.decode(encoded.tokens[encoded.kinds == USER]) == prompt
 
@@ -92,7 +93,7 @@ def test_prompts_without_a_template_share_nothing() -> None:
 def test_a_file_holds_texts_and_token_ids(tmp_path: Path) -> None:
     file = prompt_file(tmp_path, "What is the capital of France?\n\n[5, 6, 1535]\n")
     text, ids = make_prompts(Checkpoint(DEMO_MODEL), file)
-    assert text.tokens.tolist() == PromptEncoder(DEMO_MODEL).encode(BUILT_IN[2]).tokens.tolist()
+    assert text.tokens.tolist() == PromptEncoder(DEMO_MODEL).encode(PROMPTS[2]).tokens.tolist()
     assert (ids.tokens.tolist(), ids.kinds.tolist()) == ([5, 6, 1535], [USER] * 3)
 
 

@@ -35,9 +35,9 @@ def embedding_rows(model: RandomCheckpoint) -> list[bytes]:
 def every_subkey(model: RandomCheckpoint) -> list[bytes]:
     key = MasterKey.from_base_seed(BASE_SEED)
     labels = [
-        derivation.residual_block_label(layer, block)
+        label
         for layer in range(model.num_hidden_layers + 1)
-        for block in range(model.hidden_size)
+        for label in derivation.residual_labels(layer, model.hidden_size)
     ]
     for layer in range(model.num_hidden_layers):
         labels += [derivation.heads_label(layer), derivation.mlp_label(layer)]

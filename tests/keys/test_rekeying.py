@@ -12,7 +12,7 @@ import pytest
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.convert.converter import Converter, Settings
 from stip_keys.convert.rekeying import Rekeying
-from stip_keys.convert.signing import SigningKey, sign_bundles
+from stip_keys.convert.signing import SigningKey, sign_bundle
 from stip_keys.masks.keys import MasterKey
 from stip_model.bundle.modes import HEADS
 from stip_model.errors import BundleError, StipError
@@ -134,7 +134,8 @@ def test_an_altered_manifest_is_not_moved_on(
 def test_a_signature_that_does_not_match_is_not_moved_on(bundles: Path, tmp_path: Path) -> None:
     folder = tmp_path / "signed"
     shutil.copytree(bundles / "permutation", folder)
-    sign_bundles(folder, SigningKey(bytes(32)))
+    for name in ("server", "client"):
+        sign_bundle(folder / name, SigningKey(bytes(32)))
     assert Rekeying(folder, OLD, NEW).is_signed
     for name in ("server", "client"):
         path = folder / name / "manifest.json"

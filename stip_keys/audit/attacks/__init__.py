@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from stip_keys.audit.attack import Attack
+from stip_keys.audit.attack import Attack, Attacker
 
 
 def attack_names() -> list[str]:
@@ -24,4 +22,5 @@ def load_attacks(names: Iterable[str]) -> list[Attack]:
     """Import some attacks. Those whose attacker knows most come last."""
     modules = [import_module(f"{__name__}.{name.replace('-', '_')}") for name in names]
     attacks: list[Attack] = [module.ATTACK for module in modules]
-    return sorted(attacks, key=lambda attack: (attack.attacker.rank, attack.name))
+    ranks = list(Attacker)
+    return sorted(attacks, key=lambda attack: (ranks.index(attack.attacker), attack.name))

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from stip.v1.manifest_pb2 import BundleKind, Head, Manifest, Scheme
 from stip_keys.audit.attack import PublicModel, Tokens
 from stip_keys.audit.evidence.numpy_decoder import Decoder
-from stip_keys.audit.evidence.stored_tensors import StoredTensors
-from stip_keys.convert.checkpoint import Checkpoint
+from stip_keys.convert.checkpoint import Checkpoint, StoredTensors
 from stip_keys.convert.families import architecture
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_client_key
@@ -94,9 +93,8 @@ class Subject:
         return bool(differences <= self._tolerance * np.median(np.abs(expected)))
 
     def _embedding(self) -> NDArray[np.float32]:
-        path = self.folder / "client" / "embeddings.safetensors"
-        (table,) = StoredTensors.of_files([path]).values()
-        return table
+        name = architecture(self.manifest.model.model_type).embedding
+        return StoredTensors.of_folder(self.folder / "client")[name]
 
     def _check_dimensions(self) -> None:
         fields = self.manifest.model.DESCRIPTOR.fields

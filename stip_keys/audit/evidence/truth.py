@@ -46,9 +46,7 @@ def true_key(subject: Subject, master: MasterKey | None) -> Masks:
                 layer, config.hidden_size, blocks
             )
     for layer in range(config.num_hidden_layers):
-        masks |= _orders(master, layer, config)
-        if not rotated:
-            masks |= _within_heads(master, layer, config)
+        masks |= _layer_masks(master, layer, config, rotated=rotated)
     return masks
 
 
@@ -68,23 +66,18 @@ def _client_masks(subject: Subject) -> Masks:
     return masks
 
 
-def _orders(master: MasterKey, layer: int, config: ModelConfig) -> Masks:
-    """The order of a layer's heads and hidden units."""
-    heads = config.num_key_value_heads
+def _layer_masks(master: MasterKey, layer: int, config: ModelConfig, *, rotated: bool) -> Masks:
+    """The permutations of a layer's heads and hidden units, and the quarter-turns of its heads."""
+    heads, head_dim = config.num_key_value_heads, config.head_dim
     sizes = {
         derivation.heads_label(layer): heads,
         derivation.mlp_label(layer): config.intermediate_size,
     }
+    turns: Masks = {}
     for head in range(heads):
         sizes[derivation.group_label(layer, head)] = config.num_attention_heads // heads
-    return {label: master.permutation(label, size) for label, size in sizes.items()}
-
-
-def _within_heads(master: MasterKey, layer: int, config: ModelConfig) -> Masks:
-    """The quarter-turns and the values' permutations of a layer's heads."""
-    masks: Masks = {}
-    for head in range(config.num_key_value_heads):
-        value, turns = derivation.value_label(layer, head), derivation.turns_label(layer, head)
-        masks[value] = master.permutation(value, config.head_dim)
-        masks[turns] = master.quarter_turns(turns, config.head_dim // 2)
-    return masks
+        if not rotated:
+            sizes[derivation.value_label(layer, head)] = head_dim
+            label = derivation.turns_label(layer, head)
+            turns[label] = master.quarter_turns(label, head_dim // 2)
+    return {label: master.permutation(label, size) for label, size in sizes.items()} | turns

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,6 @@ from stip_keys.audit.attack import (
     View,
 )
 from stip_keys.audit.evidence.numpy_decoder import rms_norm
-from stip_keys.audit.solvers.deadline import Deadline, Expired
 from stip_keys.audit.solvers.likeness import InnerProducts, Likeness, SortedValues
 from stip_keys.audit.solvers.proposals import Proposals
 
@@ -39,6 +39,22 @@ FRUITLESS = 3
 
 Float32 = NDArray[np.float32]
 SOURCE = "Thomas et al., Hidden No More (ICML 2025): vocabulary matching"
+
+
+class Expired(Exception):
+    """The time is over."""
+
+
+class Deadline:
+    """Starts when it is created. `seconds` may be infinite."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises Expired once the time is over."""
+        if monotonic() >= self._end:
+            raise Expired
 
 
 @dataclass

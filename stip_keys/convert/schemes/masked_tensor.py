@@ -64,6 +64,13 @@ class MaskedTensor(ABC):
         """Bytes in the bundle."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.numpy.itemsize
 
+    def source_ranges(self, *, whole: bool) -> Iterator[NDArray[Any]]:
+        """The source's values in order: all at once, or in ranges of about RANGE_BYTES."""
+        count = self.source.shape[0]
+        step = count if whole else max(1, RANGE_BYTES // max(1, self.source.row_bytes))
+        for start in range(0, count, step):
+            yield finite_rows(self.source, start, min(start + step, count), self.order)
+
     @abstractmethod
     def ranges(self) -> Iterator[NDArray[Any]]:
         """The masked values in order. Raises CheckpointError on NaN, Inf or overflow."""
@@ -88,9 +95,7 @@ class GatheredTensor(MaskedTensor):
         return cls(source.name, source.stored, source.dtype, order, rows, columns)
 
     def ranges(self) -> Iterator[NDArray[Any]]:
-        for start, stop in row_ranges(self.source, whole=not self.rows.is_identity):
-            values = read_rows(self.source, start, stop, self.order)
-            check_finite(self.source, values, self.source.dtype, "holds NaN or Inf")
+        for values in self.source_ranges(whole=not self.rows.is_identity):
             if self.rows.indices is not None:
                 values = np.take(values, self.rows.indices, axis=0)
             if self.rows.negate is not None:
@@ -104,17 +109,13 @@ class GatheredTensor(MaskedTensor):
             yield np.ascontiguousarray(values)
 
 
-def row_ranges(source: StoredTensor, *, whole: bool) -> Iterator[tuple[int, int]]:
-    """Ranges of a tensor's rows: one, or several of about RANGE_BYTES."""
-    count = source.shape[0]
-    step = count if whole else max(1, RANGE_BYTES // max(1, source.row_bytes))
-    for start in range(0, count, step):
-        yield start, min(start + step, count)
-
-
-def read_rows(source: StoredTensor, start: int, stop: int, order: Indices | None) -> NDArray[Any]:
-    """Rows start..stop, or those that an order puts there."""
-    return source.rows(start, stop) if order is None else source.take(order[start:stop])
+def finite_rows(
+    source: StoredTensor, start: int, stop: int, order: Indices | None = None
+) -> NDArray[Any]:
+    """Rows start..stop, or those that `order` puts there. Raises CheckpointError on NaN or Inf."""
+    values = source.rows(start, stop) if order is None else source.take(order[start:stop])
+    check_finite(source, values, source.dtype, "holds NaN or Inf")
+    return values
 
 
 def check_finite(

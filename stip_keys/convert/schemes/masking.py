@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Generic, Self, TypeVar
 
 from stip.v1.manifest_pb2 import ModelConfig
@@ -15,6 +15,7 @@ from stip_keys.masks.errors import KeysError
 from stip_keys.masks.keys import ClientKey, MasterKey
 
 AxisMap = TypeVar("AxisMap")
+HeadMap = TypeVar("HeadMap")
 
 
 class Masking(ABC, Generic[AxisMap]):
@@ -76,9 +77,26 @@ class Masking(ABC, Generic[AxisMap]):
         return self.vocabulary() if source.axes[0] is Space.VOCABULARY else None
 
 
-def head_order(key: MasterKey, config: ModelConfig, layer: int) -> Iterator[tuple[int, list[int]]]:
-    """The original key/value head of each slot, and the original query heads of its group."""
+def attention_maps(
+    key: MasterKey,
+    config: ModelConfig,
+    layer: int,
+    turns: Callable[[int], HeadMap],
+    values: Callable[[int], HeadMap],
+) -> dict[Space, list[tuple[int, HeadMap]]]:
+    """What each slot of a layer's heads holds: an original head, and the map of its head_dim.
+
+    `turns` and `values` give an original key/value head's map of queries and keys, and of values.
+    """
     group = config.num_attention_heads // config.num_key_value_heads
+    maps: dict[Space, list[tuple[int, HeadMap]]] = {
+        space: [] for space in (Space.QUERY, Space.KEY, Space.VALUE, Space.ATTENTION)
+    }
     for kv in map(int, key.permutation(derivation.heads_label(layer), config.num_key_value_heads)):
-        members = key.permutation(derivation.group_label(layer, kv), group)
-        yield kv, [kv * group + int(member) for member in members]
+        turned, mixed = turns(kv), values(kv)
+        maps[Space.KEY].append((kv, turned))
+        maps[Space.VALUE].append((kv, mixed))
+        for member in map(int, key.permutation(derivation.group_label(layer, kv), group)):
+            maps[Space.QUERY].append((kv * group + member, turned))
+            maps[Space.ATTENTION].append((kv * group + member, mixed))
+    return maps

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from stip.v1.manifest_pb2 import ModelConfig
 from stip_keys.convert.families.family import Space
 from stip_keys.convert.schemes.masked_tensor import GatheredTensor, SourceTensor
-from stip_keys.convert.schemes.masking import Masking, head_order
+from stip_keys.convert.schemes.masking import Masking, attention_maps
 from stip_keys.masks import derivation
 from stip_keys.masks.derivation import Indices
 from stip_keys.masks.errors import KeysError
@@ -58,22 +58,19 @@ class PermutationMasking(Masking[Gather]):
     def layer(self, layer: int) -> dict[Space, Gather]:
         key, config = self._key, self._config
         head_dim = config.head_dim
-        keys, values, queries, attended = [], [], [], []
-        for kv, members in head_order(key, config, layer):
-            turns = turn_planes(key.quarter_turns(derivation.turns_label(layer, kv), head_dim // 2))
-            value = Gather(key.permutation(derivation.value_label(layer, kv), head_dim))
-            keys.append((kv, turns))
-            values.append((kv, value))
-            queries += [(query, turns) for query in members]
-            attended += [(query, value) for query in members]
+
+        def turns(kv: int) -> Gather:
+            return turn_planes(key.quarter_turns(derivation.turns_label(layer, kv), head_dim // 2))
+
+        def values(kv: int) -> Gather:
+            return Gather(key.permutation(derivation.value_label(layer, kv), head_dim))
+
+        maps = attention_maps(key, config, layer, turns, values)
         mlp = Gather(key.permutation(derivation.mlp_label(layer), config.intermediate_size))
         return {
             Space.RESIDUAL_IN: Gather(self.residual(layer)),
             Space.RESIDUAL_OUT: Gather(self.residual(layer + 1)),
-            Space.QUERY: concatenate_heads(queries, head_dim),
-            Space.KEY: concatenate_heads(keys, head_dim),
-            Space.VALUE: concatenate_heads(values, head_dim),
-            Space.ATTENTION: concatenate_heads(attended, head_dim),
+            **{space: concatenate_heads(heads, head_dim) for space, heads in maps.items()},
             Space.GATE: mlp,
             Space.MLP: mlp,
         }

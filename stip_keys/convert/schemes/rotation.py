@@ -19,12 +19,10 @@ from stip_keys.convert.schemes.masked_tensor import (
     MaskedTensor,
     SourceTensor,
     check_finite,
-    read_rows,
-    row_ranges,
+    finite_rows,
 )
-from stip_keys.convert.schemes.masking import Masking, head_order
+from stip_keys.convert.schemes.masking import Masking, attention_maps
 from stip_keys.masks import derivation
-from stip_keys.masks.derivation import Indices
 from stip_keys.masks.errors import KeysError
 from stip_keys.masks.keys import MasterKey
 from stip_keys.masks.rotation import Heads, LinearMap, PlaneRotation, Rotation, Signed
@@ -46,15 +44,15 @@ class RotationMasking(Masking[LinearMap]):
     def layer(self, layer: int) -> dict[Space, LinearMap]:
         key, config = self._key, self._config
         head_dim = config.head_dim
-        keys, values, queries, attended = [], [], [], []
-        for kv, members in head_order(key, config, layer):
+
+        def turns(kv: int) -> LinearMap:
             planes = key.subkey(derivation.turns_label(layer, kv))
-            turns = PlaneRotation(derivation.angles(planes, head_dim // 2))
-            value = Rotation(key.subkey(derivation.value_label(layer, kv)), head_dim)
-            keys.append((kv, turns))
-            values.append((kv, value))
-            queries += [(query, turns) for query in members]
-            attended += [(query, value) for query in members]
+            return PlaneRotation(derivation.angles(planes, head_dim // 2))
+
+        def values(kv: int) -> LinearMap:
+            return Rotation(key.subkey(derivation.value_label(layer, kv)), head_dim)
+
+        maps = attention_maps(key, config, layer, turns, values)
         mlp = key.permutation(derivation.mlp_label(layer), config.intermediate_size)
         signs = derivation.signs(
             key.subkey(derivation.mlp_signs_label(layer)), config.intermediate_size
@@ -62,10 +60,7 @@ class RotationMasking(Masking[LinearMap]):
         return {
             Space.RESIDUAL_IN: self._residual,
             Space.RESIDUAL_OUT: self._residual,
-            Space.QUERY: Heads(queries, head_dim),
-            Space.KEY: Heads(keys, head_dim),
-            Space.VALUE: Heads(values, head_dim),
-            Space.ATTENTION: Heads(attended, head_dim),
+            **{space: Heads(heads, head_dim) for space, heads in maps.items()},
             Space.GATE: Signed(mlp),
             Space.MLP: Signed(mlp, signs),
         }
@@ -110,9 +105,11 @@ class RotatedTensor(MaskedTensor):
     norm: StoredTensor | None = None
 
     def ranges(self) -> Iterator[NDArray[Any]]:
-        gamma = None if self.norm is None else _finite(self.norm, 0, self.norm.shape[0])
-        for start, stop in row_ranges(self.source, whole=self.rows is not None):
-            values = _finite(self.source, start, stop, self.order)
+        gamma = None
+        if self.norm is not None:
+            gamma = finite_rows(self.norm, 0, self.norm.shape[0]).astype(np.float32)
+        for stored in self.source_ranges(whole=self.rows is not None):
+            values = stored.astype(np.float32)
             if gamma is not None:
                 values *= gamma
             if self.columns is not None:
@@ -123,14 +120,6 @@ class RotatedTensor(MaskedTensor):
                 cast = np.ascontiguousarray(values, self.dtype.numpy)
             check_finite(self.source, cast, self.dtype, f"overflows {self.dtype.name}")
             yield cast
-
-
-def _finite(
-    source: StoredTensor, start: int, stop: int, order: Indices | None = None
-) -> NDArray[np.float32]:
-    values = read_rows(source, start, stop, order)
-    check_finite(source, values, source.dtype, "holds NaN or Inf")
-    return values.astype(np.float32)
 
 
 MASKING = RotationMasking

@@ -27,8 +27,7 @@ from stip_keys.audit.attack import (
     View,
 )
 from stip_keys.audit.evidence.numpy_decoder import Decoder
-from stip_keys.audit.evidence.stored_tensors import StoredTensors
-from stip_keys.convert.checkpoint import Checkpoint
+from stip_keys.convert.checkpoint import Checkpoint, StoredTensors
 from stip_keys.masks.key_file import read_client_key
 from tests.support.attack.rotations import rotate_model
 from tests.support.models.random_checkpoint import RandomCheckpoint
