@@ -28,7 +28,7 @@ Tokens = NDArray[np.int64]
 
 
 class Attacker(Enum):
-    """The parties that may run an attack. Those who know most come last."""
+    """The parties that may run an attack. Those that know most come last."""
 
     OBSERVER = "observer"  # sees the traffic and knows nothing of the model
     WIRE = "wire"  # sees the traffic, knows the public model
@@ -94,7 +94,7 @@ class Language:
 class View:
     """All that one attacker sees and knows.
 
-    An attack that searches ends after `time_limit` seconds, with what it has found by then.
+    A search ends after `time_limit` seconds and reports what it has found by then.
     """
 
     scheme: Scheme
@@ -120,7 +120,7 @@ class Findings:
     each answer chooses. `key`: permutations and quarter-turns that it recovered, by SPEC.md's
     labels, whole ones where they are made of blocks ("residual/0"), int64; under "rotation" the
     matrix that rows are multiplied by from the right, float32 [hidden_size, hidden_size]. `reason`
-    says why it found nothing, where it cannot, or why not all. `stopped`: the time was over.
+    says why it found nothing or not everything. `stopped`: it ran out of time.
     """
 
     tokens: Sequence[Tokens] = ()
@@ -134,8 +134,8 @@ class Findings:
 class Attack:
     """One attack. `fails` says why it cannot succeed against a scheme and head, "" where it can.
 
-    The reason stands in the report, and a test sees that the attack does fail there. It is run all
-    the same, unless what it needs is not there.
+    The report shows that reason, and a test checks that the attack does fail there. An audit runs
+    the attack anyway, as far as its input exists.
     """
 
     name: str

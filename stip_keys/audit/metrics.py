@@ -26,7 +26,7 @@ class Share:
 
     @property
     def value(self) -> float | None:
-        """The share, 0..1; None of nothing."""
+        """The share, 0..1; None if `total` is 0."""
         return self.right / self.total if self.total else None
 
 
@@ -36,7 +36,7 @@ class Measurement:
 
     `top_1` and `top_10`: tokens recovered, by KINDS. `prompts`: those whose every user token is
     right. `key`: entries of the masks that are right, of all entries that could be compared.
-    `stopped`: the attack ran out of time, so that all of these may be lower than they need be.
+    `stopped`: the attack ran out of time, so all of these are lower bounds.
     """
 
     top_1: Mapping[str, Share]
@@ -56,9 +56,9 @@ def measure(
 ) -> Measurement:
     """Compare findings with what was said, and with the key as far as it is known.
 
-    A token of a reply counts as recovered by what the attack says of the answer that chooses it;
-    where it says nothing of answers, by the row that sends it, and the last, which no row sends,
-    does not count. Raises ValueError for findings of another shape than the traffic.
+    A reply's tokens are looked up in the findings about answers. An attack without such findings is
+    measured by the rows that send the reply; its last token, which no row sends, does not count
+    then. Raises ValueError for findings of another shape than the traffic.
     """
     rows = _hits(findings.tokens, [each.sent for each in dialogues])
     kinds = [each.kinds for each in dialogues]
@@ -127,7 +127,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread | None:
-        """The spread of the values that there are; None of none."""
+        """The spread of the values that are not None; None if there are none."""
         known = [value for value in values if value is not None]
         if not known:
             return None

@@ -35,7 +35,7 @@ seeds, [range] where they differ.
 prompts: those whose every user token is recovered. key: entries of the secret masks recovered, of \
 {compared}.
 wrong model: user tokens recovered when the attacker's model is another one; should be about chance.
-≥: found when the time was over (--time-limit).
+≥: the attack ran out of time (--time-limit) and could have found more.
 Every attacker knows the tokenizer, the chat template, and what such text is like elsewhere.
 """
 WIDTH = 100
@@ -135,7 +135,7 @@ def _least(runs: Sequence[Measurement], found: str) -> str:
 
 
 def _percent(share: float) -> str:
-    """Never rounded to 0 or 100 % what is neither."""
+    """A share in percent. Only exactly 0 and 1 are shown as 0 and 100."""
     if 0 < share < 0.0005 or 0.9995 < share < 1:
         return "<0.1" if share < 0.5 else ">99.9"
     return f"{100 * share:.1f}".removesuffix(".0")

@@ -17,7 +17,7 @@ from stip_keys.audit.evidence.traffic import Dialogue, Traffic, record
 from stip_keys.audit.metrics import Measurement, measure
 from stip_keys.audit.settings import AuditSettings
 
-# Called with the title of the next run.
+# Called with a title before each run.
 Step = Callable[[str], object]
 
 
@@ -25,7 +25,7 @@ Step = Callable[[str], object]
 class Outcome:
     """What one attack found: a measurement for each seed, and the control's.
 
-    `reason` says why the attack cannot succeed or did not; "" where nothing stopped it.
+    `reason` says why the attack cannot or did not succeed, "" if nothing stopped it.
     `wrong_model` is the first seed's run with another public model; None where the attacker knows
     no model.
     """
@@ -76,7 +76,7 @@ def steps(attacks: Sequence[Attack], seeds: int) -> int:
 
 
 class RandomTensors(Mapping[str, NDArray[Any]]):
-    """Tensors of the shapes, means and deviations of others, drawn again at each look-up."""
+    """Random tensors with the shapes, means and deviations of others, drawn at each look-up."""
 
     def __init__(self, like: Mapping[str, NDArray[Any]], seed: int) -> None:
         self._like = like

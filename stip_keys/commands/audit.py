@@ -1,4 +1,4 @@
-"""stip-keys audit: attacks the user's own bundles, and prints what they give away."""
+"""stip-keys audit: attacks the user's own bundles, and prints what they reveal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the subcommand."""
     parser = commands.add_parser(
         "audit",
-        help="attack your own bundles and print what they give away",
+        help="attack your own bundles and print what they reveal",
         description="Run published attacks on the bundles' traffic, as each party could, and print "
         "how many tokens and how much of the key they recover.",
         epilog=EPILOG + _listed(attack_names()),
@@ -49,36 +49,36 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=Path,
         required=True,
         metavar="SRC",
-        help="the checkpoint they were converted from",
+        help="the checkpoint that the bundles were converted from",
     )
     parser.add_argument(
         "--key",
         type=Path,
         metavar="FILE",
-        help="master key, to compare recovered masks with (default: only the client's key)",
+        help="master key, to check all recovered masks (default: only the client's masks)",
     )
     parser.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="one prompt a line, as text or as a JSON list of token ids; prompts that are not sent "
-        "show attackers what such text is like (default: built-in prompts)",
+        help="one prompt a line, as text or as a JSON list of token ids; attackers learn what such "
+        "text is like from the prompts that are not sent (default: built-in prompts)",
     )
     for option, default, metavar, meaning in (
-        ("--seeds", AuditSettings.seeds, "N", "choices of prompts"),
+        ("--seeds", AuditSettings.seeds, "N", "how often to choose prompts and attack them"),
         (
             "--conversations",
             AuditSettings.conversations,
             "N",
             "prompts sent for each seed, at most half of all",
         ),
-        ("--reply-tokens", AuditSettings.reply_tokens, "N", "longest reply"),
+        ("--reply-tokens", AuditSettings.reply_tokens, "N", "longest reply, in tokens"),
         (
             "--time-limit",
             AuditSettings.time_limit,
             "SECONDS",
-            "longest run of an attack that searches by running the model; what it has found by "
-            "then counts",
+            "longest run of an attack that searches with the model; it is measured by what it has "
+            "found by then",
         ),
     ):
         parser.add_argument(

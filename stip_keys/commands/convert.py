@@ -30,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="mask a checkpoint, into two bundles",
         allow_abbrev=False,  # --passphrase SECRET must not pass for --passphrase-file
     )
-    parser.add_argument("checkpoint", type=Path, metavar="SRC", help="Hugging Face checkpoint")
+    parser.add_argument("checkpoint", type=Path, metavar="SRC", help="the Hugging Face checkpoint")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -48,15 +48,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--head",
         choices=HEADS,
         default="server",
-        help="where to make logits: on the server in vocabulary order, on the client, or on the "
-        "server in an order that only the client's key opens (default: %(default)s)",
+        help="where logits are computed: on the server, on the client, or on the server in a "
+        "secret order that the client's key undoes (sealed) (default: %(default)s)",
     )
     parser.add_argument(
         "--blocks",
         type=int,
         metavar="N",
-        help="blocks of each residual permutation; 1 is one full permutation "
-        "(default: one an attention head)",
+        help="number of blocks in each residual permutation; 1 is one full permutation "
+        "(default: one for each attention head)",
     )
     parser.add_argument(
         "--dtype",

@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--verify-key",
         type=Path,
         metavar="FILE",
-        help="demand that a bundle is signed with this public key's signing key",
+        help="fail unless the signing key of this public key signed the bundle",
     )
     parser.add_argument(
         "--passphrase-file",

@@ -32,18 +32,18 @@ def add_base_seed(parser: argparse._ActionsContainer) -> None:
         "--base-seed",
         type=int,
         metavar="N",
-        help="make a reproducible key, which is not a secret (tests and demonstrations)",
+        help="make a reproducible key that is not secret (for tests and demonstrations)",
     )
 
 
 def add_passphrase_file(parser: argparse.ArgumentParser, option: str, of: str) -> None:
-    """Add an option that names the file of a passphrase."""
+    """Add an option for the file with the passphrase of the key that option `of` names."""
     parser.add_argument(
         option,
         type=Path,
         metavar="FILE",
-        help=f"the passphrase of a wrapped {of} is this file's first line "
-        "(default: it is asked for on the terminal)",
+        help=f"if the key of {of} is wrapped, read its passphrase from this file's first line "
+        "(default: ask on the terminal)",
     )
 
 

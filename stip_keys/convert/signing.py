@@ -1,6 +1,6 @@
 """Signing keys, and the signing of bundles with them (SPEC.md, "Signatures").
 
-`cryptography` is imported when a key is used, and not before.
+`cryptography` is imported only when a key is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SigningKey:
 
     @property
     def public_key(self) -> PublicKey:
-        """What others check its signatures with."""
+        """The key that others check its signatures with."""
         return PublicKey(self._private_key().public_key().public_bytes_raw())
 
     def sign(self, manifest: bytes) -> Signature:

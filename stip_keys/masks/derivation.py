@@ -49,8 +49,7 @@ def signs(key: bytes, n: int) -> NDArray[np.bool_]:
 
 
 def angles(key: bytes, n: int) -> NDArray[np.float64]:
-    """n angles in radians: SHAKE-256(key) as n little-endian uint64, times 2π / 2^64.
-    float64 [n]."""
+    """n angles in radians, float64 [n]: SHAKE-256(key) as little-endian uint64, times 2π / 2^64."""
     words = np.frombuffer(hashlib.shake_256(key).digest(8 * n), dtype="<u8")
     return words.astype(np.float64) * (2 * np.pi / 2**64)
 

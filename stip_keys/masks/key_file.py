@@ -133,7 +133,7 @@ def write_secret(
 def read_secret(path: Path, kind: str, source: PassphraseSource) -> tuple[bytes, bool]:
     """The 32 bytes of a key file, plain or wrapped, and whether they are a secret.
 
-    Raises KeyFileError and PassphraseError, for a passphrase given for a plain file as well.
+    Raises KeyFileError, and PassphraseError also for a passphrase given for a plain file.
     """
     content = read_key_file(path)
     if content.get("format") == wrapped_format(kind):
@@ -162,7 +162,7 @@ def warn_unless_secret(path: Path, *, is_secret: bool) -> None:
 
 
 def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> ClientKey:
-    """The key whose labelled subkeys these are; KeyError and ValueError for other labels."""
+    """The key with these labelled subkeys. Raises KeyError or ValueError for other labels."""
     rest = {label: from_hex(text, KEY_BYTES) for label, text in subkeys.items()}
     vocabulary = rest.pop(VOCABULARY_LABEL, None)
     if scheme == "rotation":
@@ -188,9 +188,9 @@ def _client_key(scheme: str, hidden_size: int, subkeys: dict[str, str]) -> Clien
 
 
 def read_key_file(path: Path, *, check_mode: bool = True) -> dict[str, Any]:
-    """The JSON object in a key file of either kind, its secrets included.
+    """The JSON object in any key file, with its secrets.
 
-    Warns with KeyFilePermissionWarning when others can read the file, unless told not to check.
+    Warns with KeyFilePermissionWarning when others can read the file, if `check_mode`.
     """
     try:
         with path.open("rb") as file:
@@ -210,7 +210,7 @@ def read_key_file(path: Path, *, check_mode: bool = True) -> dict[str, Any]:
 
 
 def expect_format(path: Path, content: dict[str, Any], expected: str) -> None:
-    """Raise KeyFileError unless the format is the expected one, in the version that is known."""
+    """Raise KeyFileError unless the file has the expected format and a known version."""
     found = content.get("format")
     if found != expected:
         raise KeyFileError(f"{path} is not a {expected} file: its format is {found!r}")
@@ -221,7 +221,7 @@ def expect_format(path: Path, content: dict[str, Any], expected: str) -> None:
 
 
 def create_key_file(path: Path, content: dict[str, Any], mode: int = 0o600) -> None:
-    """Write a JSON object into a new file. Raises KeyFileError, for one that exists as well."""
+    """Write a JSON object into a new file. Raises KeyFileError, also if the file exists."""
     text = json.dumps(content, indent=2) + "\n"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     try:

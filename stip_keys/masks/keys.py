@@ -73,8 +73,9 @@ class MasterKey:
     ) -> ClientKey:
         """The part of this key that a client needs, and nothing else.
 
-        That is the subkeys of p_0 or of the rotation; with head "client" and permutations those of
-        p_layers too, `layers` being num_hidden_layers; with head "sealed" the vocabulary's.
+        It always holds the subkeys of p_0 or of the rotation. With head "client" and permutations
+        it also holds those of p_layers (`layers` is num_hidden_layers), with head "sealed" the
+        vocabulary's.
         """
         vocabulary = self.subkey(derivation.VOCABULARY_LABEL) if head == "sealed" else None
         if scheme == "rotation":
@@ -94,10 +95,10 @@ class MasterKey:
 class ClientKey:
     """The subkeys of a client: how it masks its rows, and how it opens what comes back.
 
-    `input`: one a block of p_0, or that of the rotation. `output`: one a block of p_output_layer,
-    in which final hidden states come back where the client holds the head. `vocabulary`: that of a
-    sealed vocabulary's order. Scheme "none" has no subkeys: its mask is the identity and hides
-    nothing.
+    `input` holds one subkey for each block of p_0, or the rotation's only one. `output` holds one
+    for each block of p_output_layer, the space of the final hidden states that a client with the
+    head receives. `vocabulary` gives the order of a sealed vocabulary. Scheme "none" has no
+    subkeys: its mask is the identity and hides nothing.
     """
 
     scheme: str
@@ -144,8 +145,7 @@ class ClientKey:
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
 
     def labelled_subkeys(self) -> dict[str, bytes]:
-        """The subkeys under their labels: of the input and the output in block order, then that of
-        the vocabulary."""
+        """The subkeys by their labels, in the order of `subkeys`."""
         if self.scheme == "rotation":
             labels = [derivation.ROTATION_LABEL]
         else:
@@ -168,8 +168,7 @@ class ClientKey:
         return PermutationMask(self._permutation(self.output))
 
     def sealed_order(self, vocab_size: int) -> Indices | None:
-        """The order v that logits come in, `sealed[k] = logits[v[k]]`: int64 [vocab_size]; None for
-        vocabulary order."""
+        """The order v of sealed logits, `sealed[k] = logits[v[k]]`: int64 [vocab_size], or None."""
         if self.vocabulary is None:
             return None
         return derivation.permutation(self.vocabulary, vocab_size)

@@ -53,7 +53,7 @@ class PassphraseSource:
     def check_not_given(self, key_file: Path) -> None:
         """Raise PassphraseError if the user named a file for a key that is not wrapped.
 
-        The user then believes that the key is protected, and it is not.
+        Such a user believes that the key is protected, and it is not.
         """
         if self.file is not None:
             raise not_wrapped(key_file, self.option)
@@ -125,7 +125,7 @@ def _on_terminal() -> bool:
 def _ask(prompt: str) -> Passphrase:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", GetPassWarning)  # rather than show what is typed
+            warnings.simplefilter("error", GetPassWarning)  # never show what is typed
             return Passphrase(getpass(prompt).encode())
     except EOFError:
         raise PassphraseError("no passphrase was given") from None

@@ -72,7 +72,7 @@ class Gather:
         return self.indices is None and self.negate is None
 
     def after(self, first: Gather) -> Gather:
-        """The gather that does what `first` and then this one do."""
+        """The gather that applies `first` and then this one."""
         if first.indices is None or self.indices is None:
             assert first.negate is None and self.negate is None  # signs come with indices
             return self if first.indices is None else first

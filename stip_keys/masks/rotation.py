@@ -1,8 +1,8 @@
 """Secret orthogonal matrices that are cheap to apply (SPEC.md, "Rotations").
 
-A rotation of n is several rounds of: permute, negate some, and mix with Hadamard matrices, whose
-sizes are those of n's binary digits, so that every n has one (Ailon & Chazelle, 2009: a random
-diagonal between fast orthogonal transforms). Nothing here knows of models.
+A rotation of size n makes several rounds. Each permutes the values, negates some, and mixes blocks
+of them with Hadamard matrices. Blocks are as long as the powers of two that add up to n, so that n
+may be any number (Ailon & Chazelle, 2009: a random diagonal between fast orthogonal transforms).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PlaneRotation:
 
 
 class Signed:
-    """Gathers the last axis, and negates what it has gathered where `negate` holds."""
+    """Gathers the last axis, then negates the places where `negate` is True."""
 
     def __init__(self, order: Indices, negate: NDArray[np.bool_] | None = None) -> None:
         self._order = order
@@ -101,8 +101,7 @@ class Heads:
 
 
 def blocks(n: int) -> Iterator[slice]:
-    """The ranges that one round mixes: as long as the powers of two that add up to n, the longest
-    first."""
+    """The ranges that one round mixes, the longest first: powers of two that add up to n."""
     start = 0
     for bit in reversed(range(n.bit_length())):
         if n >> bit & 1:
@@ -121,7 +120,7 @@ def _mix(x: Float32) -> Float32:
     out = np.empty_like(x)
     for block in blocks(x.shape[-1]):
         size = block.stop - block.start
-        # H of a * b is the Kronecker product of those of a and b: two small products
+        # Hadamard(a * b) is the Kronecker product of Hadamard(a) and Hadamard(b)
         b = 1 << (size.bit_length() // 2)
         a = size // b
         square = np.ascontiguousarray(x[..., block]).reshape(*x.shape[:-1], a, b)

@@ -1,7 +1,7 @@
 """Secrets wrapped with a passphrase: scrypt and AES-256-GCM (SPEC.md, "Wrapped keys").
 
-A checksum tells a damaged file from a wrong passphrase. `cryptography` is imported when a key is
-wrapped or opened, and not before.
+A checksum distinguishes a damaged file from a wrong passphrase. `cryptography` is imported only
+when a key is wrapped or opened.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def wrapped_format(plain: str) -> str:
 
 @dataclass(frozen=True)
 class Scrypt:
-    """What deriving the wrapping key costs (RFC 7914): 128 n r bytes at a time, p times."""
+    """The cost of deriving the wrapping key (RFC 7914): 128 n r bytes of memory, p times."""
 
     n: int = 1 << 17
     r: int = 8
@@ -51,7 +51,7 @@ class Scrypt:
 
     @property
     def memory(self) -> int:
-        """An upper bound of the bytes it takes."""
+        """An upper bound of the memory it takes, in bytes."""
         return 128 * self.n * self.r * self.p
 
     def derive(self, passphrase: Passphrase, salt: bytes) -> bytes:
@@ -161,9 +161,9 @@ def wrap(
 
 
 def parse(path: Path, content: dict[str, Any]) -> WrappedKey:
-    """What a wrapped key file's JSON object says. Its format and version are checked already.
+    """Read a wrapped key file's JSON object, whose format and version are already checked.
 
-    Raises KeyFileError, naming `path`, for a damaged file and for scrypt parameters beyond bounds.
+    Raises KeyFileError, naming `path`, for a damaged file or too expensive scrypt parameters.
     """
     try:
         created, fingerprint, cost = content["created"], content["fingerprint"], content["scrypt"]

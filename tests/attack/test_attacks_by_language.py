@@ -1,4 +1,4 @@
-"""Attacks that know the language alone.
+"""Attacks that know only the language.
 
 Each succeeds where it is known to, and fails where it says it does, over three seeds: other
 prompts, other keys. A wrong model is another checkpoint of the same shape: with it, an attack is
@@ -57,7 +57,7 @@ def test_pairs_of_tokens_unseal_a_vocabulary(seed: int) -> None:
     found = attack.run(seen)
     assert rows_found(found, said) > 0.95
     assert replies_found(found, said) > 0.95
-    assert rows_found(repeated_rows.run(seen), said) < 0.5  # frequencies alone do not
+    assert rows_found(repeated_rows.run(seen), said) < 0.5  # frequencies are not enough
     another, _ = sealed_conversations(pairs_matter(rng, 100, 5), rng, count=1, length=4)
     assert rows_found(attack.run(replace(seen, language=another.language)), said) < 0.2
 

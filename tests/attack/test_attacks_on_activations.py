@@ -181,7 +181,7 @@ def test_attention_scores_name_every_token(folder: Path, scheme: Scheme, seed: i
 def test_scores_with_other_tokens_decide_where_self_scores_do_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One head gives a token one number, and rounding takes most of what it tells."""
+    """One head gives a token only one number, and rounding removes most of its information."""
     model = random_model(
         folder / "one-head", num_attention_heads=1, num_key_value_heads=1, model_type="llama"
     )

@@ -83,10 +83,10 @@ def test_logits_in_vocabulary_order_name_every_reply(
     replied = {token for each in said for token in each.reply}
     for candidates, each in zip(found.tokens, said, strict=True):
         sent = np.array(each.rows)
-        told = candidates[:, 0] != UNKNOWN
-        assert told[len(each.prompt) :].all()
-        assert (candidates[told, 0] == sent[told]).all()
-        assert set(sent[: len(each.prompt)][~told[: len(each.prompt)]]).isdisjoint(replied)
+        named = candidates[:, 0] != UNKNOWN
+        assert named[len(each.prompt) :].all()
+        assert (candidates[named, 0] == sent[named]).all()
+        assert set(sent[: len(each.prompt)][~named[: len(each.prompt)]]).isdisjoint(replied)
 
 
 @pytest.mark.parametrize("head", [CLIENT, SEALED])

@@ -1,4 +1,4 @@
-"""Controls: the wrong model is another model, and every attack is found and told apart."""
+"""Controls: the wrong model is another model, and every attack is found and has its own name."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_scores_are_the_products_of_turned_queries_and_keys(model: Model) -> Non
     assert scores.shape == (config.num_attention_heads, len(rows), len(rows))
     states = next(decoder.hidden_states([rows]))[0]
     # the first row sees only itself: whatever its score, its value is taken whole; so compare
-    # through the softmax of another row, computed here from the scores alone
+    # through the softmax of another row, computed here only from the scores
     layer = decoder._layer(0)
     _, _, values = layer.project(rows, np.arange(len(rows)))
     causal = np.where(np.tri(len(rows), dtype=bool), scores, -np.inf)

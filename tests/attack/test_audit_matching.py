@@ -50,7 +50,7 @@ def test_nearest_are_those_of_all_distances(
 
 
 def test_nearest_keeps_small_distances_apart_far_from_the_origin() -> None:
-    """Products alone lose them: a million and two are the same in float32 once squared."""
+    """Products lose small differences: in float32, the square of a million swallows them."""
     table = np.array([[1e4, 0.0], [1e4, 0.004], [1e4, 0.001], [-1e4, 0.0]], np.float32)
     queries = np.array([[1e4, 0.0015], [1e4, 0.0041], [-1e4, 0.0]], np.float32)
     found, _ = nearest(queries, table)
@@ -85,7 +85,7 @@ def test_the_type_of_weights_is_seen_from_their_values(rng: np.random.Generator)
 def test_a_layer_that_tells_coordinates_apart_serves_for_one_that_does_not(
     tmp_path: Path,
 ) -> None:
-    """Coordinates that the first layer reads alike are told apart by the second."""
+    """The second layer separates coordinates that are equal in the first."""
     folder = RandomCheckpoint().write(tmp_path / "checkpoint")
     model = read_model(folder)
     tensors = dict(model.public.tensors)

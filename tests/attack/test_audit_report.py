@@ -98,11 +98,11 @@ def test_shares_that_time_cut_short_are_marked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "told"),
+    ("share", "shown"),
     [(0, "0"), (1, "100"), (0.5, "50"), (1 / 3, "33.3"), (0.0001, "<0.1"), (0.9999, ">99.9")],
 )
-def test_a_share_that_is_neither_none_nor_all_is_not_rounded_to_it(share: float, told: str) -> None:
-    assert percent(Spread(share, share, share)) == told
+def test_only_exact_shares_are_shown_as_none_or_all(share: float, shown: str) -> None:
+    assert percent(Spread(share, share, share)) == shown
 
 
 def test_json_holds_every_run() -> None:

@@ -113,7 +113,7 @@ def test_what_an_attacker_does_not_know_is_not_there(
 
 
 def test_no_view_leads_to_the_key_or_the_text(traffic: Traffic) -> None:
-    """An attack is given a view alone: nothing in it holds the subject or the dialogues."""
+    """An attack gets only a view, which holds neither the subject nor the dialogues."""
     for attacker in Attacker:
         view = traffic.view(attacker)
         held = {id(getattr(view, each.name)) for each in fields(View)}

@@ -108,7 +108,7 @@ def test_no_repr_or_error_shows_a_secret(path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_damaged_client_key_is_told(path: Path, change: dict[str, object]) -> None:
+def test_a_damaged_client_key_is_refused(path: Path, change: dict[str, object]) -> None:
     write_client_key(path, KEY.client_key(24, 4))
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(KeyFileError, match=str(path)):
@@ -134,7 +134,7 @@ def test_other_digits_than_lower_case_ones_are_damage(
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b"{" * 100])
-def test_what_is_no_key_file_is_told(path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_key_file_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(KeyFileError, match="not a key file"):

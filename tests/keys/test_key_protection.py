@@ -175,7 +175,7 @@ def test_a_passphrase_for_a_key_that_is_not_wrapped_is_refused(
     ],
     ids=lambda options: options[1:],
 )
-def test_wrong_usage_is_told(options: tuple[object, ...], tmp_path: Path) -> None:
+def test_wrong_usage_is_refused(options: tuple[object, ...], tmp_path: Path) -> None:
     assert_refused(run_tool("stip_keys", *options, cwd=tmp_path), "", status=2)
     assert listing(tmp_path) == []
 
@@ -258,10 +258,10 @@ def test_no_secret_is_told_on_the_way(signed: Signed, checkpoint: Path, tmp_path
     assert done.returncode == 0, done.stderr
     plain = run_tool("stip_keys", "new", "--signing", "-o", tmp_path / "plain.key")
     secret = json.loads((tmp_path / "plain.key").read_text())["key"]
-    told = done.stdout + done.stderr + plain.stdout + plain.stderr
+    output = done.stdout + done.stderr + plain.stdout + plain.stderr
     for path in (tmp_path / "plain.key", signed.folder / "signing.key"):
-        told += run_tool("stip_keys", "inspect", path).stdout
+        output += run_tool("stip_keys", "inspect", path).stdout
     for kept in (tmp_path / "out").rglob("*.*"):
-        told += kept.read_bytes().decode(errors="replace")
+        output += kept.read_bytes().decode(errors="replace")
     for words in (MASTER_WORDS, SIGNING_WORDS, secret, secret[:32]):
-        assert words not in told
+        assert words not in output

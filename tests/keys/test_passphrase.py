@@ -1,4 +1,4 @@
-"""Key files wrapped with a passphrase: opened by it alone, and silent about key and passphrase."""
+"""Key files wrapped with a passphrase: only it opens them, and errors reveal neither."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_told_before_a_passphrase_is_asked_for(
         inspect(path)
 
 
-def test_a_truncated_file_is_told(path: Path, never: PassphraseSource) -> None:
+def test_a_truncated_file_is_refused(path: Path, never: PassphraseSource) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(KeyFileError, match="not a key file"):
         read_master_key(path, never)

@@ -29,7 +29,7 @@ KEY, OTHER = SigningKey(bytes(range(32))), SigningKey(bytes(range(1, 33)))
 
 @pytest.fixture
 def bundles(tiny_bundles: Path, tmp_path: Path) -> Path:
-    """Both bundles, signed by KEY, and the public keys of KEY and OTHER beside them."""
+    """Both bundles, signed by KEY, and the public keys of KEY and OTHER next to them."""
     for kind in ("server", "client"):
         shutil.copytree(tiny_bundles / kind, tmp_path / kind)
         sign_bundle(tmp_path / kind, KEY)
@@ -191,7 +191,7 @@ def test_a_file_that_nobody_signed_is_refused(
         *("upper case", "spaces"),
     ],
 )
-def test_what_is_no_public_key_is_told(
+def test_a_file_that_is_no_public_key_is_refused(
     bundles: Path, opener: Opener, content: str | None, says: str
 ) -> None:
     public = bundles / "signing.pub"

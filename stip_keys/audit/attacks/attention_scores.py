@@ -1,9 +1,9 @@
-"""The first layer's attention scores: any mask that is to leave the answer alone leaves them alone.
+"""The first layer's attention scores, which no mask can change without changing the answer.
 
-A token's score with itself is a number for every head, whatever its position: a table over
-the vocabulary. Heads stand in a secret order, so these numbers are compared in sorted order first;
-tokens that are certain then tell the order. Scores with the other tokens of the conversation
-decide between those that remain.
+A token's score with itself is one number for each head, at every position: a table over the
+vocabulary. Heads are in a secret order, so these numbers are first compared sorted. Tokens that are
+certain then reveal the order. Scores with the other tokens of the conversation decide between the
+remaining candidates.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from stip_keys.audit.solvers.nearest import nearest, pieces, sorted_values
 from stip_keys.masks import derivation
 from stip_keys.masks.derivation import Indices
 
-# The nearest token is certain where the next is so many times as far.
+# The nearest token is certain if the next is this many times as far.
 CLEARLY = 4.0
-# Relative distances of self scores beyond this are another model's.
+# Self scores with a larger relative distance come from another model.
 UNLIKE = 0.2
 SWEEPS = 2
 
@@ -47,7 +47,7 @@ def run(view: View) -> Findings:
     order = _order_of_heads(seen[certain], table[tokens[certain, 0]])
     if order is None:
         return Findings(
-            distinct.spread(tokens), reason="heads score too alike to be told from each other"
+            distinct.spread(tokens), reason="heads score too similarly to distinguish them"
         )
     tokens, _ = nearest(seen, table, lambda rows: rows[:, order])
     for _ in range(SWEEPS):
@@ -91,7 +91,7 @@ def _by_other_tokens(
     order: Indices,
     tokens: Tokens,
 ) -> Tokens:
-    """Candidates in the order of how well their scores with all of a conversation's tokens fit."""
+    """Candidates, sorted by how well their scores with all tokens of a conversation fit."""
     ranked = tokens.copy()
     decided = np.zeros(len(tokens), np.bool_)
     for where, of_conversation in zip(distinct.where, scores, strict=True):
@@ -113,7 +113,7 @@ def _by_other_tokens(
             asked = np.einsum("chd,jhd->chj", own_queries, keys) / scale
             answered = np.einsum("jhd,chd->chj", queries, own_keys) / scale
             own = np.einsum("chd,chd->ch", own_queries, own_keys) / scale
-            # with itself, a candidate meets its own key and not the one decided on before
+            # a candidate's score with itself uses its own key, not the earlier choice's
             asked[:, :, position] = answered[:, :, position] = own
             errors = (asked[:, order] - of_conversation[:, position, :]) ** 2
             errors += (answered[:, order] - of_conversation[:, :, position]) ** 2

@@ -1,9 +1,9 @@
 """The served head as a code book, with no outside knowledge at all.
 
-A tied head is the embedding table under the mask that the residual stream has at its end. Under
-permutations the public taus take sent rows there, and they are then equal to the head's; under one
-rotation they are there already, and differ by the final norm's weight, which leaves a row's angle
-to its own the smallest. In vocabulary order the number of the head's row is the token.
+A tied head is the embedding table under the residual stream's last mask. With permutations, the
+public taus take a sent row to that mask, where it equals a row of the head. With a rotation, sent
+rows have that mask already and differ by the final norm's weight, so the right row has the smallest
+angle. In vocabulary order the index of the head's row is the token.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _directions(rows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def fails(_: Scheme, head: Head) -> str:
-    """Why the head's rows name no tokens, "" where they do."""
+    """Why the head's rows do not name tokens; "" if they do."""
     if head == Head.HEAD_CLIENT:
         return "the server holds no head"
     if head == Head.HEAD_SEALED:

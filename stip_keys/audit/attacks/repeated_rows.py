@@ -1,8 +1,7 @@
-"""Repeated rows and how often they are: knows the language's words, and nothing of the model.
+"""Frequencies of repeated rows: needs the language's word frequencies, and not the model.
 
-Equal tokens are sent as equal rows whatever the mask. The most frequent row is taken for the
-most frequent token, the next for the next, and so on: likeliest, where nothing but frequencies
-is known.
+Every mask sends equal tokens as equal rows. The most frequent row is taken for the most frequent
+token, the second for the second, and so on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Norms of masked rows, and then the inner products between them.
+"""Norms of masked rows and the inner products between them, which every orthogonal mask keeps.
 
-An orthogonal mask, and so a permutation too, keeps both. Norms leave few candidates for a token;
-a few rows' inner products with each other leave one choice; and inner products with these name the
-rest.
+Few tokens have a row's norm. The inner products between a few rows single out one choice. Inner
+products with these rows name all others.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from stip_keys.audit.solvers.mask_from_rows import permutation_between, rotation
 
 
 def run(view: View) -> Findings:
-    """Every row's token by its inner products, or by its norm alone where these agree with none.
+    """Every row's token by its inner products, or only by its norm if no choice agrees with them.
 
-    Also the mask: a permutation from all rows, a rotation once as many are known as it has columns.
+    Also the mask: a permutation from all rows, a rotation from at least hidden_size rows.
     """
     assert view.public is not None
     embedding = view.public.embedding

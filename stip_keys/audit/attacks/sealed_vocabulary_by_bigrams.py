@@ -1,8 +1,7 @@
-"""A sealed vocabulary as a substitution: its tokens are read by how they follow each other.
+"""A sealed vocabulary as a substitution cipher, solved by which tokens follow each other.
 
-Rows sent and sealed logits hide which token is which, and not where the same one comes again: the
-token that an answer chooses is the next row sent. What the template makes certain is where the
-search begins.
+Rows sent and sealed logits hide which token is which, but not where the same token repeats. The
+token that an answer chooses is the next row sent. The search starts from the template's tokens.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ def run(view: View) -> Findings:
 
 
 def _pseudonyms(view: View, distinct: DistinctRows) -> tuple[list[Indices], int]:
-    """Conversations as numbers of distinct rows, and beyond those of tokens only answered.
+    """Conversations as numbers of distinct rows, then of tokens that occur only in answers.
 
-    An answer that is logits chooses a token, whatever the order; the next row sent is that token's.
+    Logits in any order choose a token; the next row sent is that token's.
     """
     if view.head == Head.HEAD_CLIENT:
         return list(distinct.where), len(distinct.rows)

@@ -1,7 +1,8 @@
 """Signatures of weights: the host compares what it serves with the public checkpoint.
 
-Moving and negating numbers leaves sums over their hashes alone, so every permutation is found
-exactly; a rotation leaves norms alone, and is then solved for. With the key, all traffic is read.
+Moving and negating numbers does not change sums over their hashes, so every permutation is found
+exactly. A rotation does not change norms, which give the equations to solve for it. The key then
+decodes all traffic.
 """
 
 from __future__ import annotations

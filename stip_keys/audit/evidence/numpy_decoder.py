@@ -1,8 +1,8 @@
 """A decoder in NumPy, float32: runs a checkpoint, or a server's bundle, as an attacker would.
 
-It takes what a transformed bundle may have or lack: a tau carries the residual over, and a norm
-without a weight only divides. Weights are read layer by layer, and every layer serves all
-conversations before the next is read, so that a model of several billion parameters fits.
+It accepts masked bundles: a tau reorders the residual stream, and a norm without a weight only
+divides. Weights are read layer by layer. Every layer serves all conversations before the next is
+read, so that a model of several billion parameters fits into memory.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from stip.v1.manifest_pb2 import ModelConfig
 from stip_keys.convert.families import architecture
 from stip_model.rope import cosines_and_sines, inverse_frequencies
 
-# Layers stay in memory as long as they fit into this together: a small model is read once.
+# Layers stay in memory while their sum is below this limit: a small model is read once.
 KEEP_BYTES = 512 * 1024**2
-# Alternatives that pass through a layer at once.
+# How many alternatives pass through a layer at once.
 CHUNK = 1024
 
 Rows = NDArray[np.float32]
@@ -114,8 +114,8 @@ class Decoder:
         """The states after `depth` layers of rows that could each be the next after a prefix.
 
         `rows[k]` [candidates, hidden_size] are alternatives to each other: each sees prefixes[k]
-        and itself. The prefixes stay as they are. `check` is called every few seconds: what it
-        raises ends this.
+        and itself. The prefixes do not change. `check` is called every few seconds and may
+        raise to end the computation.
         """
         states = [np.array(each, np.float32) for each in rows]
         for index in range(depth):
@@ -198,7 +198,7 @@ class _Layer:
         return np.split(after, cuts), all_keys, all_values
 
     def branch(self, rows: Rows, position: int, keys: Rows, values: Rows) -> Rows:
-        """Rows that each stand alone at `position`, after the keys and values before it."""
+        """Alternative rows at `position`: each sees the keys and values before it, and itself."""
         queries, own_keys, own_values = self.project(rows, np.array([position]))
         grouped = queries.reshape(len(rows), -1, self._group, self._config.head_dim)
         own = np.einsum("cgqd,cgd->gqc", grouped, own_keys)
@@ -247,7 +247,7 @@ class _Layer:
         after = carried + self._linear(attended, "self_attn.o_proj")
         x = self._norm(after, "post_attention_layernorm")
         gate = self._linear(x, "mlp.gate_proj")
-        with np.errstate(over="ignore"):  # exp of what silu takes to zero
+        with np.errstate(over="ignore"):  # exp overflows where silu is zero
             gate /= 1 + np.exp(-gate)
         after += self._linear(gate * self._linear(x, "mlp.up_proj"), "mlp.down_proj")
         return after

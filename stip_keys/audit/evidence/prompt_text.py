@@ -23,7 +23,7 @@ from stip_keys.convert.errors import CheckpointError
 # What a row sent stands for.
 TEMPLATE, USER, REPLY = range(3)
 KINDS = ("template", "user", "reply")
-# Stands for the user's text, to find what the template puts before and after it.
+# Rendered in place of the user's text, to find what the template puts before and after it.
 PLACEHOLDER = "STIP-AUDIT-PLACEHOLDER"
 
 
@@ -44,14 +44,14 @@ class PromptEncoder:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:
             raise CheckpointError(f"{path} is not a tokenizer: {error}") from error
-        self._tokenizer.no_truncation()  # what a file stores of either would alter the prompts
+        self._tokenizer.no_truncation()  # a stored truncation or padding would alter the prompts
         self._tokenizer.no_padding()
         self._around = _around(folder)
 
     def encode(self, text: str) -> Prompt:
         """A user's text as a client sends it: in the chat template, where there is one.
 
-        A token that a template's character and the user's share counts as the user's. Raises
+        A token that holds characters of both the template and the user counts as the user's. Raises
         CheckpointError for a text that gives no tokens.
         """
         text = text.strip()

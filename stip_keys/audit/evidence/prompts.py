@@ -1,4 +1,4 @@
-"""What users of the audited conversations say: from a file, built in, or random tokens."""
+"""The prompts of the audited conversations: from a file, built in, or random tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stip_keys.masks.errors import KeysError
 
 # Small talk and questions as the demo model was trained for; any other model can answer them too.
 BUILT_IN = Path(__file__).with_name("built_in_prompts.txt")
-# Of random prompts, where a checkpoint has no tokenizer.
+# How many random prompts are made for a checkpoint without a tokenizer, and how long they are.
 RANDOM_PROMPTS = 48
 RANDOM_LENGTHS = (8, 24)
-# Enough to divide among traffic and what an attacker knows of the language.
+# One for the traffic, one that shows attackers what the language is like.
 FEWEST = 2
 
 

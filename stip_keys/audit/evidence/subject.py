@@ -20,9 +20,9 @@ from stip_keys.masks.keys import ClientKey
 from stip_model.bundle.manifest import check_files, read_manifest
 from stip_model.errors import BundleError
 
-# How far the norms of hidden states and the logits may lie apart, relative: where a conversion
-# rounds weights to bfloat16, that stays well below the first; where it only moves them, below the
-# second, and a light fine-tune far above.
+# Relative tolerance for norms of hidden states and for logits. A conversion that rounds weights to
+# bfloat16 stays well below ROUNDED. One that only moves them stays below MOVED, and a light
+# fine-tune is far above it.
 ROUNDED, MOVED = 0.02, 0.001
 
 
@@ -63,7 +63,7 @@ class Subject:
     def check_weights(self, tokens: Tokens) -> None:
         """Run a conversation through bundle and checkpoint. Raises BundleError where they differ.
 
-        Whatever the mask, it keeps the norms of hidden states, and the logits up to their order.
+        Every mask keeps the norms of hidden states, and the logits except for their order.
         """
         (sent,) = self.masked_rows([tokens])
         plain = self.public.decoder.hidden_states([self.public.embedding[tokens]])
@@ -119,13 +119,13 @@ class Subject:
 
 
 def public_model(checkpoint: Checkpoint) -> PublicModel:
-    """What anyone knows who downloads the checkpoint. Raises KeysError for one beyond float16."""
+    """The checkpoint as an attacker knows it. Raises KeysError if float16 cannot hold it."""
     tensors = StoredTensors({name: each.file for name, each in checkpoint.tensors.items()})
     return public_model_of(checkpoint.config, tensors)
 
 
 def public_model_of(config: Any, tensors: Mapping[str, NDArray[Any]]) -> PublicModel:
-    """The same of tensors in memory, or read when asked for."""
+    """The same from tensors in memory, or from tensors that are read on demand."""
     table = tensors[architecture(config.model_type).embedding]
     with np.errstate(over="ignore"):
         embedding = table.astype(np.float16)

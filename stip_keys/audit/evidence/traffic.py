@@ -1,4 +1,4 @@
-"""The traffic that attacks are run on, what is true of it, and each attacker's view of it."""
+"""The traffic that attacks run on, the truth about it, and each attacker's view of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stip_keys.audit.attack import (
 from stip_keys.audit.evidence.prompt_text import REPLY, USER, Prompt, common_template
 from stip_keys.audit.evidence.subject import Subject
 
-# Told how many tokens of replies have been made.
+# Called with the number of reply tokens that were just generated.
 Progress = Callable[[int], object]
 
 
@@ -57,7 +57,7 @@ class Traffic:
     language: Language
 
     def view(self, attacker: Attacker, public: PublicModel | None = None) -> View:
-        """What an attacker sees and knows; `public` stands in for the model that it knows."""
+        """What an attacker sees and knows; `public` replaces the model that it knows."""
         subject = self.subject
         is_host = attacker.is_host
         return View(
@@ -110,7 +110,7 @@ def hold_dialogues(
 def record(subject: Subject, dialogues: Sequence[Dialogue], others: Sequence[Dialogue]) -> Traffic:
     """What crosses the wire, and what the server computes, when `dialogues` are held.
 
-    `others` are known to attackers: what such text is like, and the template's tokens.
+    Attackers learn from `others` what such text is like, and the template's tokens.
     """
     rows = subject.masked_rows([each.sent for each in dialogues])
     decoder = subject.decoder
@@ -142,7 +142,7 @@ def record(subject: Subject, dialogues: Sequence[Dialogue], others: Sequence[Dia
 
 
 def _template(prompts: Sequence[Prompt]) -> tuple[Tokens, Tokens] | None:
-    """The template's tokens; None where prompts are nothing but the user's."""
+    """The template's tokens; None where prompts have no template."""
     with_user = [each for each in prompts if (each.kinds == USER).any()]
     if not with_user:
         return None

@@ -1,4 +1,4 @@
-"""The key as an attack may recover it: what its findings are compared with."""
+"""The true key, in the form that an attack's findings are compared with."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Masks = dict[str, NDArray[Any]]
 def true_key(subject: Subject, master: MasterKey | None) -> Masks:
     """The masks by SPEC.md's labels: the client's, and with the master key those of the layers.
 
-    Residual permutations stand whole ("residual/0"); a rotation is the matrix Q that rows are
-    multiplied by. The angles, signs and value rotations of a rotated layer are left out: whoever
-    has the rest computes what they hide. Raises KeyFileError for a master key that the bundles
-    were not made with.
+    Residual permutations are whole ("residual/0"), not in blocks. A rotation is the matrix Q that
+    rows are multiplied by. The angles, signs and value rotations of a rotated layer are left out:
+    an attacker that has the other masks can compute them. Raises KeyFileError for a master key
+    that the bundles were not made with.
     """
     if subject.scheme == Scheme.SCHEME_NONE:
         if master is not None:

@@ -13,9 +13,9 @@ from stip_keys.audit.attack import UNKNOWN, SeenConversation, Tokens, View
 class DistinctRows:
     """The different rows among all that were sent.
 
-    `rows` float16 [distinct, hidden_size], in the order of their first occurrence; `where` tells
-    for each conversation which of them every row sent is: int64 [rows sent]; `counts` is int64
-    [distinct].
+    `rows` float16 [distinct, hidden_size] come in the order of their first occurrence. `where`
+    holds for each conversation the index of every row sent, int64 [rows sent]. `counts`, int64
+    [distinct], holds how often each occurs.
     """
 
     def __init__(self, conversations: Sequence[SeenConversation]) -> None:

@@ -1,9 +1,9 @@
-"""What an orthogonal mask leaves of rows: their inner products, within float16's rounding.
+"""Decodes rows by their inner products, which an orthogonal mask keeps within float16's rounding.
 
-A masked row's norm leaves a few tokens, and a few rows' inner products with each other leave one
-choice among those (`consistent_anchors`). Inner products with rows that are known then name every
-other row (`decode`). Once hidden_size independent rows are known they determine the mask, and the
-inner products with them are a row's coordinates: nothing would be gained by solving for it.
+Few tokens have the norm of a masked row. The inner products between a few rows single out one
+choice among those tokens (`consistent_anchors`). Inner products with rows that are known then name
+every other row (`decode`). Solving for the mask would add nothing: inner products with hidden_size
+independent known rows are a row's coordinates.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from stip_keys.audit.attack import Tokens
 from stip_keys.audit.solvers.nearest import nearest, pieces
 
-# Standard deviations of rounding that an inner product may be off.
+# An inner product may be wrong by this many standard deviations of its rounding.
 TOLERANCE = 6.0
-# Rows whose tokens are chosen together, and how many of these choices are followed at once.
+# How many rows' tokens are chosen together, and how many such choices are followed at once.
 ANCHORS = 16
 BEAM = 4000
-# Fewer rows that agree may do so by chance.
+# Fewer rows than this may agree by chance.
 FEWEST = 4
-# Known rows that others are compared with: more add nothing but time.
+# Other rows are compared with this many known rows. More take time and add nothing.
 REFERENCES = 256
 
 
@@ -34,12 +34,12 @@ class Products:
     def __init__(self, rows: NDArray[np.float16]) -> None:
         exact = rows.astype(np.float64)
         squares = exact**2
-        # a float16 is off by at most half its spacing, evenly
+        # the error of a float16 is uniform, at most half its spacing
         rounding = np.spacing(np.abs(rows)).astype(np.float64) ** 2 / 12
         self.values = exact @ exact.T
         self.variances = squares @ rounding.T + rounding @ squares.T
         np.fill_diagonal(self.variances, 4 * np.einsum("ij,ij->i", squares, rounding))
-        # rows that the mask did not round are exact: keep what float32 sums lose
+        # a mask may round nothing: allow for the error of float32 sums
         self.variances += (1e-6 * self.values.diagonal().mean()) ** 2
 
 
@@ -61,9 +61,9 @@ def nearest_norms(products: Products, norms: NDArray[np.float64]) -> Tokens:
 def tokens_by_products(
     rows: NDArray[np.float16], embedding: NDArray[np.float16]
 ) -> tuple[Tokens, bool]:
-    """The tokens of masked rows [rows, WIDTH], and whether a choice agrees with all products.
+    """The tokens of masked rows [rows, WIDTH], and whether they agree with all inner products.
 
-    Without such a choice only norms are compared.
+    Compares only norms where no choice of tokens agrees.
     """
     products, norms = Products(rows), squared_norms(embedding)
     anchors = consistent_anchors(products, embedding, norms)
@@ -77,8 +77,8 @@ def consistent_anchors(
 ) -> tuple[NDArray[np.int64], Tokens] | None:
     """Some rows, and the one choice of tokens for them that agrees with all inner products.
 
-    Rows with the fewest candidates are chosen first; the likeliest choices are followed. None
-    where too few rows agree with any: the model is another, or the rows are too few.
+    Starts with the rows that have the fewest candidates and follows the likeliest choices. Returns
+    None where too few rows agree with any: it is another model, or there are too few rows.
     """
     squares, deviations = products.values.diagonal(), np.sqrt(products.variances.diagonal())
     order = np.argsort(norms)
@@ -123,8 +123,10 @@ def consistent_anchors(
 def decode(
     products: Products, embedding: NDArray[np.float16], rows: NDArray[np.int64], tokens: Tokens
 ) -> Tokens:
-    """Candidates of every row [rows, WIDTH], by its norm and its products with `rows` of known
-    `tokens`: one of these is enough for most, and a few for all."""
+    """Candidates of every row [rows, WIDTH], by its norm and its products with known rows.
+
+    `rows` are the known rows, `tokens` their tokens. One is enough for most rows, a few for all.
+    """
     rows, tokens = rows[:REFERENCES], tokens[:REFERENCES]
     known = embedding[tokens].astype(np.float32)
     scales = np.sqrt(

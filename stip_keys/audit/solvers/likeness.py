@@ -1,4 +1,4 @@
-"""How alike a masked hidden state and a plain one are, by what the mask leaves alone."""
+"""How similar a masked and a plain hidden state are, by what the mask does not change."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Float32 = NDArray[np.float32]
 
 @dataclass
 class SortedValues:
-    """A permutation leaves sorted values alone."""
+    """Compares sorted values, which a permutation does not change."""
 
     def distances(
         self, states: Float32, embedded: Float32, masked: Float32, sent: NDArray[Any]
     ) -> Float32:
-        """Of each of `states` [candidates, hidden_size] from the masked state, relative to it.
+        """The relative distance of each of `states` [candidates, hidden_size] from `masked`.
 
-        `embedded` are the candidates' rows as they would enter the first layer, `sent` is the row
-        that did.
+        `embedded` are the candidates' rows as they would enter the first layer. `sent` is the row
+        that did enter it.
         """
         del embedded, sent
         difference = sorted_values(states) - sorted_values(masked)
@@ -31,15 +31,15 @@ class SortedValues:
         return relative
 
     def learn(self, state: Float32, embedded: Float32, masked: Float32, sent: NDArray[Any]) -> None:
-        """A state has been decoded; the sorted values of the next tell nothing of it."""
+        """Nothing to learn: sorted values of one state say nothing about the next."""
 
 
 @dataclass
 class InnerProducts:
-    """A rotation leaves inner products alone.
+    """Compares inner products, which a rotation does not change.
 
-    Compared are a state's with itself, with its own row sent, and with the states and rows decoded
-    before: one rotation holds for all of them.
+    A state's products with itself, with its own row sent, and with the states and rows decoded
+    before it: one rotation holds for all of them.
     """
 
     _plain: list[Float32] = field(default_factory=list)
@@ -63,7 +63,7 @@ class InnerProducts:
         return mean
 
     def learn(self, state: Float32, embedded: Float32, masked: Float32, sent: NDArray[Any]) -> None:
-        """A state has been decoded: the next are compared with it and its row."""
+        """Keep a decoded state and its row, to compare the next states with them."""
         self._plain += [state, embedded]
         self._masked += [masked, sent.astype(np.float32)]
 

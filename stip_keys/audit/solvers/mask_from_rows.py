@@ -1,4 +1,4 @@
-"""The client's mask from rows that are known: what each was before, and what was sent."""
+"""Recovers the client's mask from known rows and the masked rows that were sent for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Float16 = NDArray[np.float16]
 def permutation_between(plain: Float16, sent: Float16) -> Indices | None:
     """The p with `sent == plain[:, p]`, None where there is none.
 
-    Columns that are equal in all rows are told apart by nothing, and paired in their order.
+    Columns that are equal in all rows are paired in their order.
     """
     source, target = np.lexsort(plain), np.lexsort(sent)
     if not np.array_equal(plain[:, source], sent[:, target]):
@@ -30,7 +30,7 @@ def rotation_between(plain: Float16, sent: Float16) -> NDArray[np.float32] | Non
     """
     size = plain.shape[1]
     if len(plain) < size:
-        return None  # before a decomposition that takes long to say the same
+        return None  # too few rows: skip the slow decomposition
     left, values, right = np.linalg.svd(plain.astype(np.float32).T @ sent.astype(np.float32))
     if values[-1] < 1e-6 * values[0]:
         return None

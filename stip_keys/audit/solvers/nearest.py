@@ -38,9 +38,9 @@ def nearest(
 ) -> tuple[Tokens, NDArray[np.float64]]:
     """The rows of `prepare(table)` nearest to each query: indices and squared distances.
 
-    Both are [queries, ≤ width], nearest first, and equal distances in the table's order. `prepare`
-    is given a few rows at a time. Distances come from products less a common mean, which loses
-    little, and those of the best are computed again as differences, in float64.
+    Both are [queries, ≤ width], nearest first; equal distances keep the table's order. `prepare`
+    gets a few rows at a time. Candidates are found by matrix products in float32, after a common
+    mean is subtracted. The distances of the best are then computed again in float64.
     """
     width = min(width, len(table))
     wanted = min(2 * width, len(table))
@@ -50,7 +50,7 @@ def nearest(
     scores = np.empty((len(queries), 0), np.float32)
     for piece in pieces(len(table), max(queries.shape[1], len(queries))):
         rows = prepare(table[piece]) - centre
-        # the squared distance less the query's own square, which all its candidates share
+        # the squared distance, without the query's own square, which is the same for all rows
         score = np.einsum("ij,ij->i", rows, rows) - 2 * (centred @ rows.T)
         score = np.concatenate([scores, score], axis=1)
         index = np.concatenate(

@@ -28,7 +28,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Permutations:
-    """What was recovered: the residual stream's, p_0 … p_L, and all by their labels."""
+    """What was recovered: the residual stream's p_0 … p_L, and all permutations by their labels."""
 
     residual: list[Indices]
     vocabulary: Indices | None
@@ -52,7 +52,7 @@ def recover_permutations(view: View) -> Permutations | None:
         key |= found
     vocabulary = None
     if "lm_head.weight" in bundle:
-        # one after the other: each is as large as the rest of what is in memory
+        # not at once: each matrix is as large as everything else in memory
         served = row_signatures(bundle["lm_head.weight"], dtype, residual[layers])
         plain = row_signatures(public.decoder.head(), dtype, np.arange(len(residual[layers])))
         vocabulary = pairing(served, plain)
@@ -64,7 +64,7 @@ def recover_permutations(view: View) -> Permutations | None:
 
 
 def _residual(bundle: Tensors, public: PublicModel, dtype: np.dtype[Any]) -> list[Indices] | None:
-    """p_0 … p_L: one from a layer's columns, the others by the public taus."""
+    """p_0 … p_L: one from a layer's columns, the others from it by the public taus."""
     layers = public.config.num_hidden_layers
     found: tuple[int, Indices] | None = None
     for layer in range(layers):

@@ -1,4 +1,4 @@
-"""In which order tokens are tried as the next of a conversation: the likeliest first."""
+"""The order in which a search tries tokens as the next one of a conversation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from stip_keys.audit.attack import Language, PublicModel, Tokens
 
-# Tokens proposed first, and then, by either order; after these comes the rest of the vocabulary.
+# Batch sizes: the likeliest and the most frequent tokens, twice, then pieces of all others.
 FIRST, THEN, PIECE = 48, 384, 2048
 
 
 class Proposals:
-    """Orders of tokens, for some conversations that are decoded side by side.
+    """Orders of tokens for several conversations that are decoded at the same time.
 
     The likeliest are the public model's own next tokens, the most frequent ones in such text, and
     those that have occurred in these conversations.
@@ -31,7 +31,7 @@ class Proposals:
         self._next: list[NDArray[np.float32] | None] = [None] * conversations
 
     def extend(self, which: Sequence[int], tokens: Sequence[Tokens]) -> None:
-        """Conversation which[k] goes on with tokens[k], which are none or more."""
+        """Continue conversation which[k] with tokens[k], which may be empty."""
         self._seen = np.union1d(self._seen, np.concatenate(tokens)) if tokens else self._seen
         pairs = [(k, each) for k, each in zip(which, tokens, strict=True) if len(each)]
         if not pairs:

@@ -1,8 +1,8 @@
-"""Recovers a bundle's rotation, and the permutations beside it, from the public checkpoint.
+"""Recovers a bundle's rotation and permutations from the public checkpoint.
 
-The MLP's hidden units are matched first, by what a rotation of the residual stream leaves of them:
-the norms of their rows in gate and up and of their columns in down. Each pair of rows of gate is
-then an equation for the rotation, and least squares over orthogonal matrices solves them all.
+The MLP's hidden units are matched first, by norms that a rotation of the residual stream does not
+change: those of their rows in gate and up and of their columns in down. Each pair of rows of gate
+is then an equation for the rotation. Least squares over orthogonal matrices solves them all.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from stip_keys.masks.derivation import Indices
 Tensors = Mapping[str, NDArray[Any]]
 Float32 = NDArray[np.float32]
 
-# The cosine between a row of gate, rotated, and the bundle's row, once units are matched by norms
-# alone, and in the end: rounding to bfloat16 leaves more than this.
+# Least cosine between a rotated row of gate and the bundle's row: LIKELY when units are matched by
+# norms only, SAME at the end. Rounding to bfloat16 leaves a larger cosine than SAME.
 LIKELY, SAME = 0.7, 0.99
-# Of the MLP's rows, so many must fit for the rotation to be believed.
+# The share of the MLP's rows that must fit the rotation.
 BELIEVED = 0.9
-# Dimensions in which rows of the head are compared, and how far rounding may move a norm: this
-# over the root of hidden_size.
+# Rows of the head are compared in this many dimensions. Rounding may change a norm by
+# NORM_TOLERANCE over the root of hidden_size.
 DIMENSIONS = 64
 NORM_TOLERANCE = 0.02
 BLOCK = 2048
@@ -105,7 +105,7 @@ def _norms(rows: Float32) -> Float32:
 def _solve(bundle: Tensors, public: PublicModel) -> Float32 | None:
     """The rotation from the first layer's MLP (orthogonal Procrustes; Schönemann, 1966).
 
-    Solved twice: units that the first solution shows to be mistaken are chosen anew.
+    Solves twice: the first solution corrects wrongly matched units.
     """
     plain, served = _gate(public, 0), _served_gate(bundle, 0)
     candidates = _hidden_units(bundle, public, 0)
@@ -156,7 +156,7 @@ def _heads(bundle: Tensors, public: PublicModel, layer: int) -> dict[str, Indice
 
 
 def _vocabulary(bundle: Tensors, public: PublicModel, rotation: Float32) -> Indices:
-    """Which token each row of the served head is: nearest among those of about its norm."""
+    """The token of each row of the served head: the nearest of those with a similar norm."""
     norm = public.tensors["model.norm.weight"]
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((len(rotation), DIMENSIONS)).astype(np.float32)
@@ -172,7 +172,7 @@ def _vocabulary(bundle: Tensors, public: PublicModel, rotation: Float32) -> Indi
         first, last = np.searchsorted(
             known_lengths[known_order], [low * (1 - tolerance), high * (1 + tolerance)]
         )
-        # at least as many as are asked for, where rounding has moved all of a block away
+        # at least one, also where rounding has moved all norms of a block
         near = known_order[max(0, min(first, last - 1)) : last + 1]
         vocabulary[block] = near[nearest(found[block], known[near], width=1)[0][:, 0]]
     return vocabulary
@@ -181,7 +181,7 @@ def _vocabulary(bundle: Tensors, public: PublicModel, rotation: Float32) -> Indi
 def _projected(
     rows: Float32, directions: Float32, weight: Float32 | None = None
 ) -> tuple[Float32, Float32]:
-    """The norms of rows, times a weight where there is one, and their parts in some directions."""
+    """The norms of rows, times a weight if any, and their products with `directions`."""
     lengths = np.empty(len(rows), np.float32)
     parts = np.empty((len(rows), directions.shape[1]), np.float32)
     for piece in pieces(*rows.shape):

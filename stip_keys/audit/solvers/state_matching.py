@@ -30,8 +30,8 @@ from stip_keys.audit.evidence.numpy_decoder import rms_norm
 from stip_keys.audit.solvers.likeness import InnerProducts, Likeness, SortedValues
 from stip_keys.audit.solvers.proposals import Proposals
 
-# Relative distances. Rounding to bfloat16 throughout leaves less than ACCEPTED, and a wrong token's
-# distance is more than CLEARLY times the right one's. Beyond UNLIKE no token fits.
+# Relative distances. Rounding to bfloat16 leaves less than ACCEPTED. A wrong token's distance is
+# more than CLEARLY times the right one's. Beyond UNLIKE no token fits.
 ACCEPTED, UNLIKE = 0.01, 0.1
 CLEARLY = 2.0
 # After this many tokens in a row without a similar state, the model is another.
@@ -59,7 +59,7 @@ class Deadline:
 
 @dataclass
 class _Followed:
-    """One conversation on its way: states [answered rows, hidden_size], from row `start` on."""
+    """One conversation while it is decoded: states [answered rows, hidden_size] from `start` on."""
 
     number: int
     conversation: SeenConversation
@@ -90,14 +90,14 @@ class _Followed:
 
     @property
     def is_decided(self) -> bool:
-        """Whether the best so far is as near as rounding leaves it, and no other is."""
+        """Whether the best candidate is within the rounding error, and no other is near."""
         if not len(self.distances) or self.distances[0] > ACCEPTED:
             return False
         return len(self.distances) == 1 or self.distances[1] > CLEARLY * self.distances[0]
 
 
 class _Matching:
-    """Decodes conversations side by side, so that a layer is read once for all of them."""
+    """Decodes conversations together, so that a layer is read once for all of them."""
 
     def __init__(self, view: View, depth: int, is_normalised: bool) -> None:
         assert view.public is not None
@@ -109,9 +109,9 @@ class _Matching:
         self._proposals = Proposals(view.public, view.language, len(view.conversations))
 
     def run(self, followed: Sequence[_Followed], given: Sequence[Tokens]) -> None:
-        """Decode all of `followed`, whose first rows are given tokens [rows, candidates].
+        """Decode all of `followed`; `given` are the candidates of the first rows.
 
-        When the view's time is over, they stay as far as they are.
+        Stops when the view's time is over, and keeps what is decoded by then.
         """
         for each, tokens in zip(followed, given, strict=True):
             each.found = list(tokens)
@@ -212,7 +212,7 @@ def decode_states(
 
 
 def _ending(view: View, followed: Sequence[_Followed]) -> tuple[str, bool]:
-    """What kept it from finding all, and whether that was time."""
+    """Why it did not find everything, and whether it ran out of time."""
     if all(each.fruitless >= FRUITLESS for each in followed):
         return "no token's state is like those seen", False
     if any(each.goes_on for each in followed):

@@ -1,8 +1,8 @@
-"""Solves a substitution of tokens by the pairs that a language is made of.
+"""Solves a substitution cipher over tokens, by the frequencies of token pairs in a language.
 
-Pseudonyms are numbers 0, 1, …, one for each token; a text is an array of them. The assignment of
-tokens to pseudonyms is improved one at a time, exchanging where a token is taken, as long as the
-text becomes likelier.
+Pseudonyms are numbers 0, 1, …, one for each token. A text is an array of pseudonyms. The solver
+changes one assignment of a token to a pseudonym at a time, as long as the text becomes likelier. If
+another pseudonym has the token, the two exchange their tokens.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from stip_keys.masks.derivation import Indices
 # Weight of a token's own frequency against the pairs it was seen in.
 SMOOTHING = 1.0
 RESTARTS, SWEEPS, PROPOSALS = 24, 20, 8
-# Tokens that the first pseudonym may be, where nothing is known: one an attempt.
+# Where nothing is known, each attempt begins with another of this many tokens.
 BEGINNINGS = 8
 
 Float64 = NDArray[np.float64]
 
 
 class Bigrams:
-    """Probabilities of pairs: those counted, and beyond them those of single tokens.
+    """Probabilities of pairs: as counted, or from single tokens for pairs never counted.
 
-    log P(b | a) = base(b) - mass(a) + bonus(a, b), the last for pairs that were counted alone.
+    log P(b | a) = base(b) - mass(a) + bonus(a, b), where only counted pairs have a bonus.
     """
 
     def __init__(self, language: Language) -> None:
@@ -49,7 +49,7 @@ class Bigrams:
         self.doubles[pairs[doubled, 0]] = bonus[doubled]
 
     def bonus(self, first: Tokens, second: Tokens) -> Float64:
-        """Of pairs of tokens, 0 for those never counted."""
+        """The bonus of each pair of tokens, 0 for those never counted."""
         if not len(self._keys):
             return np.zeros(len(first))
         keys = first * self.vocab_size + second
@@ -93,7 +93,7 @@ class Substitution:
         self.tokens = np.full(count, UNKNOWN)
 
     def solve(self, rng: np.random.Generator) -> float:
-        """Assign all tokens; the better of some attempts. The log-likelihood of the text."""
+        """Assign all tokens, by the best of several attempts. Returns the text's log-likelihood."""
         best: tuple[float, Tokens] | None = None
         for attempt in range(RESTARTS):
             self._begin(rng, attempt)
@@ -106,7 +106,7 @@ class Substitution:
         return best[0]
 
     def candidates(self) -> Tokens:
-        """For every pseudonym its token, and then those next likely: int64 [pseudonyms, WIDTH]."""
+        """The likeliest tokens of every pseudonym: int64 [pseudonyms, WIDTH]."""
         table = np.full((len(self.tokens), WIDTH), UNKNOWN)
         for pseudonym, token in enumerate(self.tokens):
             order = np.argsort(-self._scores(pseudonym), kind="stable")[:WIDTH]
@@ -118,9 +118,9 @@ class Substitution:
         return table
 
     def _begin(self, rng: np.random.Generator, attempt: int) -> None:
-        """Assign what is known, and then always that which occurs most beside what is assigned.
+        """Assign what is known, then always the pseudonym with most assigned neighbours.
 
-        Attempts differ in the first token, where nothing is known, and in the noise on the others.
+        Attempts differ in their noise and, where nothing is known, in the first token.
         """
         rank = 0 if self._known else attempt % BEGINNINGS
         noise = 0.5 * (attempt // (1 if self._known else BEGINNINGS))
@@ -129,14 +129,14 @@ class Substitution:
         for pseudonym, token in self._known.items():
             self.tokens[pseudonym], free[token] = token, False
         for _ in range(np.count_nonzero(self.tokens == UNKNOWN)):
-            beside = np.zeros(len(self.tokens))
+            neighbours = np.zeros(len(self.tokens))
             first, second = self._pairs.T
             is_set = self.tokens != UNKNOWN
-            np.add.at(beside, first[is_set[second]], self._counts[is_set[second]])
-            np.add.at(beside, second[is_set[first]], self._counts[is_set[first]])
-            beside += 1e-3 * self._frequencies
-            beside[is_set] = -1
-            pseudonym = int(beside.argmax())
+            np.add.at(neighbours, first[is_set[second]], self._counts[is_set[second]])
+            np.add.at(neighbours, second[is_set[first]], self._counts[is_set[first]])
+            neighbours += 1e-3 * self._frequencies
+            neighbours[is_set] = -1
+            pseudonym = int(neighbours.argmax())
             scores = self._scores(pseudonym) + noise * rng.gumbel(size=len(free))
             scores[~free] = -np.inf
             token = int(np.argsort(-scores, kind="stable")[rank])
@@ -155,7 +155,7 @@ class Substitution:
                 return
 
     def _improve(self, pseudonym: int, likelihood: float) -> float:
-        """Try the tokens that fit a pseudonym's neighbours best, exchanging those taken."""
+        """Try the tokens that fit a pseudonym's neighbours best. Returns the new likelihood."""
         own = self.tokens[pseudonym]
         for token in np.argsort(-self._scores(pseudonym), kind="stable")[:PROPOSALS]:
             if token == own:
@@ -178,7 +178,7 @@ class Substitution:
         return float(self._counts @ logarithms)
 
     def _scores(self, pseudonym: int) -> Float64:
-        """The log-likelihood of a pseudonym's pairs for every token, but for a constant."""
+        """The log-likelihood of a pseudonym's pairs for every token, up to a constant."""
         bigrams = self._bigrams
         first, second = self._pairs.T
         itself = (first == pseudonym) & (second == pseudonym)

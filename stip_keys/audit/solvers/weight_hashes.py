@@ -1,8 +1,8 @@
-"""Signatures of rows and columns of a matrix that no permutation and no sign changes.
+"""Signatures of a matrix's rows and columns that permutations and signs do not change.
 
-A column's signature is the sum, modulo 2^64, of its values' hashes: the same in whatever order they
-stand. A row's gives every column a factor of its own, so that rows are told apart by where
-their values stand, once it is known which column is which.
+A column's signature is the sum, modulo 2^64, of its values' hashes, so the order does not count. A
+row's signature multiplies the hashes with one factor for each column. It depends on which value is
+in which column, and is used once the order of the columns is known.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from stip_keys.audit.solvers.nearest import pieces
 from stip_keys.masks.derivation import Indices
 
 Hashes = NDArray[np.uint64]
-# How many times a piece of a matrix stands in memory while it is hashed.
+# How many copies of a piece of a matrix are in memory while it is hashed.
 TEMPORARIES = 16
 
 
 def stored_type(values: NDArray[np.float32]) -> np.dtype[Any]:
     """The narrowest of bfloat16, float16 and float32 that holds all values exactly.
 
-    Random weights that all happen to fit into a narrower type than their own do not occur.
+    Real weights never all fit into a narrower type than their own by chance.
     """
     for dtype in (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)):
         with np.errstate(over="ignore"):
@@ -34,7 +34,7 @@ def stored_type(values: NDArray[np.float32]) -> np.dtype[Any]:
 
 
 def column_signatures(matrix: NDArray[np.float32], dtype: np.dtype[Any]) -> Hashes:
-    """Of the columns of a matrix once it is rounded to `dtype`: uint64 [columns]."""
+    """Signatures of the columns of a matrix rounded to `dtype`: uint64 [columns]."""
     total = np.zeros(matrix.shape[1], np.uint64)
     for piece in pieces(len(matrix), matrix.shape[1] * TEMPORARIES):
         total += _hashes(matrix[piece], dtype).sum(axis=0, dtype=np.uint64)
@@ -44,9 +44,9 @@ def column_signatures(matrix: NDArray[np.float32], dtype: np.dtype[Any]) -> Hash
 def row_signatures(
     matrix: NDArray[np.float32], dtype: np.dtype[Any], columns: Indices | None
 ) -> Hashes:
-    """Of its rows, where column k stands for column columns[k]: uint64 [rows].
+    """Signatures of its rows: uint64 [rows]. Column k stands for column columns[k].
 
-    Without `columns` the order of values does not count.
+    If `columns` is None, the order of values does not count.
     """
     total = np.empty(len(matrix), np.uint64)
     factors = None if columns is None else _mix(columns.astype(np.uint64)) | np.uint64(1)
@@ -59,7 +59,7 @@ def row_signatures(
 
 
 def joined(signatures: list[Hashes]) -> Hashes:
-    """One signature of several of the same things."""
+    """One signature from several signatures of the same rows or columns."""
     total = np.zeros_like(signatures[0])
     for each in signatures:
         total = _mix(total ^ each)
