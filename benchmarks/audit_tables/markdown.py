@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from benchmarks.audit_tables.modes import MODES, Mode
-from stip_keys.audit.audit import Audit
 from stip_keys.audit.metrics import Spread
 from stip_keys.audit.report import key_of, percent, share_of
-from stip_keys.audit.run import Outcome
+from stip_keys.audit.run import Audit, Outcome
 
 # What a table shows of an outcome, by its heading.
 RECOVERED: Mapping[str, Callable[[Outcome], Spread | None]] = {

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stip_keys.audit.attacks import attack_names, load_attacks
-from stip_keys.audit.audit import Audit, audit_bundles
 from stip_keys.audit.evidence.prompts import make_prompts
 from stip_keys.audit.evidence.subject import Subject, public_model
 from stip_keys.audit.evidence.traffic import hold_dialogues
+from stip_keys.audit.run import Audit, audit_bundles
 from stip_keys.audit.settings import AuditSettings
 from stip_keys.convert.checkpoint import Checkpoint
 from stip_keys.masks.keys import MasterKey

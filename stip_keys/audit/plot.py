@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from stip_keys.audit.audit import Audit
 from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.metrics import Spread
 from stip_keys.audit.report import share_of
+from stip_keys.audit.run import Audit
 from stip_keys.masks.errors import KeysError
 
 SUFFIXES = (".png", ".svg")

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from stip_keys.audit.attack import Attacker
-from stip_keys.audit.audit import Audit
 from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.metrics import Measurement, Share, Spread
-from stip_keys.audit.run import Outcome
+from stip_keys.audit.run import Audit, Outcome
 
 KNOWS = {
     Attacker.OBSERVER: "traffic",

@@ -1,4 +1,4 @@
-"""Runs the attacks: each for several seeds, and once with a wrong model as a control."""
+"""One audit: runs each attack for several seeds, and once with a wrong model as a control."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from stip_keys.audit.attack import Attack, PublicModel
 from stip_keys.audit.evidence.subject import Subject, public_model_of
 from stip_keys.audit.evidence.traffic import Dialogue, Traffic, record
+from stip_keys.audit.evidence.truth import true_key
 from stip_keys.audit.metrics import Measurement, measure
 from stip_keys.audit.settings import AuditSettings
+from stip_keys.masks.keys import MasterKey
+from stip_model.bundle.modes import head_name, scheme_name
 
 # Called with a title before each run.
 Step = Callable[[str], object]
@@ -34,6 +37,46 @@ class Outcome:
     reason: str
     runs: Sequence[Measurement]
     wrong_model: Measurement | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One audit: its subject, its settings and its outcomes."""
+
+    scheme: str
+    head: str
+    model: str
+    settings: AuditSettings
+    whole_key: bool  # whether all masks were compared, not only the client's
+    outcomes: Sequence[Outcome]
+
+
+def audit_bundles(
+    subject: Subject,
+    attacks: Sequence[Attack],
+    dialogues: Sequence[Dialogue],
+    settings: AuditSettings,
+    master: MasterKey | None,
+    step: Step = lambda _: None,
+) -> Audit:
+    """Run the attacks on the traffic of `dialogues` and compare their findings with the truth.
+
+    At most half of the dialogues are sent: the others show attackers what such text is like.
+    Without `master` only the client's masks are compared. Raises KeyFileError for a master key
+    that did not make the bundles.
+    """
+    key = true_key(subject, master)
+    settings = replace(settings, conversations=min(settings.conversations, len(dialogues) // 2))
+    config = subject.manifest.model
+    return Audit(
+        scheme=scheme_name(subject.scheme),
+        head=head_name(subject.head),
+        model=f"{config.model_type}, {config.num_hidden_layers} layers of {config.hidden_size}, "
+        f"{config.vocab_size} tokens",
+        settings=settings,
+        whole_key=master is not None,
+        outcomes=run_attacks(subject, attacks, dialogues, key, settings, step),
+    )
 
 
 def run_attacks(
@@ -63,10 +106,12 @@ def run_attacks(
                 wrong = wrong or wrong_model(subject.public)
                 step(f"{attack.name} ({attack.attacker.value}), wrong model")
                 controls[k] = _run(attack, traffic, key, wrong, settings.time_limit)
-    return [
-        Outcome(attack, _reason(attack, subject, runs[k]), runs[k], controls[k])
-        for k, attack in enumerate(attacks)
-    ]
+    outcomes = []
+    for attack, measured, control in zip(attacks, runs, controls, strict=True):
+        reason = attack.fails(subject.scheme, subject.head)
+        reason = reason or next((each.reason for each in measured if each.reason), "")
+        outcomes.append(Outcome(attack, reason, measured, control))
+    return outcomes
 
 
 def steps(attacks: Sequence[Attack], seeds: int) -> int:
@@ -113,8 +158,3 @@ def _run(
     begun = time.perf_counter()
     findings = attack.run(view)
     return measure(findings, traffic.dialogues, key, time.perf_counter() - begun)
-
-
-def _reason(attack: Attack, subject: Subject, runs: Sequence[Measurement]) -> str:
-    reasons = [each.reason for each in runs if each.reason]
-    return attack.fails(subject.scheme, subject.head) or (reasons[0] if reasons else "")

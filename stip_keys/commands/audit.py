@@ -18,7 +18,7 @@ from stip_keys.masks.errors import KeysError
 from stip_keys.masks.key_file import read_master_key
 
 if TYPE_CHECKING:
-    from stip_keys.audit.audit import Audit
+    from stip_keys.audit.run import Audit
 
 TO_STDOUT = "-"
 
@@ -34,12 +34,13 @@ attacks:
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
+    names = textwrap.fill(", ".join(attack_names()), break_on_hyphens=False)
     parser = commands.add_parser(
         "audit",
         help="attack your own bundles and print what they reveal",
         description="Run published attacks on the bundles' traffic, as each party could, and print "
         "how many tokens and how much of the key they recover.",
-        epilog=EPILOG + _listed(attack_names()),
+        epilog=EPILOG + textwrap.indent(names, "  "),
         allow_abbrev=False,  # --passphrase SECRET must not pass for --passphrase-file
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -105,19 +106,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=_run)
 
 
-def _listed(names: list[str]) -> str:
-    return textwrap.indent(textwrap.fill(", ".join(names), break_on_hyphens=False), "  ")
-
-
 def _run(arguments: argparse.Namespace) -> int:
     # imported here: other commands would start more slowly
-    from stip_keys.audit.audit import audit_bundles
     from stip_keys.audit.evidence.prompts import make_prompts
     from stip_keys.audit.evidence.subject import Subject
     from stip_keys.audit.evidence.traffic import hold_dialogues
     from stip_keys.audit.evidence.truth import true_key
     from stip_keys.audit.plot import check_plot
-    from stip_keys.audit.run import steps
+    from stip_keys.audit.run import audit_bundles, steps
     from stip_keys.convert.checkpoint import Checkpoint
 
     if arguments.plot:
@@ -169,17 +165,13 @@ def _print(audit: Audit, arguments: argparse.Namespace) -> None:
         print(text)
     else:
         if arguments.json:
-            _write(Path(arguments.json), text + "\n")
+            try:
+                Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+            except OSError as error:
+                raise KeysError(f"cannot write {arguments.json}: {error.strerror}") from error
         print(as_table(audit), end="")
     if arguments.plot:
         draw(audit, arguments.plot)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise KeysError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _bar(name: str, total: int) -> tqdm[Any]:

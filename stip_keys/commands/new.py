@@ -8,7 +8,7 @@ from pathlib import Path
 from stip_keys.commands.options import add_base_seed, make_key
 from stip_keys.convert.signing import SigningKey, write_signing_key
 from stip_keys.masks.key_file import write_master_key
-from stip_keys.masks.passphrase import Passphrase, new_passphrase
+from stip_keys.masks.passphrase import new_passphrase
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,18 +52,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.passphrase or arguments.passphrase_file is not None:
         passphrase = new_passphrase(arguments.passphrase_file)
     if arguments.signing:
-        return _new_signing(arguments.output or Path("signing.key"), passphrase)
+        output = arguments.output or Path("signing.key")
+        signing = SigningKey.generate()
+        public_path = write_signing_key(output, signing, passphrase)
+        print(f"signing key written to {output}, public key to {public_path}")
+        print(f"fingerprint {signing.public_key.fingerprint}")
+        return 0
     output = arguments.output or Path("master.key")
     key = make_key(arguments.base_seed)
     write_master_key(output, key, base_seed=arguments.base_seed, passphrase=passphrase)
     print(f"master key written to {output}")
     print(f"fingerprint {key.fingerprint}")
-    return 0
-
-
-def _new_signing(output: Path, passphrase: Passphrase | None) -> int:
-    key = SigningKey.generate()
-    public_path = write_signing_key(output, key, passphrase)
-    print(f"signing key written to {output}, public key to {public_path}")
-    print(f"fingerprint {key.public_key.fingerprint}")
     return 0

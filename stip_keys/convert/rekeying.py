@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from stip.v1.manifest_pb2 import BundleFile, BundleKind, ModelConfig
+from stip.v1.manifest_pb2 import BundleFile, BundleKind
 from stip_keys.convert.bundle_writer import BundleWriter, Progress, bundle_id, describe_file
 from stip_keys.convert.checkpoint import read_header
 from stip_keys.convert.plan import TAU, Plan
@@ -69,7 +69,18 @@ class Rekeying(BundleWriter):
         server, client = self._server, self._client
         if bundle_id(server.files) != server.bundle_id or server.model != client.model:
             raise BundleError(f"{self._folder}: a manifest is altered: it contradicts the other")
-        _check_dimensions(self._folder, server.model)
+        model = server.model
+        sizes = (
+            model.hidden_size,
+            model.intermediate_size,
+            model.num_hidden_layers,
+            model.num_attention_heads,
+            model.num_key_value_heads,
+            model.head_dim,
+            model.vocab_size,
+        )
+        if not all(sizes) or model.num_attention_heads % model.num_key_value_heads:
+            raise BundleError(f"{self._folder}: the manifest's dimensions are not those of a model")
 
     def _write_client_files(self, client: Path, _: Progress) -> Iterator[BundleFile]:
         for file in self._client.files:
@@ -79,18 +90,3 @@ class Rekeying(BundleWriter):
             else:
                 shutil.copyfile(self._folder / "client" / file.name, client / file.name)
                 yield file
-
-
-def _check_dimensions(folder: Path, model: ModelConfig) -> None:
-    """Raise BundleError where a manifest's dimensions are none of a decoder."""
-    sizes = (
-        model.hidden_size,
-        model.intermediate_size,
-        model.num_hidden_layers,
-        model.num_attention_heads,
-        model.num_key_value_heads,
-        model.head_dim,
-        model.vocab_size,
-    )
-    if not all(sizes) or model.num_attention_heads % model.num_key_value_heads:
-        raise BundleError(f"{folder}: the manifest's dimensions are none of a model")

@@ -24,6 +24,7 @@ from stip_keys.masks.passphrase import (
     ON_TERMINAL,
     Passphrase,
     PassphraseSource,
+    not_wrapped,
     warn_if_others_can_read,
 )
 from stip_keys.masks.wrapped_key import parse as parse_wrapped
@@ -141,7 +142,8 @@ def read_secret(path: Path, kind: str, source: PassphraseSource) -> tuple[bytes,
         wrapped = parse_wrapped(path, content)
         return wrapped.unwrap(path, source.passphrase(path)), wrapped.secret
     expect_format(path, content, kind)
-    source.check_not_given(path)
+    if source.file is not None:  # its user believes that the key is protected, and it is not
+        raise not_wrapped(path, source.option)
     try:
         secret = from_hex(content["key"], KEY_BYTES)
     except (KeyError, TypeError, ValueError):

@@ -50,14 +50,6 @@ class PassphraseSource:
             )
         return _ask(f"passphrase of {key_file}: ")
 
-    def check_not_given(self, key_file: Path) -> None:
-        """Raise PassphraseError if the user named a file for a key that is not wrapped.
-
-        Such a user believes that the key is protected, and it is not.
-        """
-        if self.file is not None:
-            raise not_wrapped(key_file, self.option)
-
 
 ON_TERMINAL = PassphraseSource()
 

@@ -11,11 +11,10 @@ import pytest
 from benchmarks.audit_tables.markdown import as_markdown
 from benchmarks.audit_tables.modes import Mode
 from stip_keys.audit.attack import Attack, Attacker, Findings
-from stip_keys.audit.audit import Audit
 from stip_keys.audit.metrics import Measurement, Share, Spread
 from stip_keys.audit.plot import check_plot, draw
 from stip_keys.audit.report import as_json, as_table, percent
-from stip_keys.audit.run import Outcome
+from stip_keys.audit.run import Audit, Outcome
 from stip_keys.audit.settings import AuditSettings
 from stip_keys.masks.errors import KeysError
 

@@ -13,10 +13,9 @@ import pytest
 
 from benchmarks.audit_tables.markdown import Cell, figures, summary, tables
 from benchmarks.audit_tables.modes import MODES, Mode, audit_modes
-from stip_keys.audit.audit import Audit
 from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.report import share_of
-from stip_keys.audit.run import Outcome
+from stip_keys.audit.run import Audit, Outcome
 
 ROOT = Path(__file__).parents[2]
 # Percentage points: another machine rounds otherwise, and a reply may differ by a word.

@@ -115,7 +115,7 @@ def test_a_client_names_a_public_key_that_is_not_there(signed: Signed) -> None:
     assert_refused(start_server(signed.bundles / "server", *missing), "missing.pub")
 
 
-def test_a_wrong_passphrase_is_told_from_a_damaged_file(
+def test_a_wrong_passphrase_and_a_damaged_file_have_errors_of_their_own(
     signed: Signed, checkpoint: Path, tmp_path: Path
 ) -> None:
     convert = ("stip_keys", "convert", checkpoint, "-o", tmp_path / "out")
@@ -253,7 +253,7 @@ def test_what_is_no_passphrase_on_a_terminal_makes_no_key(
     assert listing(tmp_path) == []
 
 
-def test_no_secret_is_told_on_the_way(signed: Signed, checkpoint: Path, tmp_path: Path) -> None:
+def test_no_secret_is_printed_on_the_way(signed: Signed, checkpoint: Path, tmp_path: Path) -> None:
     done = run_tool("stip_keys", "convert", checkpoint, "-o", tmp_path / "out", *signed.keys)
     assert done.returncode == 0, done.stderr
     plain = run_tool("stip_keys", "new", "--signing", "-o", tmp_path / "plain.key")

@@ -93,7 +93,7 @@ def test_the_same_key_and_passphrase_make_another_file_each_time() -> None:
     assert made[0].ciphertext != made[1].ciphertext
 
 
-def test_a_damaged_file_is_told_before_a_passphrase_is_asked_for(
+def test_a_damaged_file_is_refused_before_a_passphrase_is_requested(
     path: Path, never: PassphraseSource
 ) -> None:
     edit_json(path, fingerprint="0" * 32)
@@ -116,7 +116,7 @@ def test_a_plain_key_takes_no_passphrase(tmp_path: Path, never: PassphraseSource
         read_master_key(tmp_path / "plain.key", never)
 
 
-def test_what_is_no_key_at_all_is_told_as_such(tmp_path: Path, never: PassphraseSource) -> None:
+def test_a_file_that_is_no_key_at_all_is_refused(tmp_path: Path, never: PassphraseSource) -> None:
     write_client_key(tmp_path / "client.key", KEY.client_key(24, 4))
     with pytest.raises(KeyFileError, match="not a stip-master-key file"):
         read_master_key(tmp_path / "client.key", never)

@@ -63,16 +63,9 @@ def _self_scores(public: PublicModel) -> Float32:
     for piece in pieces(len(embedding), width + config.hidden_size):
         rows = embedding[piece].astype(np.float32)
         queries, keys = public.decoder.queries_and_keys(rows, np.zeros(len(rows), np.int64))
-        table[piece] = _scores(queries, keys)
-    return table
-
-
-def _scores(queries: Float32, keys: Float32) -> Float32:
-    """Queries [rows, heads, head_dim] times the keys of the same rows: [rows, heads]."""
-    group = queries.shape[1] // keys.shape[1]
-    products = np.einsum("rhd,rhd->rh", queries, np.repeat(keys, group, axis=1))
-    scaled: Float32 = products / np.float32(np.sqrt(queries.shape[2]))
-    return scaled
+        group = queries.shape[1] // keys.shape[1]
+        table[piece] = np.einsum("rhd,rhd->rh", queries, np.repeat(keys, group, axis=1))
+    return table / np.float32(np.sqrt(config.head_dim))
 
 
 def _order_of_heads(seen: Float32, known: Float32) -> Indices | None:

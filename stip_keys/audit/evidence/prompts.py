@@ -31,7 +31,8 @@ def make_prompts(checkpoint: Checkpoint, file: Path | None, seed: int = 0) -> li
     if file is None and not has_text:
         rng = np.random.default_rng(seed)
         lengths = rng.integers(*RANDOM_LENGTHS, RANDOM_PROMPTS)
-        return [_all_user(rng.integers(vocab_size, size=length)) for length in lengths]
+        random = [rng.integers(vocab_size, size=length) for length in lengths]
+        return [Prompt(tokens, np.full(len(tokens), USER)) for tokens in random]
     text = PromptEncoder(checkpoint.folder) if has_text else None
     prompts = []
     for number, line in enumerate(_lines(file or BUILT_IN), 1):
@@ -48,7 +49,7 @@ def make_prompts(checkpoint: Checkpoint, file: Path | None, seed: int = 0) -> li
                 f"{file}, line {number}: token ids must be one or more of 0..{vocab_size - 1}"
             )
         else:
-            prompts.append(_all_user(np.array(tokens)))
+            prompts.append(Prompt(np.array(tokens), np.full(len(tokens), USER)))
     return prompts
 
 
@@ -75,7 +76,3 @@ def _token_ids(line: str) -> list[int] | None:
         return None
     listed = isinstance(content, list) and all(type(each) is int for each in content)
     return content if listed else None
-
-
-def _all_user(tokens: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Prompt:
-    return Prompt(tokens, np.full(len(tokens), USER))

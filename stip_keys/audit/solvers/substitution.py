@@ -42,8 +42,8 @@ class Bigrams:
         keys = pairs[:, 0] * self.vocab_size + pairs[:, 1]
         order = np.argsort(keys)
         self._keys, self._bonus = keys[order], bonus[order]
-        self._successors = _grouped(pairs[:, 0], pairs[:, 1], bonus, self.vocab_size)
-        self._predecessors = _grouped(pairs[:, 1], pairs[:, 0], bonus, self.vocab_size)
+        self.successors = Neighbours(pairs[:, 0], pairs[:, 1], bonus, self.vocab_size)
+        self.predecessors = Neighbours(pairs[:, 1], pairs[:, 0], bonus, self.vocab_size)
         doubled = pairs[:, 0] == pairs[:, 1]
         self.doubles = np.zeros(self.vocab_size)
         self.doubles[pairs[doubled, 0]] = bonus[doubled]
@@ -56,24 +56,18 @@ class Bigrams:
         place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[place] == keys, self._bonus[place], 0.0)
 
-    def successors(self, token: int) -> tuple[Tokens, Float64]:
-        """The tokens counted after one, and the bonus of each."""
-        tokens, bonus, bounds = self._successors
-        own = slice(bounds[token], bounds[token + 1])
-        return tokens[own], bonus[own]
 
-    def predecessors(self, token: int) -> tuple[Tokens, Float64]:
-        """The tokens counted before one, and the bonus of each."""
-        tokens, bonus, bounds = self._predecessors
-        own = slice(bounds[token], bounds[token + 1])
-        return tokens[own], bonus[own]
+class Neighbours:
+    """The tokens counted next to each token, on one side of it, and the bonus of each pair."""
 
+    def __init__(self, tokens: Tokens, neighbours: Tokens, bonus: Float64, vocab_size: int) -> None:
+        order = np.argsort(tokens, kind="stable")
+        self._neighbours, self._bonus = neighbours[order], bonus[order]
+        self._bounds = np.searchsorted(tokens[order], np.arange(vocab_size + 1))
 
-def _grouped(
-    by: Tokens, tokens: Tokens, bonus: Float64, vocab_size: int
-) -> tuple[Tokens, Float64, Indices]:
-    order = np.argsort(by, kind="stable")
-    return tokens[order], bonus[order], np.searchsorted(by[order], np.arange(vocab_size + 1))
+    def of(self, token: int) -> tuple[Tokens, Float64]:
+        own = slice(self._bounds[token], self._bounds[token + 1])
+        return self._neighbours[own], self._bonus[own]
 
 
 class Substitution:
@@ -191,9 +185,9 @@ class Substitution:
         scores -= (self._counts[after].sum() + doubled) * bigrams.mass
         scores += doubled * bigrams.doubles
         for other, count in zip(first[before], self._counts[before], strict=True):
-            tokens, bonus = bigrams.successors(int(self.tokens[other]))
+            tokens, bonus = bigrams.successors.of(int(self.tokens[other]))
             scores[tokens] += count * bonus
         for other, count in zip(second[after], self._counts[after], strict=True):
-            tokens, bonus = bigrams.predecessors(int(self.tokens[other]))
+            tokens, bonus = bigrams.predecessors.of(int(self.tokens[other]))
             scores[tokens] += count * bonus
         return scores
