@@ -42,9 +42,9 @@ def inspect(
 ) -> list[Description]:
     """Describe a key file, a bundle, or a folder that holds a server and a client bundle.
 
-    A wrapped key is described without its passphrase, and opened with one. Bundles must be signed
-    by `verify_key` where it is given. Raises KeyFileError, PublicKeyError,
-    PassphraseError or BundleError for whatever is damaged or does not match.
+    A wrapped key is opened only if there is a `passphrase`. If there is a `verify_key`, it must
+    have signed the bundles. Raises KeyFileError, PublicKeyError, PassphraseError or BundleError
+    for what is damaged or does not match.
     """
     if path.is_file():
         if verify_key is not None:

@@ -1,7 +1,7 @@
 """Reads a Hugging Face checkpoint: config.json and one or many safetensors files.
 
-Reads rows on demand. A file is mapped only while rows are copied out of it, so that the pages of a
-large checkpoint never add up in this process's resident memory.
+Rows are read on demand. A file is mapped only while rows are copied from it, so that a large
+checkpoint never fills this process's resident memory.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StoredTensor:
             return np.array(file.get_slice(self.name)[start:stop])
 
     def take(self, indices: Indices) -> NDArray[Any]:
-        """A copy of some rows of the first axis, in this order; none others are read."""
+        """A copy of some rows of the first axis, in this order. Reads no other rows."""
         with _opened(self.file, "has become unreadable") as file:
             stored = file.get_slice(self.name)
             return np.concatenate([stored[index : index + 1] for index in indices.tolist()])

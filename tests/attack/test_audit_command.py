@@ -1,4 +1,4 @@
-"""stip-keys audit: what it prints and writes, and what it refuses."""
+"""stip-keys audit: its output, its files and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit's decoder gives what unmodified mlx-lm gives, also for bundles, and piece by piece."""
+"""The audit's decoder equals unmodified mlx-lm, also for bundles and for pieces of a prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack is credited with: exactly what it found."""
+"""Metrics credit an attack with exactly what it found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report says what was measured: table, JSON and picture."""
+"""The report shows the measurements as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_columns_are_aligned() -> None:
         assert all(row[at - 2 : at] == "  " and row[at] != " " for row in rows)
 
 
-def test_ten_guesses_are_told_where_they_find_more() -> None:
+def test_ten_guesses_are_shown_where_they_find_more() -> None:
     outcome = Outcome(OUTCOMES[0].attack, "", [measured(4, among_ten=15)], None)
     audit = replace(AUDIT, outcomes=[outcome])
     assert "  20 (75)  " in as_table(audit)

@@ -1,4 +1,4 @@
-"""Prompts of the audit are the tokens that a client sends, and each is of the right kind."""
+"""The audit's prompts are the tokens that a client sends, each with the right kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What findings are compared with is what the bundles were made with."""
+"""Findings are compared with the key that the bundles were made with."""
 
 from __future__ import annotations
 

@@ -13,9 +13,11 @@ import pytest
 
 from benchmarks.audit_tables.markdown import Cell, figures, summary, tables
 from benchmarks.audit_tables.modes import MODES, Mode, audit_modes
+from stip_keys.audit.attack import Attack
 from stip_keys.audit.evidence.prompt_text import KINDS
 from stip_keys.audit.report import share_of
 from stip_keys.audit.run import Audit, Outcome
+from stip_model.bundle.modes import HEADS, SCHEMES
 
 ROOT = Path(__file__).parents[2]
 # Percentage points: another machine rounds otherwise, and a reply may differ by a word.
@@ -30,7 +32,7 @@ def test_the_audit_finds_what_security_says(mode: Mode, tmp_path: Path) -> None:
     audits = audit_modes(tmp_path, [mode])
     assert_documented("docs/privacy.md", figures(tables(audits)))
     assert_documented("SECURITY.md", as_permutation(figures(summary(audits))))
-    assert_attacks_succeed_or_tell_why_not(audits[mode])
+    assert_attacks_succeed_or_give_a_reason(audits[mode])
     assert_what_is_said_to_fail_does_fail(audits[mode])
     assert_a_wrong_model_finds_no_more_than_chance(audits[mode])
     if mode.scheme == "none":
@@ -64,8 +66,12 @@ def share(outcome: Outcome, kind: str) -> float:
     return spread.median
 
 
-def assert_attacks_succeed_or_tell_why_not(audited: Audit) -> None:
-    """Whoever knows the model reads everything, others something."""
+def fails(attack: Attack, audited: Audit) -> str:
+    return attack.fails(SCHEMES[audited.scheme], HEADS[audited.head])
+
+
+def assert_attacks_succeed_or_give_a_reason(audited: Audit) -> None:
+    """Attackers that know the model recover everything, others something."""
     for outcome in audited.outcomes:
         attack = outcome.attack
         if outcome.reason:
@@ -77,7 +83,7 @@ def assert_attacks_succeed_or_tell_why_not(audited: Audit) -> None:
 
 def assert_what_is_said_to_fail_does_fail(audited: Audit) -> None:
     for outcome in audited.outcomes:
-        if outcome.attack.fails(audited.scheme, audited.head):
+        if fails(outcome.attack, audited):
             assert share(outcome, "user") < SUCCESS, outcome.attack.name
             assert share(outcome, "reply") < SUCCESS, outcome.attack.name
 
@@ -94,7 +100,7 @@ def assert_everything_is_read(audited: Audit) -> None:
     knowing = [
         each
         for each in audited.outcomes
-        if each.attack.attacker.knows_model and not each.attack.fails(audited.scheme, audited.head)
+        if each.attack.attacker.knows_model and not fails(each.attack, audited)
     ]
     assert knowing
     for outcome in knowing:

@@ -1,4 +1,4 @@
-"""A checkpoint that is not as it must be: an error that names it, and nothing written."""
+"""A faulty checkpoint gives an error that names the fault, and nothing is written."""
 
 from __future__ import annotations
 

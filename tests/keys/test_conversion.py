@@ -1,4 +1,4 @@
-"""A conversion moves and negates weights and loses none: undone with the key, every bit is back."""
+"""A conversion only moves and negates weights: the key restores every bit."""
 
 from __future__ import annotations
 

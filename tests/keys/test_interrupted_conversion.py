@@ -1,4 +1,4 @@
-"""A conversion that is cut short leaves nothing that looks complete."""
+"""An interrupted conversion leaves nothing that looks complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Key files: exclusive, private, and silent about what is in them."""
+"""Key files are created exclusively with mode 0600, and errors do not show their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signing and passphrases as users of the three command lines meet them."""
+"""Signing and passphrases on the three command lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stip-keys as its users see it."""
+"""The stip-keys command line: output, files and errors."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_progress_bar_on_a_terminal_and_none_in_a_pipe(tmp_path: Path, checkpo
     assert b"converting" in shown
 
 
-def test_blocks_of_one_element_are_told_to_permute_nothing(
+def test_blocks_of_one_element_give_a_warning(
     tmp_path: Path, checkpoint: Path, tiny_checkpoint: RandomCheckpoint
 ) -> None:
     options = ("--blocks", tiny_checkpoint.hidden_size)

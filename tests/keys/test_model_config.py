@@ -1,4 +1,4 @@
-"""config.json in both spellings, with its defaults, and what it may not say."""
+"""Reading config.json: both spellings of RoPE, defaults, and values that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles given a new key are those that the checkpoint makes with it, byte for byte."""
+"""Re-keyed bundles equal, byte for byte, those that a conversion with the new key makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signing keys, and what a signature over a bundle's manifest holds together."""
+"""Signing keys, and what a signature over a bundle's manifest protects."""
 
 from __future__ import annotations
 

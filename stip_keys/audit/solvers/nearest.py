@@ -57,7 +57,7 @@ def nearest(
             [best, np.broadcast_to(np.arange(piece.start, piece.stop), (len(queries), len(rows)))],
             axis=1,
         )
-        kept = _smallest(score, wanted)
+        kept = np.argpartition(score, min(wanted, score.shape[1]) - 1, axis=1)[:, :wanted]
         best, scores = np.take_along_axis(index, kept, 1), np.take_along_axis(score, kept, 1)
     exact = np.empty(best.shape, np.float64)
     for query, (row, indices) in enumerate(zip(queries, best, strict=True)):
@@ -65,9 +65,3 @@ def nearest(
         exact[query] = np.einsum("ij,ij->i", difference, difference)
     order = np.lexsort((best, exact), axis=1)[:, :width]
     return np.take_along_axis(best, order, 1), np.take_along_axis(exact, order, 1)
-
-
-def _smallest(score: Float32, count: int) -> NDArray[np.int64]:
-    if score.shape[1] <= count:
-        return np.broadcast_to(np.arange(score.shape[1]), score.shape)
-    return np.argpartition(score, count - 1, axis=1)[:, :count]

@@ -1,4 +1,4 @@
-"""Key files: never overwritten, never shown, and a warning where others can read them."""
+"""Key files on the command line: never overwritten or printed, and a warning about their mode."""
 
 from __future__ import annotations
 
