@@ -114,7 +114,7 @@ def test_bundles_of_two_conversions_are_refused(bundles: Path, tmp_path: Path) -
         ("both", "num_hidden_layers", 4, "is missing from the bundle"),
         ("both", "intermediate_size", 96, "its manifest implies"),
         ("both", "vocab_size", 150, "its manifest implies"),
-        ("both", "num_key_value_heads", 0, "none of a model"),
+        ("both", "num_key_value_heads", 0, "not those of a model"),
     ],
 )
 def test_an_altered_manifest_is_not_moved_on(
