@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,13 +13,14 @@ from stip_model.decoder import Model, TransformerBlock, norm_weight
 from stip_model.errors import BundleError
 from stip_model.operations.operations import Array, Operations
 
-LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
+Shapes: TypeAlias = dict[str, tuple[int, ...]]
+LAYER_NAME = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,8})\.(.+)")
 
 
 def load_model(bundle: ServerBundle, operations: Operations) -> Model:
     """Check every file of a bundle, then load it. Raises BundleError naming what is wrong."""
     config = bundle.manifest.model
-    expected = _expected_shapes(bundle.manifest)
+    layer_shapes, other_shapes = _expected_shapes(bundle.manifest)
     layers: dict[int, TransformerBlock] = {}
     # tensors of layers that are not complete yet, and those that belong to no layer
     pending: dict[int, dict[str, Array]] = {}
@@ -27,18 +28,24 @@ def load_model(bundle: ServerBundle, operations: Operations) -> Model:
     for path in bundle.checked_files():
         tensors = operations.load_tensors(path)
         for name, tensor in tensors.items():
-            _check_tensor(name, tensor, expected, operations)
-            if match := LAYER_NAME.fullmatch(name):
+            match = LAYER_NAME.fullmatch(name)
+            if match and int(match[1]) < config.num_hidden_layers:
+                _check_tensor(name, tensor, layer_shapes.get(match[2]), operations)
                 pending.setdefault(int(match[1]), {})[match[2]] = tensor
             else:
+                _check_tensor(name, tensor, other_shapes.get(name), operations)
                 others[name] = tensor
         del tensors
-        for layer in [layer for layer in pending if _is_complete(layer, pending[layer], expected)]:
+        for layer in [each for each in pending if len(pending[each]) == len(layer_shapes)]:
             block = TransformerBlock(config, pending.pop(layer), layer, operations)
             layers[layer] = block
             # evaluated now, so that the file's own tensors are freed before the next file's
             operations.evaluate(block.weights)
-    if missing := set(expected) - set(others) - _layer_names(layers, expected):
+    missing = set(other_shapes) - set(others)
+    for layer in set(range(config.num_hidden_layers)) - set(layers):
+        lacking = set(layer_shapes) - set(pending.get(layer, ()))
+        missing |= {f"model.layers.{layer}.{name}" for name in lacking}
+    if missing:
         raise BundleError(f"tensor {min(missing)} is missing from the bundle")
     has_head = "lm_head.weight" in others
     model = Model(
@@ -52,7 +59,8 @@ def load_model(bundle: ServerBundle, operations: Operations) -> Model:
     return model
 
 
-def _expected_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(manifest: Manifest) -> tuple[Shapes, Shapes]:
+    """Return the shapes of a layer's tensors, under their names in it, and of all others."""
     config = manifest.model
     hidden, inner = config.hidden_size, config.intermediate_size
     query = config.num_attention_heads * config.head_dim
@@ -68,7 +76,8 @@ def _expected_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     }
     # the projections contain the norms' weights
     folded = manifest.scheme == Scheme.SCHEME_ROTATION
-    layer: dict[str, tuple[int, ...]] = {}
+    layer: Shapes = {}
+    others: Shapes = {}
     if not folded:
         layer["input_layernorm.weight"] = layer["post_attention_layernorm.weight"] = (hidden,)
     for name, (rows, columns, has_bias) in projections.items():
@@ -77,46 +86,23 @@ def _expected_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
             layer[f"{name}.bias"] = (rows,)
     if manifest.scheme == Scheme.SCHEME_PERMUTATION:
         layer["tau"] = (hidden,)
-    shapes = {
-        f"model.layers.{index}.{name}": shape
-        for index in range(config.num_hidden_layers)
-        for name, shape in layer.items()
-    }
     if manifest.head != Head.HEAD_CLIENT:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+        others["lm_head.weight"] = (config.vocab_size, hidden)
         if not folded:
-            shapes["model.norm.weight"] = (hidden,)
-    return shapes
+            others["model.norm.weight"] = (hidden,)
+    return layer, others
 
 
 def _check_tensor(
-    name: str, tensor: Array, expected: Mapping[str, tuple[int, ...]], operations: Operations
+    name: str, tensor: Array, shape: tuple[int, ...] | None, operations: Operations
 ) -> None:
-    if name not in expected:
+    if shape is None:
         raise BundleError(f"tensor {name} is unknown")
-    if tensor.shape != expected[name]:
+    if tensor.shape != shape:
         raise BundleError(
-            f"tensor {name} has shape {list(tensor.shape)}, the manifest implies "
-            f"{list(expected[name])}"
+            f"tensor {name} has shape {list(tensor.shape)}, the manifest implies {list(shape)}"
         )
     if name.endswith(".tau"):
         tau = np.sort(operations.to_host(tensor, np.int32))
         if not np.array_equal(tau, np.arange(len(tau))):
             raise BundleError(f"tensor {name} is not a permutation")
-
-
-def _is_complete(
-    layer: int, tensors: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]
-) -> bool:
-    prefix = f"model.layers.{layer}."
-    return len(tensors) == sum(name.startswith(prefix) for name in expected)
-
-
-def _layer_names(
-    layers: Mapping[int, TransformerBlock], expected: Mapping[str, tuple[int, ...]]
-) -> set[str]:
-    return {
-        name
-        for name in expected
-        if (match := LAYER_NAME.fullmatch(name)) and int(match[1]) in layers
-    }

@@ -137,7 +137,7 @@ def _announce(engine: Engine, address: str, *, tls: bool, credential: str) -> No
     model = engine.manifest.model
     console.info(
         f"{model.model_type}, {model.num_hidden_layers} layers of {model.hidden_size}, "
-        f"{engine.dtype} on {engine.device}"
+        f"{engine.operations.dtype} on {engine.operations.device}"
     )
     console.info(
         f"{readable(engine.kv_bytes_total)} for keys and values: "

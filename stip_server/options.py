@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from stip_model.operations import blas
 from stip_server import __version__
@@ -38,17 +39,13 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--verify-key",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="public key file; refuse a bundle that its signing key has not signed",
     )
     parser.add_argument("--host", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=_port, help="port; 0 takes a free one (%(default)s)")
     parser.add_argument(
-        "--grace",
-        type=_seconds,
-        metavar="S",
-        help="seconds for running steps at shutdown (%(default)g)",
+        "--grace", **SECONDS, help="seconds for running steps at shutdown (%(default)g)"
     )
     _add_computing(parser)
     _add_memory(parser)
@@ -80,8 +77,7 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-batch-rows",
-        type=_positive,
-        metavar="N",
+        **COUNT,
         help="rows (tokens) of one iteration. A prompt delays other sessions by at most one "
         "iteration. One layer must compute them within 4 s, or the engine counts as stuck "
         "(%(default)s)",
@@ -99,22 +95,19 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--answer-memory",
-        type=_size,
-        metavar="SIZE",
+        **SIZE,
         help="answers that clients have not read yet, all sessions together; further steps wait "
         f"({readable(LimitSettings.answer_memory)})",
     )
     group.add_argument(
         "--session-ttl",
-        type=_seconds,
-        metavar="S",
+        **SECONDS,
         help="seconds that a session is kept after its stream broke. A session that was idle for "
         "this time is closed if others need its memory (%(default)g)",
     )
     group.add_argument(
         "--wired-limit",
-        type=_size,
-        metavar="SIZE",
+        **SIZE,
         help="macOS: memory that MLX may keep wired. Without it the system decides; too much has "
         "crashed machines",
     )
@@ -124,18 +117,14 @@ def _add_callers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "callers", "Beyond loopback addresses, TLS and authentication are required."
     )
-    group.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
-    group.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    group.add_argument("--tls-cert", **FILE, help="certificate chain, PEM")
+    group.add_argument("--tls-key", **FILE, help="its private key, PEM")
     group.add_argument(
-        "--client-ca",
-        type=Path,
-        metavar="FILE",
-        help="require client certificates that this CA has signed",
+        "--client-ca", **FILE, help="require client certificates that this CA has signed"
     )
     group.add_argument(
         "--token-file",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="require a bearer token of this file: lines of NAME TOKEN; read again when it changes",
     )
     group.add_argument(
@@ -148,41 +137,25 @@ def _add_callers(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument(
-        "--max-sessions",
-        type=_positive,
-        metavar="N",
-        help="sessions, parked ones included (%(default)s)",
+        "--max-sessions", **COUNT, help="sessions, parked ones included (%(default)s)"
     )
     group.add_argument(
         "--max-length",
-        type=_positive,
-        metavar="N",
+        **COUNT,
         help="tokens in a session (the model's context, or less if the memory is short)",
     )
-    group.add_argument(
-        "--max-step-rows", type=_positive, metavar="N", help="rows (tokens) in a step (%(default)s)"
-    )
+    group.add_argument("--max-step-rows", **COUNT, help="rows (tokens) in a step (%(default)s)")
     group.add_argument(
         "--max-open-wait",
-        type=_seconds,
-        metavar="S",
+        **SECONDS,
         help="seconds that a client may wait for a free session (%(default)g)",
     )
     group.add_argument(
-        "--max-connections",
-        type=_positive,
-        metavar="N",
-        help="connections that have streams (%(default)s)",
+        "--max-connections", **COUNT, help="connections that have streams (%(default)s)"
     )
-    group.add_argument(
-        "--max-streams", type=_positive, metavar="N", help="streams of a connection (%(default)s)"
-    )
-    group.add_argument(
-        "--max-sessions-per-identity", type=_positive, metavar="N", help="sessions of a caller"
-    )
-    group.add_argument(
-        "--kv-memory-per-identity", type=_size, metavar="SIZE", help="keys and values of a caller"
-    )
+    group.add_argument("--max-streams", **COUNT, help="streams of a connection (%(default)s)")
+    group.add_argument("--max-sessions-per-identity", **COUNT, help="sessions of a caller")
+    group.add_argument("--kv-memory-per-identity", **SIZE, help="keys and values of a caller")
     group.add_argument(
         "--tokens-per-second",
         type=_rate,
@@ -203,10 +176,7 @@ def _add_observing(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--log-format", choices=FORMATS, help="one record a line (%(default)s)")
     group.add_argument(
-        "--metrics-port",
-        type=_port,
-        metavar="PORT",
-        help="serve Prometheus metrics; 0 takes a free port",
+        "--metrics-port", **PORT, help="serve Prometheus metrics; 0 takes a free port"
     )
     group.add_argument(
         "--metrics-host",
@@ -261,3 +231,11 @@ def _size(text: str) -> int:
     if size is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size like 8GiB")
     return size
+
+
+# How the values of options are parsed, and what --help calls them.
+FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+PORT: dict[str, Any] = {"type": _port, "metavar": "PORT"}
+COUNT: dict[str, Any] = {"type": _positive, "metavar": "N"}
+SECONDS: dict[str, Any] = {"type": _seconds, "metavar": "S"}
+SIZE: dict[str, Any] = {"type": _size, "metavar": "SIZE"}

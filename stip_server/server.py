@@ -20,7 +20,7 @@ from stip_server.engine.watchdog import TICK, Condition, Watchdog
 from stip_server.errors import ServiceError
 from stip_server.observe import systemd
 from stip_server.observe.logs import event
-from stip_server.observe.metrics import Build, Metrics, Observation
+from stip_server.observe.metrics import Metrics, Observation
 from stip_server.observe.metrics_endpoint import serve_metrics
 from stip_server.rpc import health, reflection
 from stip_server.rpc.health import Health
@@ -93,7 +93,7 @@ async def serve(
     stop = Signals()
     engine.start()
     while not engine.loaded():
-        if stop.is_set():
+        if stop.first.is_set():
             return  # the loading thread ends with the process
         await asyncio.sleep(LOADING_INTERVAL)
 
@@ -174,17 +174,17 @@ class _Services:
             metrics,
         )
         self.streams = OpenStreams(
-            context,
-            self.admission,
-            self.authenticator,
-            max_connections=max_connections,
+            context, self.admission, authenticator, max_connections=max_connections
         )
-        self.service = InferenceService(context, self.admission, self.authenticator, self.streams)
+        self.service = InferenceService(context, self.admission, authenticator, self.streams)
         self.health = Health("", SERVICE)
         self.reflection = Reflection(SERVICE, health.NAME, reflection.NAME)
         self.watchdog = Watchdog(engine)
         metrics.built(
-            Build(__version__, engine.manifest.model.model_type, engine.device, engine.dtype)
+            version=__version__,
+            model_type=engine.manifest.model.model_type,
+            device=engine.operations.device,
+            dtype=engine.operations.dtype,
         )
         metrics.watch(self.observe)
 
@@ -239,14 +239,14 @@ class _Services:
             waiting_for_answers=self.answer_memory.waiting,
             engine_heartbeat_age=self.watchdog.seconds_without_beat,
             serving=self.health.serving,
-            mlx_active_bytes=self.engine.active_bytes,
-            mlx_cache_bytes=self.engine.cached_bytes,
+            mlx_active_bytes=self.engine.operations.active_bytes,
+            mlx_cache_bytes=self.engine.operations.cached_bytes,
         )
 
 
 async def _run_until(stop: Signals, tasks: Sequence[asyncio.Task[None]]) -> BaseException | None:
     """Wait for a signal, or for a task to fail. Returns what the task has raised."""
-    signalled = asyncio.create_task(stop.wait())
+    signalled = asyncio.create_task(stop.first.wait())
     await asyncio.wait({signalled, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     failed = next((each.exception() for each in tasks if each.done()), None)
     if failed is not None:

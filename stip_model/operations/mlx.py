@@ -137,7 +137,8 @@ class MlxOperations:
         return enlarged
 
     def join_keys_values(self, keys: mx.array, values: mx.array) -> mx.array:
-        return mx.stack([keys, values], axis=1)
+        # keys and values each in one piece, as `write` copies them
+        return mx.stack([keys, values]).swapaxes(0, 1)
 
     def write(self, keys_values: mx.array, position: int, rows: mx.array) -> None:
         end = position + rows.shape[0]

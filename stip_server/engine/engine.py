@@ -15,7 +15,7 @@ from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.manifest_pb2 import Manifest
 from stip_model.bundle.manifest import ServerBundle
 from stip_model.cache.kv_cache import KVCache, capacity_for, kv_bytes_per_token
-from stip_model.operations.operations import Array
+from stip_model.operations.operations import Array, Operations
 from stip_server.engine.iteration import forward
 from stip_server.engine.loaded_model import LoadedModel, load
 from stip_server.engine.scheduler import Scheduler
@@ -95,30 +95,15 @@ class Engine:
         return self._bundle.manifest
 
     @property
-    def device(self) -> str:
-        """ "cpu", "metal" or "cuda"."""
-        return self._loaded.model.operations.device
-
-    @property
-    def dtype(self) -> str:
-        """The type that the engine computes in: "float16", "bfloat16" or "float32"."""
-        return self._loaded.model.operations.dtype
+    def operations(self) -> Operations:
+        """The operations that compute. Other threads may only read their properties."""
+        return self._loaded.model.operations
 
     @property
     def waiting_steps(self) -> int:
         """The number of steps of which rows wait."""
         with self._wake:
             return len(self._scheduler)
-
-    @property
-    def active_bytes(self) -> int:
-        """Bytes in the device's arrays."""
-        return self._loaded.model.operations.active_bytes
-
-    @property
-    def cached_bytes(self) -> int:
-        """Freed bytes that are kept for the next arrays."""
-        return self._loaded.model.operations.cached_bytes
 
     @property
     def kv_bytes_total(self) -> int:
@@ -128,7 +113,7 @@ class Engine:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values that a token takes."""
-        return kv_bytes_per_token(self.manifest.model, self._loaded.model.operations.itemsize)
+        return kv_bytes_per_token(self.manifest.model, self.operations.itemsize)
 
     def kv_bytes(self, length: int) -> int:
         """Return the bytes of keys and values that a session of `length` tokens may take."""
@@ -204,8 +189,13 @@ class Engine:
         if chunks is None:
             return False
         self._compute(chunks)
-        self._deliver_cancelled()
-        self._count_bytes()
+        with self._wake:
+            # both at once: from now on cancel() delivers the outcome itself
+            self._running.clear()
+            cancelled, self._cancelled = self._cancelled, set()
+        for step in cancelled:
+            _deliver_error(step, _cancelled(), self._caches.length(step.session_id))
+        self.kv_bytes_used = self._caches.nbytes
         return True
 
     def _next_chunks(self) -> list[Chunk] | None:
@@ -240,7 +230,7 @@ class Engine:
                 command()
                 self._beat()
             if commands:
-                self._count_bytes()
+                self.kv_bytes_used = self._caches.nbytes
             if to_copy is not None:
                 self._copy_for(to_copy)
                 copied = True
@@ -317,7 +307,7 @@ class Engine:
         )
         if num_rows > decode_rows:
             # buffers of a prompt's size would otherwise stay allocated while single rows decode
-            model.operations.clear_cache()
+            self.operations.clear_cache()
 
     def _compute_one_by_one(
         self, runnable: Sequence[tuple[Chunk, KVCache]], error: Exception
@@ -326,7 +316,7 @@ class Engine:
             self._beat()  # one chunk may take as long as all together
             try:
                 # writes that were under way; rows before them are untouched
-                self._loaded.model.operations.evaluate(cache.layers)
+                self.operations.evaluate(cache.layers)
             except Exception:
                 log.exception("a session's cache is lost")
                 cache.lose()
@@ -358,19 +348,8 @@ class Engine:
             self._cancelled.discard(chunk.step)
         _deliver_error(chunk.step, error, length)
 
-    def _deliver_cancelled(self) -> None:
-        with self._wake:
-            # both at once: from now on cancel() delivers the outcome itself
-            self._running.clear()
-            cancelled, self._cancelled = self._cancelled, set()
-        for step in cancelled:
-            _deliver_error(step, _cancelled(), self._caches.length(step.session_id))
-
-    def _count_bytes(self) -> None:
-        self.kv_bytes_used = self._caches.nbytes
-
     def _show_layer(self, computed: Array) -> None:
-        self._loaded.model.operations.evaluate(computed)
+        self.operations.evaluate(computed)
         self._beat()
 
     def _beat(self) -> None:

@@ -36,16 +36,6 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
-class Build:
-    """The labels of stip_build_info."""
-
-    version: str
-    model_type: str
-    device: str
-    dtype: str
-
-
-@dataclass(frozen=True)
 class Observation:
     """The state of a server at one moment. Memory in bytes, ages in seconds."""
 
@@ -157,14 +147,8 @@ class Metrics:
 
     # -- called once, at start -------------------------------------------------------------------
 
-    def built(self, build: Build) -> None:
-        """Set stip_build_info, once the model is loaded."""
-        labels = {
-            "version": build.version,
-            "model_type": build.model_type,
-            "device": build.device,
-            "dtype": build.dtype,
-        }
+    def built(self, **labels: str) -> None:
+        """Set the labels of stip_build_info, once the model is loaded."""
         Info("stip_build", "What is served.", registry=self.registry).info(labels)
 
     def watch(self, observe: Callable[[], Observation]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass
 
 from stip.v1.errors_pb2 import ErrorReason
 from stip_server.auth.callers import Authenticator, Caller
@@ -23,15 +22,6 @@ MAX_STREAMS = 4096
 READ_TIMEOUT = 20.0
 
 
-@dataclass(eq=False)
-class OpenStream:
-    """A stream, its caller, and its connection as gRPC names it."""
-
-    stream: Stream
-    caller: Caller
-    peer: str
-
-
 class OpenStreams:
     """All streams of a server. Runs on the event loop's thread."""
 
@@ -47,11 +37,11 @@ class OpenStreams:
         self._admission = admission
         self._authenticator = authenticator
         self._max_connections = max_connections
-        self._streams: set[OpenStream] = set()
+        self._streams: set[Stream] = set()
         # why no stream is served at present
         self._unavailable: ServiceError | None = None
 
-    def add(self, caller: Caller, peer: str) -> OpenStream:
+    def add(self, caller: Caller, peer: str) -> Stream:
         """A new stream. Raises ServiceError where the server takes none."""
         if self._unavailable is not None:
             raise self._unavailable
@@ -68,17 +58,17 @@ class OpenStreams:
                 f"{MAX_STREAMS} streams are open already",
                 retry_after=1.0,
             )
-        opened = OpenStream(Stream(self._context, caller.identity), caller, peer)
+        opened = Stream(self._context, caller, peer)
         self._streams.add(opened)
         return opened
 
-    def remove(self, ended: OpenStream) -> None:
+    def remove(self, ended: Stream) -> None:
         """Forget a stream that has ended."""
         self._streams.discard(ended)
 
     def peers_with_sessions(self) -> set[str]:
         """The connections with a stream that has a session."""
-        return {each.peer for each in self._streams if not each.stream.detached.is_set()}
+        return {each.peer for each in self._streams if not each.detached.is_set()}
 
     async def drain(self) -> None:
         """Refuse new streams; end each running one once the steps it has read are answered.
@@ -88,20 +78,20 @@ class OpenStreams:
         self._unavailable = _draining_error()
         self._admission.close(self._unavailable)
         for each in self._streams:
-            each.stream.interrupt(self._unavailable)
-        await asyncio.gather(*(each.stream.detached.wait() for each in self._streams))
+            each.interrupt(self._unavailable)
+        await asyncio.gather(*(each.detached.wait() for each in self._streams))
 
     def abandon(self) -> None:
         """End every stream at once, and leave the steps under way unanswered."""
         for each in self._streams:
-            each.stream.abandon(_draining_error())
+            each.abandon(_draining_error())
 
     def engine_failed(self, error: ServiceError) -> None:
         """End every stream with `error`, and refuse new ones until the engine has recovered."""
         if not self._is_draining:
             self._unavailable = error
         for each in self._streams:
-            each.stream.abandon(error)
+            each.abandon(error)
 
     def engine_recovered(self) -> bool:
         """Take streams again, unless the server is draining; return whether they are taken."""
@@ -116,16 +106,12 @@ class OpenStreams:
                 revoked = ServiceError(
                     ErrorReason.ERROR_REASON_TOKEN_REVOKED, "the token no longer counts"
                 )
-                each.stream.abandon(revoked)
+                each.abandon(revoked)
         self._context.sessions.close_parked(self._authenticator.is_gone)
 
     def cut_off_slow_readers(self) -> None:
         """End the connections of clients that do not read, where others need the memory."""
-        backlogs = [
-            (each.peer, each.stream.backlog)
-            for each in self._streams
-            if each.stream.backlog is not None
-        ]
+        backlogs = [(each.peer, each.backlog) for each in self._streams if each.backlog is not None]
         is_needed = any(backlog.waits_for_others for _, backlog in backlogs)
         if not (is_needed or self._context.sessions.answer_memory.overdrawn):
             return

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from stip.v1 import inference_pb2
 from stip.v1.errors_pb2 import ErrorReason
@@ -24,12 +24,13 @@ from stip_server.errors import ServiceError, reason_name
 from stip_server.observe.logs import event, session_label
 from stip_server.rpc.call_messages import read, write
 from stip_server.rpc.grpc_status import to_grpc_status
-from stip_server.rpc.open_streams import OpenStream, OpenStreams
-from stip_server.rpc.stream import StreamContext
+from stip_server.rpc.open_streams import OpenStreams
+from stip_server.rpc.stream import Stream, StreamContext
 from stip_server.sessions.admission import Admission
 
 log = logging.getLogger(__name__)
 
+M = TypeVar("M", bound=Message)
 SERVICE: str = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
 
@@ -57,12 +58,12 @@ class InferenceService:
         handlers = {
             "GetModelInfo": grpc.unary_unary_rpc_method_handler(
                 self.get_model_info,
-                request_deserializer=_parse_info,
+                request_deserializer=partial(_parsed_or_none, GetModelInfoRequest),
                 response_serializer=GetModelInfoResponse.SerializeToString,
             ),
             "Infer": grpc.stream_stream_rpc_method_handler(
                 self.infer,
-                request_deserializer=_parse,
+                request_deserializer=partial(_parsed_or_none, InferRequest),
                 response_serializer=None,  # bytes, so that gRPC keeps no message next to them
             ),
         }
@@ -89,7 +90,7 @@ class InferenceService:
             key_id=manifest.key_id,
             bundle_id=manifest.bundle_id,
             dtype=manifest.dtype,
-            compute_dtype=WEIGHT_TYPES[engine.dtype].wire,
+            compute_dtype=WEIGHT_TYPES[engine.operations.dtype].wire,
             limits=self._context.limits,
             server_version=__version__,
             load=Load(
@@ -104,27 +105,27 @@ class InferenceService:
         """One stream, which is one session; answers are InferResponses as bytes."""
         del requests
         self._context.metrics.stream_opened()
-        opened = None
+        stream = None
         try:
             caller = self._authenticator.identify(context)
-            opened = self._streams.add(caller, context.peer())
-            await opened.stream.run(partial(read, context), partial(write, context))
+            stream = self._streams.add(caller, context.peer())
+            await stream.run(partial(read, context), partial(write, context))
         except ServiceError as error:
-            await self._refuse(error, context, opened)
+            await self._refuse(error, context, stream)
         finally:
-            if opened is not None:
-                self._streams.remove(opened)
+            if stream is not None:
+                self._streams.remove(stream)
 
-    async def _refuse(self, error: ServiceError, context: Any, opened: OpenStream | None) -> None:
+    async def _refuse(self, error: ServiceError, context: Any, stream: Stream | None) -> None:
         """End a call with the status of an error."""
         self._context.metrics.rejected(error.reason)
-        session = opened.stream.session if opened is not None else None
+        session = stream.session if stream is not None else None
         event(
             log,
             logging.ERROR if error.code is grpc.StatusCode.INTERNAL else logging.INFO,
             "call refused" if session is None else "stream ended",
             peer=context.peer(),
-            identity=opened.caller.identity if opened is not None else None,
+            identity=stream.caller.identity if stream is not None else None,
             session=session_label(session.id) if session is not None else None,
             status=error.code.name,
             reason=reason_name(error.reason),
@@ -133,15 +134,8 @@ class InferenceService:
         await context.abort_with_status(to_grpc_status(error))
 
 
-def _parse(message: bytes) -> InferRequest | None:
+def _parsed_or_none(message_type: type[M], message: bytes) -> M | None:
     try:
-        return InferRequest.FromString(message)
-    except DecodeError:
-        return None
-
-
-def _parse_info(message: bytes) -> GetModelInfoRequest | None:
-    try:
-        return GetModelInfoRequest.FromString(message)
+        return message_type.FromString(message)
     except DecodeError:
         return None

@@ -14,6 +14,7 @@ from typing import Any
 
 from stip.v1.errors_pb2 import ErrorReason
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Limits, SessionOpened
+from stip_server.auth.callers import Caller
 from stip_server.engine.engine import Engine
 from stip_server.errors import ServiceError
 from stip_server.observe.metrics import Metrics
@@ -46,11 +47,15 @@ class StreamContext:
 
 
 class Stream:
-    """One Infer call of one caller. It is an AttachedStream of its session."""
+    """One Infer call of one caller, on the connection that gRPC names `peer`.
 
-    def __init__(self, context: StreamContext, identity: str) -> None:
+    It is an AttachedStream of its session.
+    """
+
+    def __init__(self, context: StreamContext, caller: Caller, peer: str) -> None:
         self._context = context
-        self._identity = identity
+        self.caller = caller
+        self.peer = peer
         self.session: Session | None = None  # from when it was opened, also after it was detached
         self.backlog: Backlog | None = None
         self._steps: StepQueue | None = None
@@ -157,7 +162,7 @@ class Stream:
                 "the first request of a stream must be open",
                 field="open",
             )
-        self.session = await self._context.opener.open(request.open, self._identity, self)
+        self.session = await self._context.opener.open(request.open, self.caller.identity, self)
         self.detached.clear()
 
     async def _answer_steps(self, session: Session, receive: Receive, send: Send) -> None:
@@ -241,7 +246,7 @@ class Stream:
 
     async def _throttle(self, tokens: int) -> None:
         """Wait until the caller's token rate allows the tokens."""
-        seconds = self._context.rate.charge(self._identity, tokens)
+        seconds = self._context.rate.charge(self.caller.identity, tokens)
         if seconds > 0:
             self._context.metrics.held_back(seconds)
             self._is_throttled = True

@@ -16,7 +16,7 @@ from prometheus_client.samples import Sample
 
 from stip_server.errors import STATUS_CODES, StartError, reason_name
 from stip_server.observe import metrics_endpoint
-from stip_server.observe.metrics import Build, Metrics, Observation
+from stip_server.observe.metrics import Metrics, Observation
 from stip_server.observe.metrics_endpoint import MetricsServer, serve_metrics
 from tests.support.waiting import PATIENCE
 
@@ -37,7 +37,7 @@ IDLE = Observation(
     mlx_active_bytes=0,
     mlx_cache_bytes=0,
 )
-BUILD = Build(version="0.1.0", model_type="qwen2", device="cpu", dtype="float32")
+BUILD = {"version": "0.1.0", "model_type": "qwen2", "device": "cpu", "dtype": "float32"}
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_a_scrape_observes_once_so_that_its_gauges_fit_together(
 
 def test_the_build_is_told_in_labels(metrics: Metrics, server: MetricsServer) -> None:
     assert "stip_build_info" not in get(server)[1]
-    metrics.built(BUILD)
+    metrics.built(**BUILD)
     labels = {"version": "0.1.0", "model_type": "qwen2", "device": "cpu", "dtype": "float32"}
     assert value(server, "stip_build_info", **labels) == 1
 
@@ -261,7 +261,7 @@ def test_names_units_types_and_help_follow_the_conventions_of_prometheus(
 ) -> None:
     """https://prometheus.io/docs/practices/naming/"""
     metrics.watch(lambda: IDLE)
-    metrics.built(BUILD)
+    metrics.built(**BUILD)
     _, text = get(server)
     types = {}
     for line in text.splitlines():
