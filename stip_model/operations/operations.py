@@ -48,10 +48,7 @@ class Operations(Protocol):
         """Return the tensors of a safetensors file as they are stored. Raises BundleError."""
 
     def linear_weights(self, tensors: Mapping[str, Array], *names: str) -> LinearWeights:
-        """Return the projections of these names, stacked.
-
-        `tensors` holds NAME.weight [out, in] and, where there is one, NAME.bias [out].
-        """
+        """Return projections, stacked: NAME.weight [out, in] and, if there, NAME.bias [out]."""
 
     def norm_weight(self, tensor: Array) -> Array:
         """Return a stored norm weight [hidden_size] for rms_norm."""

@@ -68,7 +68,7 @@ class Metrics:
         steps = self._counter("stip_steps", "Steps that the engine ended.", "outcome")
         self._steps_ok = steps.labels("ok")
         self._steps_failed = steps.labels("error")
-        self._streams = self._counter("stip_streams_opened", "Infer calls that began.")
+        self.streams_opened = self._counter("stip_streams_opened", "Infer calls that began.")
         rejections = self._counter(
             "stip_rejections", "Calls ended with an error, by the reason in ErrorInfo.", "reason"
         )
@@ -80,10 +80,10 @@ class Metrics:
         self._ended: dict[EndCause, Counter] = {
             cause: ended.labels(cause) for cause in get_args(EndCause)
         }
-        self._held_back = self._counter(
+        self.held_back_seconds = self._counter(
             "stip_held_back_seconds", "Time that callers were held back by their token rate."
         )
-        self._cut_off = self._counter(
+        self.connections_cut_off = self._counter(
             "stip_connections_cut_off", "Connections ended because their client did not read."
         )
         self._queue = self._histogram(
@@ -125,10 +125,6 @@ class Metrics:
         self._queue.observe(queue_seconds)
         self._compute.observe(compute_seconds)
 
-    def stream_opened(self) -> None:
-        """Count an Infer call."""
-        self._streams.inc()
-
     def rejected(self, reason: ErrorReason) -> None:
         """Count a call that ended with an error."""
         self._rejections[reason].inc()
@@ -136,14 +132,6 @@ class Metrics:
     def session_ended(self, cause: EndCause) -> None:
         """Count a session that has ended."""
         self._ended[cause].inc()
-
-    def held_back(self, seconds: float) -> None:
-        """Add time that a caller waited because of its token rate."""
-        self._held_back.inc(seconds)
-
-    def connection_cut_off(self) -> None:
-        """Count a connection that was closed because its client did not read."""
-        self._cut_off.inc()
 
     # -- called once, at start -------------------------------------------------------------------
 

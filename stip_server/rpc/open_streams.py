@@ -117,7 +117,7 @@ class OpenStreams:
             return
         for peer in {peer for peer, backlog in backlogs if backlog.lag > READ_TIMEOUT}:
             if cut_off(peer):
-                self._context.metrics.connection_cut_off()
+                self._context.metrics.connections_cut_off.inc()
                 event(log, logging.WARNING, "a client that does not read was cut off", peer=peer)
 
     @property

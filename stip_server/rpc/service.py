@@ -104,7 +104,7 @@ class InferenceService:
     async def infer(self, requests: Any, context: Any) -> None:
         """One stream, which is one session; answers are InferResponses as bytes."""
         del requests
-        self._context.metrics.stream_opened()
+        self._context.metrics.streams_opened.inc()
         stream = None
         try:
             caller = self._authenticator.identify(context)

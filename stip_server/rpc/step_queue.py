@@ -63,15 +63,8 @@ class StepQueue:
         session.sent_length = request.position + len(request.hidden_states)
         self._outcomes.add(outcome)
         outcome.add_done_callback(self._outcomes.discard)
-        self._engine.submit(
-            Step(
-                session_id=session.id,
-                position=request.position,
-                hidden_states=request.hidden_states,
-                form=request.form,
-                deliver=deliver,
-            )
-        )
+        step = Step(session.id, request.position, request.hidden_states, request.form, deliver)
+        self._engine.submit(step)
         self._entries.put_nowait(_UnansweredStep(request, waited, outcome))
 
     def end(self, end: LastRequest | ServiceError) -> None:

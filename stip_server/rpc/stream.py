@@ -248,7 +248,7 @@ class Stream:
         """Wait until the caller's token rate allows the tokens."""
         seconds = self._context.rate.charge(self.caller.identity, tokens)
         if seconds > 0:
-            self._context.metrics.held_back(seconds)
+            self._context.metrics.held_back_seconds.inc(seconds)
             self._is_throttled = True
             try:
                 await asyncio.sleep(seconds)

@@ -116,12 +116,12 @@ def test_iterations_are_counted_by_time_rows_and_sessions(
 
 
 def test_streams_sessions_and_waits_are_counted(metrics: Metrics, server: MetricsServer) -> None:
-    metrics.stream_opened()
+    metrics.streams_opened.inc()
     metrics.session_ended("expired")
     metrics.session_ended("expired")
-    metrics.held_back(1.25)
-    metrics.held_back(0.5)
-    metrics.connection_cut_off()
+    metrics.held_back_seconds.inc(1.25)
+    metrics.held_back_seconds.inc(0.5)
+    metrics.connections_cut_off.inc()
     assert value(server, "stip_connections_cut_off_total") == 1
     assert value(server, "stip_streams_opened_total") == 1
     assert value(server, "stip_sessions_ended_total", cause="expired") == 2
@@ -154,7 +154,7 @@ def test_each_reason_counts_in_its_own_series(metrics: Metrics, server: MetricsS
 
 
 def test_two_servers_in_one_process_count_apart(server: MetricsServer) -> None:
-    Metrics().stream_opened()
+    Metrics().streams_opened.inc()
     assert value(server, "stip_streams_opened_total") == 0
 
 
