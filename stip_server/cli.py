@@ -103,9 +103,7 @@ def _run(arguments: argparse.Namespace, process: ProcessSettings) -> None:
         os._exit(0)
 
 
-def _access(
-    arguments: argparse.Namespace,
-) -> tuple[grpc.ServerCredentials | None, Authenticator]:
+def _access(arguments: argparse.Namespace) -> tuple[grpc.ServerCredentials | None, Authenticator]:
     """The TLS credentials, and what decides who may call. Raises StartError."""
     cert, key, client_ca = arguments.tls_cert, arguments.tls_key, arguments.client_ca
     check_tls_options(cert, key, client_ca)

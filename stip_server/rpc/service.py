@@ -11,12 +11,7 @@ from google.protobuf.message import DecodeError, Message
 
 from stip.v1 import inference_pb2
 from stip.v1.errors_pb2 import ErrorReason
-from stip.v1.inference_pb2 import (
-    GetModelInfoRequest,
-    GetModelInfoResponse,
-    InferRequest,
-    Load,
-)
+from stip.v1.inference_pb2 import GetModelInfoRequest, GetModelInfoResponse, InferRequest, Load
 from stip_model.bundle.weight_types import WEIGHT_TYPES
 from stip_server import __version__
 from stip_server.auth.callers import Authenticator
