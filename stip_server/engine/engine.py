@@ -195,7 +195,7 @@ class Engine:
             cancelled, self._cancelled = self._cancelled, set()
         for step in cancelled:
             _deliver_error(step, _cancelled(), self._caches.length(step.session_id))
-        self.kv_bytes_used = self._caches.nbytes
+        self._count_bytes()
         return True
 
     def _next_chunks(self) -> list[Chunk] | None:
@@ -230,7 +230,7 @@ class Engine:
                 command()
                 self._beat()
             if commands:
-                self.kv_bytes_used = self._caches.nbytes
+                self._count_bytes()
             if to_copy is not None:
                 self._copy_for(to_copy)
                 copied = True
@@ -347,6 +347,9 @@ class Engine:
             self._scheduler.discard(chunk.step)
             self._cancelled.discard(chunk.step)
         _deliver_error(chunk.step, error, length)
+
+    def _count_bytes(self) -> None:
+        self.kv_bytes_used = self._caches.nbytes
 
     def _show_layer(self, computed: Array) -> None:
         self.operations.evaluate(computed)
