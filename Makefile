@@ -1,4 +1,4 @@
-# Every target makes its own .venv where there is none; python3 >= 3.10 with pip is all it needs.
+# Every target makes its own .venv where there is none; it needs only python3 >= 3.11 with pip.
 # MLX=metal|cpu|cuda chooses the build of MLX; the default suits this machine.
 SHELL := /bin/sh
 PYTHON ?= python3
