@@ -68,7 +68,7 @@ RECORDER = """() => {
 
 
 # Seconds that a byte takes each way on a slow line.
-SLOW = 0.1
+SLOW = 0.3
 
 
 class Line(Proxy):
@@ -135,9 +135,12 @@ def send(page: Page, prompt: str) -> None:
 
 
 def send_for_long(page: Page) -> None:
-    """Send a prompt whose reply hardly ends: at this temperature the model has no mind to."""
-    page.locator("#stip-max input").fill("900")
-    page.locator("#stip-temperature input").fill("4")
+    """Send a prompt over a slow line, and wait until its reply has begun.
+
+    The reply is greedy: a drawn one might end with its second token.
+    """
+    page.locator("#stip-max input").fill("128")
+    page.locator("#stip-temperature input").fill("0")
     send(page, PROMPT)
     page.wait_for_function(UNDER_WAY)
 

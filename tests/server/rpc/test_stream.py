@@ -10,6 +10,7 @@ import pytest
 
 from stip.v1.inference_pb2 import InferRequest, InferResponse, Limits, OpenSession
 from stip.v1.manifest_pb2 import Head, Manifest
+from stip_server.auth.callers import Caller
 from stip_server.rpc.open_request import SessionOpener
 from stip_server.rpc.stream import Stream, StreamContext
 from stip_server.sessions.admission import Admission
@@ -45,7 +46,9 @@ def test_a_session_of_which_the_client_may_know_can_be_resumed() -> None:
         limits = Limits(max_length=100, default_length=100, max_steps_in_flight=1)
         opening = SessionOpener(engine, sessions, Admission(sessions), limits)
         nobody: Any = None
-        stream = Stream(StreamContext(engine, sessions, opening, limits, nobody, nobody), "me")
+        stream = Stream(
+            StreamContext(engine, sessions, opening, limits, nobody, nobody), Caller("me"), ""
+        )
         with pytest.raises(asyncio.CancelledError):
             await stream.run(receive, send)
         told = InferResponse.FromString(sent[0]).opened.session_id
