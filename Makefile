@@ -18,7 +18,7 @@ DEV_STAMP := $(VENV)/.dev-$(MLX)
 RELEASE := $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 PROTOS := protos/stip/v1/tensor.proto protos/stip/v1/manifest.proto protos/stip/v1/inference.proto protos/stip/v1/errors.proto
 
-.PHONY: help demo test faults lint format generate bench audit soak train-demo clean
+.PHONY: help demo test test-long faults lint format generate bench audit soak train-demo clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -28,7 +28,10 @@ demo: $(RUN_STAMP) ## run all three parties on this machine with the demo model
 # Most tests wait rather than compute: three at a time keep two cores busy.
 WORKERS ?= 3
 test: $(DEV_STAMP) ## run the tests, WORKERS=3 at a time
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
+
+test-long: $(DEV_STAMP) ## run the tests that `make test` leaves out because they take long
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long
 
 TIMES ?= 10
 faults: $(DEV_STAMP) ## run the tests of faults and of the server TIMES=10 times over

@@ -27,6 +27,7 @@ SUCCESS = 0.95
 CHANCE = 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 def test_the_audit_finds_what_security_says(mode: Mode, tmp_path: Path) -> None:
     audits = audit_modes(tmp_path, [mode])

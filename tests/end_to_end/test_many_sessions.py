@@ -71,12 +71,12 @@ class Threads:
     ("name", "seed", "max_batch_rows", "faults"),
     [
         (TIED, 1, 512, []),
-        (TIED, 2, 24, []),
+        pytest.param(TIED, 2, 24, [], marks=pytest.mark.long),
         (UNTIED, 3, 40, []),
-        (UNTIED, 4, 512, []),
-        (ONE_KEY_VALUE_HEAD, 5, 64, []),
+        pytest.param(UNTIED, 4, 512, [], marks=pytest.mark.long),
+        pytest.param(ONE_KEY_VALUE_HEAD, 5, 64, [], marks=pytest.mark.long),
         # what sessions long enough would have copied between iterations
-        (TIED, 6, 64, ["copies"]),
+        pytest.param(TIED, 6, 64, ["copies"], marks=pytest.mark.long),
     ],
 )
 def test_each_of_many_sessions_is_answered_as_alone(

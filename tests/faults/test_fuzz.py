@@ -180,6 +180,7 @@ def fuzzed(talking_bundles: Path, tmp_path: Path) -> Iterator[Watched]:
         yield server
 
 
+@pytest.mark.long
 def test_no_request_harms_the_server_or_another_session(
     fuzzed: Watched, talking_manifest: Manifest
 ) -> None:
