@@ -38,7 +38,11 @@ SOURCE_LOST = (
     reason_name(ErrorReason.ERROR_REASON_NO_FORK_SOURCE),
 )
 DRAINING = reason_name(ErrorReason.ERROR_REASON_DRAINING)
-TAKEN_OVER = reason_name(ErrorReason.ERROR_REASON_TAKEN_OVER)
+# Reasons for which another stream holds the session: it is left to that stream.
+HELD_ELSEWHERE = (
+    reason_name(ErrorReason.ERROR_REASON_TAKEN_OVER),
+    reason_name(ErrorReason.ERROR_REASON_CANCELLED),
+)
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +261,7 @@ class RecoveringSession:
         targets, endpoint = self._targets, self.endpoint
         if self._closed:
             raise error
-        gone = isinstance(error, SessionLostError) and error.reason != TAKEN_OVER
+        gone = isinstance(error, SessionLostError) and error.reason not in HELD_ELSEWHERE
         lost = isinstance(error, ConnectionLostError)
         # met while another was opened in place of a lost session
         unwilling = not self.core.session_id and (

@@ -53,6 +53,22 @@ def test_top_k_is_the_top_of_the_whole_row(client: Client, k: int, dtype: str) -
     np.testing.assert_allclose(logits.log_sum_exp, sums, rtol=1e-5)
 
 
+@pytest.mark.parametrize("reason", ["TAKEN_OVER", "CANCELLED"])
+def test_a_session_that_another_stream_has_taken_over_is_left_to_it(
+    client: Client, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def receive(timeout: float) -> Any:  # noqa: ARG001
+        raise SessionLostError("another stream has resumed this session", reason=reason)
+
+    session = client.session()
+    monkeypatch.setattr(stream_of(session), "receive", receive)
+    with pytest.raises(SessionLostError) as caught:
+        session.forward(PROMPT)
+    assert caught.value.reason == reason
+    monkeypatch.undo()
+    session.close()
+
+
 def test_an_error_leaves_the_session_where_it_stood(client: Client) -> None:
     with client.session() as session:
         session.forward(PROMPT, rows="none")

@@ -156,7 +156,7 @@ def wrapped_key_vectors() -> list[Json]:
             "name": "n is not below 2^(16 r)",
             "file": scrypt(n=1 << 16, r=1),
             "expect": "bad",
-            "why": "2\\^",
+            "why": "2^(16 r)",
         },
         {"name": "r is 0", "file": scrypt(r=0), "expect": "bad", "why": "positive"},
         {"name": "p is negative", "file": scrypt(p=-1), "expect": "bad", "why": "positive"},
