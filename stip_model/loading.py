@@ -103,6 +103,8 @@ def _check_tensor(
             f"tensor {name} has shape {list(tensor.shape)}, the manifest implies {list(shape)}"
         )
     if name.endswith(".tau"):
+        if str(tensor.dtype).rpartition(".")[2] != "int32":
+            raise BundleError(f"tensor {name} is {tensor.dtype}, not int32")
         tau = np.sort(operations.to_host(tensor, np.int32))
         if not np.array_equal(tau, np.arange(len(tau))):
             raise BundleError(f"tensor {name} is not a permutation")

@@ -254,7 +254,8 @@ class ChatRequest(_Request):
         if self.logprobs and not self.wants_logprobs:
             invalid("top_logprobs", "top_logprobs needs logprobs to be true")
         self.logprobs = (self.logprobs or 0) if self.wants_logprobs else None
-        if None is not self.max_tokens != self.max_completion_tokens is not None:
+        both = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(both) > 1:
             invalid("max_tokens", "max_completion_tokens and max_tokens differ")
         self.max_tokens = self.max_completion_tokens = self.max_completion_tokens or self.max_tokens
         return self

@@ -52,7 +52,7 @@ def read_manifest(
         check_signature(folder, content, verify_key)
     try:
         manifest = json_format.Parse(content, Manifest())
-    except (json_format.ParseError, UnicodeDecodeError) as error:
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         known = next((f" ({_known(each)})" for each in ENUMS if f"{each} field" in str(error)), "")
         raise BundleError(f"{path} is not a manifest: {error}{known}") from error
     if manifest.format_version != FORMAT_VERSION:

@@ -22,7 +22,7 @@ HEADER_MAX_BYTES = 16 * 1024 * 1024
 def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Return every tensor of a file by its name, read-only. Raises BundleError.
 
-    SPEC.md, section 5, has the format. The safetensors library's own reader copies the tensors.
+    SPEC.md, section 5, has the format.
     """
     try:
         with path.open("rb") as file:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-# An array of the device. It has a shape, is sliced and reshaped as in NumPy, and can be added.
+# An array of the device. It has a shape and a dtype. It is sliced and reshaped as in NumPy, and can
+# be added.
 Array: TypeAlias = Any
 # The opaque forms in which a set of operations keeps things.
 LinearWeights: TypeAlias = Any  # weight and bias of stacked projections

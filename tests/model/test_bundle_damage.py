@@ -61,6 +61,7 @@ SERVER_DAMAGE: dict[str, tuple[Damage, list[str]]] = {
     "empty manifest": (lambda b: (b / MANIFEST).write_text(""), [MANIFEST]),
     "binary manifest": (lambda b: (b / MANIFEST).write_bytes(b"\xff\xfe\0"), [MANIFEST]),
     "newer format": (in_manifest(format_version=2), ["format_version 2"]),
+    "endless nesting": (lambda b: (b / MANIFEST).write_text("[" * 100_000), [MANIFEST]),
     "unknown field": (in_manifest(colour="red"), ["colour"]),
     "no files": (in_manifest(files=[]), ["tensor", "missing"]),
     "file outside the folder": (

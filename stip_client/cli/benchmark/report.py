@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from stip.v1.inference_pb2 import GetModelInfoResponse
-from stip.v1.manifest_pb2 import Scheme
 from stip_client import __version__
 from stip_client.cli.reply_timing import ReplyTiming, rates, shown_bytes
-from stip_model.bundle.modes import head_name
+from stip_model.bundle.modes import head_name, scheme_name
 from stip_model.bundle.weight_types import data_type_name
 
 Round = Sequence[ReplyTiming]  # replies generated at once
@@ -133,7 +132,7 @@ def report(
             "bundle_id": info.bundle_id,
             "dtype": data_type_name(info.dtype),
             "compute_dtype": data_type_name(info.compute_dtype),
-            "scheme": Scheme.Name(info.scheme).removeprefix("SCHEME_").lower(),
+            "scheme": scheme_name(info.scheme),
             "head": head_name(info.head),
         },
         "options": options,

@@ -9,7 +9,7 @@ from stip_client.web.error_text import error_text
 from stip_client.web.page_model import PageModel
 from stip_client.web.panes.markup import escape, facts, floats, pane_head, sentence, signed, size
 from stip_client.web.running_reply import KEPT_STEPS, ReplyProgress
-from stip_model.bundle.modes import head_name
+from stip_model.bundle.modes import head_name, scheme_name
 from stip_model.bundle.weight_types import data_type_name
 
 NO_ECHO = (
@@ -43,7 +43,7 @@ def state(
         return known + (sentence(error_text(error), "error") if error is not None else "")
     model, load, limits = info.model, info.load, info.limits
     waiting = f", {load.waiting_opens} waiting" if load.waiting_opens else ""
-    scheme = Scheme.Name(info.scheme).removeprefix("SCHEME_").lower()
+    scheme = scheme_name(info.scheme)
     if info.scheme == Scheme.SCHEME_NONE:
         scheme += " (hides nothing)"
     if info.head > Head.HEAD_SERVER:
