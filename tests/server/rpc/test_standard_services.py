@@ -119,7 +119,7 @@ def test_callers_that_never_read_do_not_hold_up_the_end(start: START, path: str)
 
 
 def test_more_reflection_streams_than_a_pool_has_threads_are_answered(start: START) -> None:
-    server = start()
+    server = start(f"reflection={GRACE}")  # none of them ends while a slow machine opens the others
     with ExitStack() as stack:
         for _ in range(reflection.MAX_STREAMS - 1):
             call(server, stack, REFLECT)

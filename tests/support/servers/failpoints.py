@@ -20,6 +20,7 @@ These strike whatever is computed:
 No faults, but settings that only tests need:
 
     keepalive=TIME:LIMIT  a client that is silent for TIME seconds is asked, and has LIMIT to answer
+    reflection=SECONDS    how long a reflection stream may send no request
     unread=SECONDS        how long a client may leave an answer unread while others wait
     copies                every copy of keys and values counts as a long one
     trace=FILE            every iteration is appended to a file (see engine_trace.py)
@@ -41,7 +42,7 @@ from tests.support.servers.engine_trace import Trace
 Fault = Callable[[Any], None]
 POLL_INTERVAL = 0.002
 # Faults that do not strike iterations.
-ELSEWHERE = ("load", "keepalive", "unread", "upkeep", "copies", "pause")
+ELSEWHERE = ("load", "keepalive", "reflection", "unread", "upkeep", "copies", "pause")
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def faulty_program(*faults: str) -> tuple[str, ...]:
 def _install(faults: Sequence[str]) -> None:
     from stip_server import server
     from stip_server.engine import engine
-    from stip_server.rpc import listener, open_streams
+    from stip_server.rpc import listener, open_streams, reflection
 
     forward = engine.forward
     striking = [_fault(each) for each in faults]
@@ -74,6 +75,8 @@ def _install(faults: Sequence[str]) -> None:
             listener.KEEPALIVE_TIME, listener.KEEPALIVE_TIMEOUT = map(float, value.split(":"))
         if name == "copies":
             engine.LARGE_COPY = 0
+        if name == "reflection":
+            reflection.REQUEST_TIMEOUT = float(value)
         if name == "unread":
             open_streams.READ_TIMEOUT = float(value)
 
